@@ -1,0 +1,253 @@
+"""Datasets by name, split into train, validation (carved from train, seeded) and test.
+
+Small sets live in memory as uint8 and are normalized batch by batch; image folders are read by torchvision with
+timm's own transforms.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ovit_core import glyphs
+
+EMBEDDED = ("glyph_letters", "digits", "glyph_symbols", "glyph_typefaces")
+NAMES = (*EMBEDDED, "fashion_mnist")
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
+AUGMENTATIONS = ("flip", "shift")
+
+
+@dataclass
+class Images:
+    """A split in memory: images (n, C, H, W) uint8, labels (n,) int64, and the model's normalization."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "Images":
+        return Images(self.images[index], self.labels[index], self.mean, self.std)
+
+
+@dataclass
+class Data:
+    """A dataset ready for a model: `train`, `val` and `test` are Images or torch datasets."""
+
+    name: str
+    classes: list[str]
+    train: Images | Dataset
+    val: Images | Dataset
+    test: Images | Dataset
+    fingerprint: str = field(default="")  # of the bytes in memory, or of the file list
+
+    def labels(self, split: str) -> np.ndarray:
+        part = getattr(self, split)
+        if isinstance(part, Images):
+            return part.labels.numpy()
+        return np.asarray(part.dataset.targets)[part.indices]
+
+
+class Batches:
+    """Normalized float32 batches (images (b, C, H, W), labels (b,)) of an in-memory split.
+
+    Args:
+        split: the images.
+        batch_size: the last batch may be smaller; with `seed` it is dropped, so that every step sees as many images.
+        seed: None for the stored order; otherwise a fresh permutation at every iteration, repeatable from the seed.
+        augment: any of "flip" (left-right) and "shift" (up to an eighth of the width, edges repeated).
+    """
+
+    def __init__(self, split: Images, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = ()):
+        self.split, self.batch_size, self.seed, self.augment, self.epoch = split, batch_size, seed, tuple(augment), 0
+        self.mean = torch.tensor(split.mean).view(-1, 1, 1) * 255
+        self.std = torch.tensor(split.std).view(-1, 1, 1) * 255
+
+    def __len__(self) -> int:
+        whole = len(self.split) // self.batch_size
+        return max(whole, 1) if self.seed is not None else -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.split)
+        if self.seed is None:
+            order, g = torch.arange(n), None
+        else:
+            g = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            order, self.epoch = torch.randperm(n, generator=g), self.epoch + 1
+        for i in range(len(self)):
+            index = order[i * self.batch_size : (i + 1) * self.batch_size]
+            x = (self.split.images[index] - self.mean) / self.std  # (b, 1 or 3, H, W) -> (b, 3, H, W) float32
+            yield self._augment(x, g), self.split.labels[index]
+
+    def _augment(self, x: Tensor, g: torch.Generator | None) -> Tensor:
+        if "flip" in self.augment:
+            turned = torch.rand(len(x), generator=g) < 0.5
+            x = torch.where(turned.view(-1, 1, 1, 1), x.flip(3), x)
+        if "shift" in self.augment:
+            b, _, height, width = x.shape
+            p = max(1, width // 8)
+            padded = F.pad(x, (p, p, p, p), mode="replicate")
+            dy, dx = torch.randint(0, 2 * p + 1, (2, b, 1), generator=g)
+            rows, columns = dy + torch.arange(height), dx + torch.arange(width)  # (b, H), (b, W)
+            x = padded[torch.arange(b).view(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+        return x
+
+
+def batches(split: Images | Dataset, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = (), workers: int = 4):
+    """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
+    if isinstance(split, Images):
+        return Batches(split, batch_size, seed, augment)
+    g = torch.Generator().manual_seed(seed or 0)
+    return DataLoader(
+        split, batch_size, shuffle=seed is not None, drop_last=seed is not None, num_workers=workers, generator=g, pin_memory=True
+    )
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError, with the names there are, unless `name` is a dataset's."""
+    if name in NAMES or name.startswith("folder:"):
+        return name
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    raise ValueError(
+        f"unknown dataset {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        + f" There are {', '.join(NAMES)}, and folder:NAME for your own images."
+    )
+
+
+def load(name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0) -> Data:
+    """A dataset by name.
+
+    Args:
+        name: one of NAMES, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png` (`val` serves as `test`).
+        data_dir: where datasets lie or are downloaded to.
+        input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
+        val_fraction: part of train set aside for validation, the same images for the same seed.
+        seed: of that split.
+
+    Raises:
+        ValueError: unknown name, or images that cannot be read.  FileNotFoundError: says what to put where.
+    """
+    check_name(name)
+    config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    if name.startswith("folder:"):
+        return _folder(name, Path(data_dir), config, val_fraction, seed)
+    if name == "fashion_mnist":
+        classes, train, test = _fashion_mnist(Path(data_dir))
+    elif name == "digits":
+        classes, train, test = _digits()
+    else:
+        classes, train, test = glyphs.load(name)
+    fingerprint = hashlib.sha256()
+    for images, labels in (train, test):
+        fingerprint.update(images.numpy().tobytes() + labels.numpy().tobytes())
+    size = tuple(config["input_size"][1:])
+    make = lambda part: Images(_resize(part[0], size), part[1].long(), tuple(config["mean"]), tuple(config["std"]))
+    rest, val = split(train[1].numpy(), val_fraction, seed)
+    whole = make(train)
+    return Data(name, classes, whole.take(rest), whole.take(val), make(test), fingerprint.hexdigest()[:16])
+
+
+def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the larger part and of a stratified `fraction` of each class (at least one image), seeded."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for c in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == c))
+        out.append(members[: max(1, round(fraction * len(members)))])
+    held = np.sort(np.concatenate(out))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if images.shape[2:] == size:
+        return images
+    parts = [F.interpolate(p.float(), size, mode="bilinear", antialias=True).round().byte() for p in images.split(4096)]
+    return torch.cat(parts)
+
+
+def _digits() -> tuple[list[str], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """scikit-learn's handwritten digits: 1797 of 8x8, a fixed stratified 30 % of them the test split."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images * (255 / 16)).round().byte().unsqueeze(1)
+    labels = torch.from_numpy(raw.target)
+    train, test = split(raw.target, 0.3, seed=0)
+    return [str(c) for c in raw.target_names], (images[train], labels[train]), (images[test], labels[test])
+
+
+def _fashion_mnist(data_dir: Path) -> tuple[list[str], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """60,000 and 10,000 images from `data_dir` (either layout), Debian's package, or torchvision's download."""
+    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+    from torchvision.datasets.utils import extract_archive
+
+    for place in (data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
+        if not any(place.glob("train-images-idx3-ubyte*")):
+            continue
+        parts = []
+        for part in ("train", "t10k"):
+            pair = []
+            for kind, read in (("images-idx3", read_image_file), ("labels-idx1", read_label_file)):
+                file = place / f"{part}-{kind}-ubyte"
+                try:
+                    if not file.exists():  # Debian ships them compressed
+                        (data_dir / "fashion-mnist").mkdir(parents=True, exist_ok=True)
+                        packed = file.with_name(file.name + ".gz")
+                        file = data_dir / "fashion-mnist" / file.name
+                        if not file.exists():
+                            extract_archive(str(packed), str(file.parent))
+                    pair.append(read(str(file)))
+                except Exception as error:
+                    raise ValueError(f"cannot read {file} of fashion_mnist: {error}") from error
+            parts.append((pair[0].unsqueeze(1), pair[1]))
+        return list(FashionMNIST.classes), parts[0], parts[1]
+    try:
+        sets = [FashionMNIST(str(data_dir), train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise FileNotFoundError(
+            f"fashion_mnist is not in {data_dir.resolve()} nor in {DEBIAN_FASHION_MNIST}, and its download failed "
+            f"({type(error).__name__}). Install Debian's dataset-fashion-mnist, or put the four "
+            f"*-ubyte.gz files of Fashion-MNIST into {data_dir / 'fashion-mnist'}."
+        ) from error
+    return list(FashionMNIST.classes), *((s.data.unsqueeze(1), s.targets) for s in sets)
+
+
+def _folder(name: str, data_dir: Path, config: dict, val_fraction: float, seed: int) -> Data:
+    import timm
+    from torchvision.datasets import ImageFolder
+
+    root = data_dir / name.removeprefix("folder:")
+    test_name = next((p for p in ("test", "val") if (root / p).is_dir()), "test")
+    for part in ("train", test_name):
+        if not (root / part).is_dir():
+            raise FileNotFoundError(
+                f"{name} needs the folder {root / part}, with one sub-folder of images per class; "
+                f"lay it out as {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
+            )
+    eval_transform = timm.data.create_transform(**config, is_training=False)
+    train_transform = timm.data.create_transform(**config, is_training=True)
+    try:
+        train, plain, test = (
+            ImageFolder(str(root / part), transform)
+            for part, transform in (("train", train_transform), ("train", eval_transform), (test_name, eval_transform))
+        )
+    except FileNotFoundError as error:  # torchvision's own words name the empty class
+        raise ValueError(f"{name}: {error}") from error
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
+    rest, val = split(np.asarray(train.targets), val_fraction, seed)
+    listing = "\n".join(f"{Path(p).relative_to(root)} {Path(p).stat().st_size}" for p, _ in train.samples + test.samples)
+    fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:16]
+    return Data(name, train.classes, Subset(train, rest), Subset(plain, val), Subset(test, range(len(test))), fingerprint)

@@ -1,0 +1,118 @@
+"""Greedy Optimal Brain Surgeon inside each block, as a Cholesky factorization with chosen pivots.
+
+Removing weight p costs w_p^2 / (2 H_pp) and moves the others by -(w_p / H_pp) H[:, p]; H loses
+H[:, p] H[p, :] / H_pp (oViT section 3.2, algorithm 1). With l_k = H[p, :] / sqrt(H_pp) and c_k = w_p / sqrt(H_pp)
+that is one Cholesky step whose pivot the score chooses, so
+
+    accumulated loss = sum_k c_k^2 / 2,     weights after K removals = w - sum_{k<K} c_k l_k,
+
+and one factorization holds the whole accuracy-sparsity curve.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovit_core.fisher import ieee_float32
+
+BACKENDS = ("auto", "cpu", "reference")
+
+
+@dataclass
+class Elimination:
+    """What `eliminate` found; n blocks of B weights each.
+
+    Attributes:
+        loss: (n, B) accumulated loss by weight, in units of the loss; infinite for weights N:M keeps for good.
+        order: (n, B) int64 weight index by step. Loss is monotone along it.
+        weights: (n, B) the weights before any removal.
+        coefficients: (n, B) c_k by step.
+        factor: (n, B, B) row k is l_k, in the weights' own order.
+        update: whether the scores saw the corrected weights; also the default of `weights_at`.
+        fallbacks: number of blocks eliminated again in float64.
+    """
+
+    loss: Tensor
+    order: Tensor
+    weights: Tensor
+    coefficients: Tensor
+    factor: Tensor
+    update: bool
+    fallbacks: int = 0
+
+    def weights_at(self, removed: Tensor, update: bool | None = None) -> Tensor:
+        """The weights once each block has lost its first `removed` weights.
+
+        Args:
+            removed: (n,) or (k, n) integer counts in 0..B.
+            update: correct the kept weights (joint OBS update) or only zero the removed ones;
+                None means as the elimination was run.
+
+        Returns:
+            (n, B) or (k, n, B), exactly zero at the removed weights.
+        """
+        n, B = self.weights.shape
+        counts = removed.reshape(-1, n).T.to(self.weights.device)  # (n, k)
+        step = torch.arange(B, device=self.weights.device)
+        rank = torch.empty_like(self.order).scatter_(1, self.order, step.expand(n, B))  # (n, B) step by weight
+        w = self.weights.unsqueeze(1)
+        if self.update if update is None else update:
+            c = self.coefficients.unsqueeze(1) * (step < counts.unsqueeze(2))
+            with ieee_float32():
+                w = w - torch.bmm(c, self.factor)  # (n, k, B) = (n, k, B) @ (n, B, B)
+        w = torch.where(rank.unsqueeze(1) < counts.unsqueeze(2), 0, w)
+        return w.transpose(0, 1).reshape(*removed.shape, B)
+
+
+def eliminate(
+    weights: Tensor,
+    H: Tensor,
+    update: bool = True,
+    order: Tensor | None = None,
+    group: tuple[int, int] | None = None,
+    backend: str = "auto",
+    floor: Tensor | None = None,
+) -> Elimination:
+    """Eliminates all weights of every block, cheapest first.
+
+    Args:
+        weights: (n_blocks, B) float32 or float64.
+        H: (n_blocks, B, B) inverse Fisher, same dtype. Consumed: its memory may become the factor.
+        update: score with the weights corrected after every removal (greedy) or as given (greedy_frozen).
+            The factor and coefficients describe the joint update either way.
+        order: (n_blocks, B) a given elimination order: applies the joint update to another method's mask.
+        group: (N, M) stops once every M consecutive weights keep N.
+        backend: `reference` (torch, any device), `cpu` (numba), or `auto`.
+        floor: (n_blocks, B) the pivots' lower bound 1 / F_pp, against rounding in ill-conditioned blocks.
+
+    Raises:
+        ValueError: shapes, dtypes, group or backend do not fit; says which.
+        FloatingPointError: a block holds numbers that are not finite.
+    """
+    n, B = weights.shape
+    if H.shape != (n, B, B):
+        raise ValueError(f"H must be {(n, B, B)} for weights {(n, B)}, not {tuple(H.shape)}")
+    if weights.dtype != H.dtype or weights.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"weights and H must both be float32 or both float64, not {weights.dtype} and {H.dtype}")
+    if order is not None and not torch.equal(order.sort(1).values, torch.arange(B, device=order.device).expand(n, B)):
+        raise ValueError(f"order must hold a permutation of 0..{B - 1} in each of its {n} rows")
+    if group is not None:
+        N, M = group
+        if not 0 < N < M or B % M:
+            raise ValueError(f"group ({N}, {M}) must keep 0 < N < M and M must divide the block size {B}")
+        if order is not None:
+            raise ValueError("give an order or a group, not both: a group chooses its own order")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        backend = "cpu" if weights.device.type == "cpu" else "reference"
+    # Imported here: compiling the numba backend takes seconds that only its users should spend.
+    if backend == "cpu":
+        from ovit_core.kernels.cpu import eliminate_blocks
+    else:
+        from ovit_core.kernels.reference import eliminate_blocks
+    with torch.no_grad(), ieee_float32():
+        found = eliminate_blocks(weights, H.contiguous(), update, order, group, floor)
+    loss, sequence, coefficients, factor, fallbacks = found
+    return Elimination(loss, sequence, weights, coefficients, factor, update, fallbacks)

@@ -1,0 +1,132 @@
+"""Block-diagonal empirical Fisher: accumulate gradients by batched matrix products, then invert block by block.
+
+    F = damp * I + (1/m) * sum_i g_i g_i^T        (oViT section 3; WoodFisher, Singh & Alistarh 2020)
+
+A block is B consecutive weights of one output row. The sum is kept as it is and factorized once, instead of one
+rank-one update of F^-1 per gradient: the same matrix, m times less memory traffic.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# A dense float64 work area of at most this many numbers while blocks are factorized.
+WORK = 2**24
+
+
+@contextmanager
+def ieee_float32():
+    """Keeps float32 matrix products in float32: TF32 rounds gradients to 10 bits and reorders the scores."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fit_block_size(row_length: int, block_size: int) -> int:
+    """The largest divisor of `row_length` that is at most `block_size`: blocks never straddle a row."""
+    return next(b for b in range(min(block_size, row_length), 0, -1) if row_length % b == 0)
+
+
+class BlockFisher:
+    """The empirical Fisher of several weights, one (B, B) block per B consecutive weights of a row.
+
+    Args:
+        shapes: name -> shape of a weight; everything after the first dimension is one row.
+        block_size: B wanted; each weight gets its row length's divisor nearest below or at it (`block_sizes`).
+        damp: lambda, added to the diagonal. Absolute, so it depends on the gradients' scale: per-sample
+            gradients need another value than gradients of a mini-batch mean.
+        chunk: gradients gathered before one matrix product; memory chunk * d floats.
+        device: where the blocks live.
+
+    Raises:
+        ValueError: block_size < 1, damp <= 0, or no shapes.
+    """
+
+    def __init__(self, shapes: dict[str, torch.Size], block_size: int = 192, damp: float = 1e-8, chunk: int = 32, device="cpu"):
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {block_size}")
+        if not damp > 0:
+            raise ValueError(f"damp must be positive, not {damp}: it is what makes the Fisher invertible")
+        if not shapes:
+            raise ValueError("no weights given: a Fisher needs at least one")
+        self.damp, self.chunk, self.device = damp, chunk, device
+        self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+        self.block_sizes = {name: fit_block_size(s[1:].numel(), block_size) for name, s in self.shapes.items()}
+        self.count = 0  # gradients added
+        self._pending = 0  # of them, not yet in _sum
+        self._sum: dict[str, Tensor] = {}
+        self._chunk: dict[str, Tensor] = {}
+        for name, B in self.block_sizes.items():
+            n = self.shapes[name].numel() // B
+            self._sum[name] = torch.zeros(n, B, B, device=device)
+            self._chunk[name] = torch.zeros(n, chunk, B, device=device)
+
+    def add(self, gradients: dict[str, Tensor]) -> None:
+        """Adds one gradient of the loss: name -> tensor of that weight's shape.
+
+        Raises:
+            KeyError: a weight has no gradient.  ValueError: a shape differs.
+            FloatingPointError: a gradient is not finite; names the weight and its block.
+        """
+        for name, shape in self.shapes.items():
+            gradient = gradients[name]
+            if gradient.shape != shape:
+                raise ValueError(f"gradient of {name} has shape {tuple(gradient.shape)}, its weight {tuple(shape)}")
+            blocks = gradient.detach().reshape(-1, self.block_sizes[name])
+            if not torch.isfinite(blocks).all():
+                bad = int((~torch.isfinite(blocks)).any(1).nonzero()[0])
+                raise FloatingPointError(f"gradient {self.count} of {name} is not finite in block {bad}")
+            self._chunk[name][:, self._pending] = blocks
+        self.count, self._pending = self.count + 1, self._pending + 1
+        if self._pending == self.chunk:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            with ieee_float32():
+                for name, F in self._sum.items():
+                    G = self._chunk[name][:, : self._pending]
+                    F.baddbmm_(G.transpose(1, 2), G)  # (n, B, B) += (n, B, chunk) @ (n, chunk, B)
+        self._pending = 0
+
+    def diagonal(self, name: str, damp: float | None = None) -> Tensor:
+        """(n_blocks, B) float32 diagonal of F, damping included."""
+        self._flush()
+        return self._sum[name].diagonal(dim1=1, dim2=2) / max(self.count, 1) + (damp or self.damp)
+
+    def inverse(self, name: str, damp: float | None = None, consume: bool = False) -> Tensor:
+        """(n_blocks, B, B) float32 inverse of F, factorized in float64 chunk by chunk.
+
+        Args:
+            name: which weight.
+            damp: another lambda than the Fisher's own; the accumulated sum serves all of them.
+            consume: overwrite the accumulated sum, so that no second tensor of its size is needed.
+
+        Raises:
+            torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
+        """
+        self._flush()
+        damp = damp or self.damp
+        F = self._sum[name]
+        H = F if consume else torch.empty_like(F)
+        step = max(1, WORK // F[0].numel())
+        for i in range(0, len(F), step):
+            A = F[i : i + step].double() / max(self.count, 1)
+            A.diagonal(dim1=1, dim2=2).add_(damp)
+            C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
+            if info.any():
+                bad = int(info.nonzero()[0])
+                # float64 factorizes a matrix of condition up to about 1e16 / B
+                work = float(A[bad].diagonal().sum()) * 1e-12
+                raise torch.linalg.LinAlgError(
+                    f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
+                    f"damp={damp:g}; damp={max(work, 10 * damp):.0e} would work"
+                )
+            H[i : i + step] = torch.cholesky_inverse(C)  # (step, B, B)
+        if consume:
+            del self._sum[name], self._chunk[name]
+        return H
