@@ -120,8 +120,8 @@ class BlockFisher:
             C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
             if info.any():
                 bad = int(info.nonzero()[0])
-                # float64 factorizes a matrix of condition up to about 1e16 / B
-                work = float(A[bad].diagonal().sum()) * 1e-12
+                # Rounding of the float32 sum moves eigenvalues by about eps * trace: a lambda above that works.
+                work = float(self.diagonal(name, damp).sum(1).max()) * torch.finfo(F.dtype).eps
                 raise torch.linalg.LinAlgError(
                     f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
                     f"damp={damp:g}; damp={max(work, 10 * damp):.0e} would work"

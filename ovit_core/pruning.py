@@ -160,7 +160,7 @@ class Plan:
                     score = w.abs()
                 else:
                     score = torch.rand(w.shape, generator=generator).to(w.device)
-                loss, order = score.sort(1, stable=True)
+                loss, order = score.sort(stable=True, dim=1)
             if method.update == "joint" and e is None:
                 e = eliminate(w, H.clone(), order=order, backend=backend, floor=floor)
             self.fallbacks += e.fallbacks if e else 0

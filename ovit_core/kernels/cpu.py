@@ -31,7 +31,8 @@ def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss,
         original[i] = H[i, i]
         position[i] = i
         score[i] = start[i] * start[i] / max(diag[i], floor[i])
-    total = 0.0
+    total, guard = 0.0, lost < 0
+    zero, one = w.dtype.type(0), w.dtype.type(1)
 
     for k in range(steps):
         # 1. The pivot: the cheapest weight, the lowest index among equals, or the given one.
@@ -83,7 +84,7 @@ def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss,
             return False
         pivot = max(pivot, floor[k])
         root = np.sqrt(pivot)
-        inverse_root = type_one(w) / root
+        inverse_root = one / root
         c = w[k] * inverse_root
         v = w[k] if update else start[k]
         total += 0.5 * float(v) * float(v) / float(pivot)
@@ -92,6 +93,10 @@ def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss,
         row[k] = root
         for i in range(k + 1, B):
             l = row[i] * inverse_root
+            if guard:
+                # A positive definite H has l_i^2 <= H_ii; rounding that breaks this would grow without bound.
+                bound = np.sqrt(max(diag[i] - floor[i], zero))
+                l = min(max(l, -bound), bound)
             row[i] = l
             w[i] -= c * l
             diag[i] -= l * l
@@ -110,12 +115,6 @@ def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss,
             for i in range(k + 1, B):
                 score[i] += locked[i]
     return True
-
-
-@numba.njit(inline="always")
-def type_one(a):
-    """1 in the dtype of `a`, so that float32 blocks stay in float32 registers."""
-    return a.dtype.type(1)
 
 
 @numba.njit(cache=True)

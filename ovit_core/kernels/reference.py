@@ -47,8 +47,10 @@ def eliminate_blocks(
         row = H[blocks, p] - torch.bmm(factor[blocks, :k, p].unsqueeze(1), factor[:, :k]).squeeze(1)
         row = row.masked_fill(gone, 0)
         pivot = row[blocks, p].clamp(min=tiny[blocks, p])
-        row[blocks, p] = pivot
-        l = row / pivot.sqrt().unsqueeze(1)
+        # A positive definite H has l_i^2 <= H_ii; rounding that breaks this would grow without bound.
+        bound = (diag - tiny).clamp(min=0).sqrt()
+        l = (row / pivot.sqrt().unsqueeze(1)).clamp(-bound, bound)
+        l[blocks, p] = pivot.sqrt()
         c = w[blocks, p] / pivot.sqrt()
 
         total = total + ((w if update else start)[blocks, p].square() / pivot) / 2

@@ -1,0 +1,31 @@
+# Two commands are all there is to set up: `make study` and `make test`. Both install into .venv first.
+PYTHON ?= python3
+PROFILE ?= quick
+BIN := .venv/bin
+
+.PHONY: study test test-all lab install clean
+
+study: .venv/installed
+	$(BIN)/python -m ovit_core.study $(PROFILE)
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+install: .venv/installed
+
+# The mark is renewed when the list of dependencies changes.
+.venv/installed: pyproject.toml
+	@echo "Installing into .venv: about 6 GB of packages (torch brings CUDA), a few minutes."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar on -e '.[test]'
+	touch $@
+
+# The executed notebooks, rows and cached models; figures and the installation stay.
+clean:
+	rm -rf runs results cache

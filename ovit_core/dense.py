@@ -1,0 +1,55 @@
+"""The dense model a study prunes: trained by the study itself, taken from timm, or from a checkpoint; cached."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ovit_core import config as configs
+from ovit_core import data, masks, models, training
+from ovit_core.config import Config
+from ovit_core.results import CACHE
+
+
+@dataclass
+class Upstream:
+    """A dense model, the data it was trained on, and the seed that made it."""
+
+    model: nn.Module
+    data: data.Data
+    seed: int
+
+
+def blank(config: Config, num_classes: int, seed: int) -> nn.Module:
+    """The study's architecture with random weights, on its device."""
+    torch.manual_seed(seed)
+    return models.create(config.model, num_classes, **config.model_args).to(models.pick_device(config.device))
+
+
+def upstream(config: Config, seed: int) -> Upstream:
+    """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
+    seed = seed if config.dense_per_seed else 0
+    model = blank(config, 0, seed)
+    loaded = data.load(config.upstream, config.data_path, models.input_config(model))
+    classes = len(loaded.classes)
+    if config.pretrained or config.checkpoint:
+        model = models.create(config.model, classes, config.pretrained, config.checkpoint, **config.model_args)
+        return Upstream(model.to(models.pick_device(config.device)).eval(), loaded, seed)
+    model = blank(config, classes, seed)
+    recipe = [config.model, config.model_args, config.epochs, config.lr, config.weight_decay, config.batch_size, config.augment]
+    # The images are in the fingerprint; of the code only what moves them through training can change the weights.
+    key = configs.digest(recipe, loaded.fingerprint, seed, configs.source(training, data.Batches, data.split))
+    path = CACHE / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
+    if path.exists():
+        return Upstream(masks.load(model, path).eval(), loaded, seed)
+    CACHE.mkdir(exist_ok=True)
+    loader = data.batches(loaded.train, config.batch_size, seed, tuple(config.augment))
+    print(f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached")
+    training.train(
+        model, loader, config.epochs, config.lr, config.weight_decay,
+        checkpoint=path.with_suffix(".resume.pt"), desc=f"dense model, {config.upstream}, seed {seed}",
+    )  # fmt: skip
+    partial = path.with_suffix(".partial")
+    masks.save(model, partial)
+    partial.replace(path)
+    return Upstream(model, loaded, seed)

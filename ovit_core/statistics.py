@@ -1,0 +1,129 @@
+"""Means and intervals over seeds, paired differences, and sentences written from the rows."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CURVE = ["phase", "dataset", "method", "sparsity_target"]
+
+
+def t_interval(values: np.ndarray, level: float = 0.95) -> float:
+    """Half the width of the t interval of the mean over seeds; NaN for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy rows (fractions): one row per phase, dataset, method and sparsity with `mean`, `half`, `seeds`."""
+    rows = rows[rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")]
+    groups = rows.groupby(CURVE, sort=False).value
+    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """Accuracy of method a minus method b, paired by seed: `mean`, `half`, `seeds` per phase, dataset, sparsity.
+
+    A method without sparsity (dense, a floor) is compared with the other at each of its sparsities.
+    """
+    rows = rows[rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")]
+    one, two = rows[rows.method == a], rows[rows.method == b]
+    on = ["phase", "dataset", "seed"] + ([] if (two.sparsity_target == 0).all() else ["sparsity_target"])
+    both = one.merge(two[[*on, "value"]], on=on, suffixes=("", "_b"))
+    both["gain"] = both.value - both.value_b
+    groups = both.groupby(["phase", "dataset", "sparsity_target"], sort=False).gain
+    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def bootstrap(correct: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean of (n,) bools over resampled test images: says nothing about seeds."""
+    n = len(correct)
+    means = np.random.default_rng(seed).binomial(n, correct.mean(), draws) / n
+    return float(np.quantile(means, (1 - level) / 2)), float(np.quantile(means, (1 + level) / 2))
+
+
+def points(mean: float, half: float) -> str:
+    """A difference of fractions in percentage points, with its interval."""
+    return f"{100 * mean:+.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")
+
+
+def verdict(mean: float, half: float, what: str, against: str) -> str:
+    """Says which is better, or that the interval holds zero."""
+    size = f"{points(mean, half)} points"
+    if np.isnan(half):
+        return f"{what} minus {against}: {size} (one seed, no interval)"
+    if abs(mean) <= half:
+        return f"no difference of {what} from {against} is resolved ({size}, 95 % t interval over seeds)"
+    return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % t interval over seeds)"
+
+
+def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame:
+    """Methods by sparsities, "mean ± half" in percent."""
+    found = accuracy(rows)
+    found = found[(found.phase == phase) & (found.dataset == dataset)]
+    text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
+    wide = found.assign(text=text).pivot(index="method", columns="sparsity_target", values="text")
+    order = list(dict.fromkeys(found.method))
+    return wide.loc[order].rename(columns=lambda s: "dense" if s == 0 else f"{100 * s:g} %").fillna("")
+
+
+def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
+    """`table` of every phase and dataset, as Markdown."""
+    out = []
+    for phase in phases:
+        for dataset in datasets:
+            wide = table(rows, phase, dataset)
+            head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}"
+            body = "\n".join(f"| `{m}` | {' | '.join(r)} |" for m, r in zip(wide.index, wide.values))
+            out.append(f"**{dataset}, {phase}**\n\n{head}\n{body}")
+    return "\n\n".join(out)
+
+
+def setting(rows: pd.DataFrame, config) -> str:
+    """What varies over the seeds, and the lambdas that were chosen."""
+    varies = "Each seed has its own dense model." if config.dense_per_seed else (
+        "All seeds share one dense model; they vary the gradients, the data order and any new head, "
+        "so intervals do not cover the training of the dense model."
+    )  # fmt: skip
+    damps = rows[rows.damp.notna() & (rows.phase != "lambda_search")].groupby("method", sort=False).damp.unique()
+    chosen = "; ".join(f"`{m}` {', '.join(f'{d:.0e}' for d in sorted(v))}" for m, v in damps.items())
+    seeds = rows.seed.nunique()
+    return f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} λ chosen on validation: {chosen}."
+
+
+def answer_a(rows: pd.DataFrame) -> list[str]:
+    """What ablation A found, one sentence per comparison, from the rows alone."""
+    out = []
+    for phase, title in (("one_shot", "One-shot"), ("recovered", "After recovery")):
+        for other, what in (
+            ("ovit_mask_only", "the weight update at oViT's own mask"),
+            ("ovit_no_update", "the weight update in scores and weights"),
+            ("magnitude", "oViT against magnitude"),
+            ("obert", "oViT against oBERT"),
+        ):
+            found = difference(rows[rows.phase == phase], "ovit", other)
+            for _, r in found[found.sparsity_target.isin((0.8, 0.9))].iterrows():
+                sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
+                out.append(f"{title}, {100 * r.sparsity_target:g} %, {what}: {sentence}.")
+    return out
+
+
+def answer_b(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]], margin: float = 0.05) -> list[str]:
+    """What ablation B found per dataset and protocol; silent where dense barely beats its floor, and says so."""
+    found, out = accuracy(rows), []
+    for phase in [p for p in ("linear", "full") if p in set(rows.phase)]:
+        for dataset in dict.fromkeys(rows[rows.phase == phase].dataset):
+            here = found[(found.phase == phase) & (found.dataset == dataset)].set_index("method")["mean"]
+            floor = max(here[f].max() for f in floors[phase])
+            if here["dense"] < floor + margin:
+                out.append(
+                    f"{dataset}, {phase}: dense ({100 * here['dense']:.1f} %) barely beats the best floor "
+                    f"({100 * floor:.1f} %), so nothing is claimed about transfer here."
+                )
+                continue
+            for a, b in (("ovit", "dense"), ("ovit", "ovit_mask_only"), ("ovit", "magnitude")):
+                gains = difference(rows[(rows.phase == phase) & (rows.dataset == dataset)], a, b)
+                for _, r in gains[gains.sparsity_target == 0.9].iterrows():
+                    out.append(f"{dataset}, {phase}, 90 %: {verdict(r['mean'], r.half, f'`{a}`', f'`{b}`')}.")
+    return out

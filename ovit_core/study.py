@@ -1,0 +1,99 @@
+"""Runs a profile's notebooks through papermill: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`.
+
+Everything is checked before anything runs. Rows that are already there are not computed again, so a study that was
+cut off is continued by the same command.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import papermill
+import yaml
+
+from ovit_core import plots  # noqa: F401  (builds matplotlib's font cache here, not on a notebook's page)
+from ovit_core.config import EXPERIMENTS, ROOT, Config, from_parameters
+from ovit_core.progress import ENVIRONMENT, terminal
+from ovit_core.results import FIGURES
+
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = NOTEBOOKS / "profiles"
+RUNS = ROOT / "runs"
+
+
+def read_profile(name: str, settings: list[str]) -> dict:
+    """A profile's parameters, with NAME=VALUE settings (values in YAML) put over them.
+
+    Raises:
+        ValueError: no such profile, or a setting is not NAME=VALUE.
+    """
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise ValueError(f"no profile {name!r} in {PROFILES}; there are {there}")
+    parameters = yaml.safe_load(path.read_text())
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
+        if key not in parameters:
+            raise ValueError(f"--set {key}: profile {name} has no such parameter; it has {', '.join(parameters)}")
+        parameters[key] = yaml.safe_load(value)
+    return parameters
+
+
+def execute(config: Config) -> Path:
+    """Runs one notebook with a config; returns the executed copy, also if it failed."""
+    source = NOTEBOOKS / f"{config.experiment}.ipynb"
+    out = RUNS / config.profile / source.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[ENVIRONMENT] = terminal()
+    papermill.execute_notebook(
+        str(source), str(out), parameters=asdict(config), kernel_name="python3", progress_bar=False, cwd=str(ROOT)
+    )
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns its exit status."""
+    names = {name: kind for kind, name in EXPERIMENTS.items()}
+    parser = argparse.ArgumentParser(prog="python -m ovit_core.study", description=__doc__.partition("\n")[0])
+    parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
+    parser.add_argument("--only", choices=names, help="run this notebook alone")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter, value in YAML")
+    args = parser.parse_args(arguments)
+    try:
+        parameters = read_profile(args.profile, args.set)
+        configs = [from_parameters(kind, parameters) for name, kind in names.items() if args.only in (None, name)]
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    begin = time.monotonic()
+    for config in configs:
+        print(f"{config.experiment}: profile {config.profile}, seeds {config.seeds} ...", flush=True)
+        start = time.monotonic()
+        try:
+            out = execute(config)
+        except papermill.PapermillExecutionError as error:
+            print(f"error in {config.experiment}: {error.ename}: {error.evalue}", file=sys.stderr)
+            print(f"the page with the traceback: {RUNS / config.profile / config.experiment}.ipynb", file=sys.stderr)
+            print("rows computed so far are kept; the same command continues from them", file=sys.stderr)
+            return 1
+        print(f"{config.experiment}: done in {(time.monotonic() - start) / 60:.1f} min -> {out.relative_to(ROOT)}", flush=True)
+    folder = FIGURES / configs[0].profile
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\nDone in {(time.monotonic() - begin) / 60:.1f} min, peak memory {peak:.1f} GB.")
+    for title, pattern in (("Figures", "*.png"), ("Tables", "*.csv")):
+        print(f"{title}:")
+        for file in sorted(folder.glob(pattern)):
+            print(f"  {file.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Ablation B: how pruned models transfer, by linear probe and by full finetuning, beside dense and the floors."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from ovit_core import config as configs
+from ovit_core import data, dense, masks, models, training
+from ovit_core.config import Transfer
+from ovit_core.no_weight_update import PRUNER, described
+from ovit_core.progress import progress
+from ovit_core.results import Run
+from ovit_core.surgeon import Surgeon
+
+# Balanced classes make the two metrics one; these are the sets for which the field reports the mean per class.
+MEAN_PER_CLASS = {"glyph_symbols", "glyph_typefaces", "caltech101", "oxford_pets", "flowers102", "fgvc_aircraft"}
+# What transfer from nothing gives: no claim is made where dense barely beats it.
+FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
+
+
+def run(config: Transfer) -> Path:
+    """Runs every seed, skipping what is done; returns the folder of the rows."""
+    for seed in config.seeds:
+        folder = _run_seed(config, seed)
+    return folder
+
+
+def _run_seed(config: Transfer, seed: int) -> Path:
+    up = dense.upstream(config, seed)
+    sets = [data.load(name, config.data_path, models.input_config(up.model), val_fraction=0.2, seed=seed) for name in config.datasets]
+    this = configs.source(*PRUNER, _run_seed, probe, finetune, extract, raw_pixels)
+    out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], this)
+    s = Surgeon(config, up, seed)
+    pairs = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.transfer_sparsities)]
+    full = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.full_sparsities)]
+    floors = {p: [(f, 0.0) for f in FLOORS[p]] for p in config.protocols}
+    jobs = {"linear": pairs, "full": full}
+
+    def make(method: str, sparsity: float) -> nn.Module:
+        if method in ("random_init", "from_scratch", "raw_pixels"):
+            return dense.blank(config, len(up.data.classes), seed + 1000)
+        return s.pruned(method, sparsity)
+
+    everything = [(p, *job) for p in config.protocols for job in (*jobs[p], *floors[p])]
+    # One model at a time, in every protocol and on every dataset: pruning is done once per method.
+    everything.sort(key=lambda j: [m for m, _ in pairs + floors.get("linear", []) + floors.get("full", [])].index(j[1]))
+    with progress(total=len(everything) * len(sets), desc=f"ablation B, seed {seed}") as bar:
+        for protocol, method, sparsity in everything:
+            for d in sets:
+                metric = "mean_per_class" if d.name in MEAN_PER_CLASS else "top1"
+                key = dict(phase=protocol, method=method, sparsity_target=sparsity, dataset=d.name, metric=metric)
+                if not out.done(**key):
+                    model = make(method, sparsity)
+                    if protocol == "linear":
+                        reader = raw_pixels if method == "raw_pixels" else lambda part: extract(model, part)
+                        correct, chosen = probe(reader, d, config.probe_Cs)
+                    else:
+                        model, correct, chosen = finetune(model, d, config, seed, desc=f"{method} on {d.name}")
+                    value = mean_per_class(correct, d.labels("test")) if metric == "mean_per_class" else correct.mean()
+                    out.add(value, correct, **key, **chosen, **described(s, method, model))
+                bar.update()
+    for method, sparsity in dict.fromkeys(pairs + full):
+        key = dict(phase="one_shot", method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
+        if not out.done(**key):
+            model = s.pruned(method, sparsity)
+            correct, _ = training.evaluate(model, data.batches(up.data.test, 500))
+            out.add(correct.mean(), correct, **key, **described(s, method, model))
+    return out.folder
+
+
+def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the fraction of their (n,) images that are correct."""
+    return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
+
+
+@torch.no_grad()
+def extract(model: nn.Module, part) -> tuple[np.ndarray, np.ndarray]:
+    """(n, num_features) float32 features before the head, and (n,) labels."""
+    device = next(model.parameters()).device
+    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y) for x, y in data.batches(part, 500)]
+    return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
+
+
+def raw_pixels(part) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3 * 16 * 16) float32 pixels, averaged down to 16 x 16, and (n,) labels."""
+    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y) for x, y in data.batches(part, 500)]
+    return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
+
+
+def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
+    """Linear probe: L2 logistic regression on frozen, standardized features, C chosen on validation.
+
+    Args:
+        reader: split -> (features (n, k), labels (n,)).
+        d: the dataset; its test split is read once.
+        Cs: inverse regularization strengths to choose from.
+
+    Returns:
+        (n_test,) bool correctness, and the chosen C.
+    """
+    (x, y), (x_val, y_val) = reader(d.train), reader(d.val)
+    scale = StandardScaler().fit(x)
+    best, accuracy = None, -1.0
+    for C in Cs:
+        with warnings.catch_warnings():  # the iteration limit is part of the protocol
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = LogisticRegression(C=C, max_iter=200, tol=1e-3).fit(scale.transform(x), y)
+        if (now := fitted.score(scale.transform(x_val), y_val)) > accuracy:
+            best, accuracy = fitted, now
+    x_test, y_test = reader(d.test)
+    return best.predict(scale.transform(x_test)) == y_test, dict(C=best.C)
+
+
+def finetune(model: nn.Module, d: data.Data, config: Transfer, seed: int, desc: str) -> tuple[nn.Module, np.ndarray, dict]:
+    """Full finetuning: a new head, all kept weights trained, masks held; the learning rate chosen on validation.
+
+    Returns:
+        The model, (n_test,) bool correctness, and the chosen learning rate.
+    """
+    best, accuracy = None, -1.0
+    epochs = max(1, round(config.full_steps * config.full_batch_size / len(d.train)))
+    for lr in config.full_lrs:
+        candidate = copy.deepcopy(model)
+        torch.manual_seed(seed)
+        candidate.reset_classifier(len(d.classes))
+        candidate.to(next(model.parameters()).device)
+        loader = data.batches(d.train, config.full_batch_size, seed)
+        training.train(candidate, loader, epochs, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
+        now = training.evaluate(candidate, data.batches(d.val, 500))[0].mean()
+        if now > accuracy:
+            best, accuracy, chosen = candidate, now, lr
+    return best, training.evaluate(best, data.batches(d.test, 500))[0], dict(lr=chosen)

@@ -1,0 +1,68 @@
+"""The Fisher against its definition and against per-gradient Sherman-Morrison updates."""
+
+import pytest
+import torch
+
+from ovit_core.fisher import BlockFisher, fit_block_size
+
+
+def gradients(shape, count, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=g) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 70])
+def test_inverse_equals_the_definition_and_sherman_morrison(count):
+    shape, B, damp = (6, 20), 5, 0.05
+    fisher = BlockFisher({"w": shape}, block_size=B, damp=damp)
+    seen = gradients(shape, count)
+    for g in seen:
+        fisher.add({"w": g})
+    G = torch.stack(seen).double().reshape(count, -1, B)
+    F = torch.einsum("mni,mnj->nij", G, G) / count + damp * torch.eye(B)
+    H = torch.eye(B, dtype=torch.float64).expand(24, B, B) / damp
+    for g in G:  # (n, B): one rank-one update of every inverse block per gradient, as the paper's code does it
+        Hg = torch.einsum("nij,nj->ni", H, g)
+        H = H - torch.einsum("ni,nj->nij", Hg, Hg) / (count + torch.einsum("ni,ni->n", g, Hg))[:, None, None]
+    got = fisher.inverse("w").double()
+    torch.testing.assert_close(got, torch.linalg.inv(F), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got, H, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fisher.diagonal("w").double(), F.diagonal(dim1=1, dim2=2), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fisher.inverse("w", consume=True).double(), got)
+
+
+def test_one_sum_serves_several_lambdas():
+    fisher = BlockFisher({"w": (2, 8)}, block_size=8)
+    for g in gradients((2, 8), 20):
+        fisher.add({"w": g})
+    first = fisher.inverse("w", damp=1e-2)
+    fisher.inverse("w", damp=1.0)
+    assert torch.equal(first, fisher.inverse("w", damp=1e-2))
+
+
+@pytest.mark.parametrize("row, wanted, got", [(192, 192, 192), (768, 192, 192), (100, 64, 50), (7, 192, 7), (13, 5, 1), (96, 64, 48)])
+def test_blocks_never_straddle_a_row(row, wanted, got):
+    assert fit_block_size(row, wanted) == got
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="damp must be positive"):
+        BlockFisher({"w": (2, 2)}, damp=0)
+    with pytest.raises(ValueError, match="block_size"):
+        BlockFisher({"w": (2, 2)}, block_size=0)
+    fisher = BlockFisher({"layer.weight": (4, 6)}, block_size=3)
+    with pytest.raises(ValueError, match="layer.weight has shape"):
+        fisher.add({"layer.weight": torch.zeros(6, 4)})
+    bad = torch.zeros(4, 6)
+    bad[1, 4] = float("nan")
+    with pytest.raises(FloatingPointError, match="layer.weight is not finite in block 3"):
+        fisher.add({"layer.weight": bad})
+
+
+def test_an_indefinite_block_names_itself_and_a_lambda_that_works():
+    fisher = BlockFisher({"w": (2, 4)}, block_size=4, damp=1e-30)
+    fisher.add({"w": torch.tensor([[1.0, 1, 1, 1], [1e6, 2e6, 3e6, 4e6]])})
+    with pytest.raises(torch.linalg.LinAlgError, match=r"of w, block \d of 2.*damp=(\S+) would work") as error:
+        fisher.inverse("w")
+    proposed = float(str(error.value).split("damp=")[-1].split()[0])
+    assert torch.isfinite(fisher.inverse("w", damp=proposed)).all()
