@@ -109,7 +109,7 @@ def batches(split: Images | Dataset, batch_size: int, seed: int | None = None, a
         return Batches(split, batch_size, seed, augment)
     g = torch.Generator().manual_seed(seed or 0)
     return DataLoader(
-        split, batch_size, shuffle=seed is not None, drop_last=seed is not None, num_workers=workers, generator=g, pin_memory=True
+        split, batch_size, shuffle=seed is not None, drop_last=seed is not None, num_workers=workers, generator=g, pin_memory=torch.cuda.is_available()
     )
 
 

@@ -42,7 +42,7 @@ def upstream(config: Config, seed: int) -> Upstream:
     path = CACHE / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
     if path.exists():
         return Upstream(masks.load(model, path).eval(), loaded, seed)
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     loader = data.batches(loaded.train, config.batch_size, seed, tuple(config.augment))
     print(f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached")
     training.train(

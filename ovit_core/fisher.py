@@ -41,19 +41,29 @@ class BlockFisher:
             gradients need another value than gradients of a mini-batch mean.
         chunk: gradients gathered before one matrix product; memory chunk * d floats.
         device: where the blocks live.
+        dtype: of the sum and of its inverse. float32 for size; float64 where it fits, so that a small lambda is
+            not lost in the rounding of a large sum.
 
     Raises:
         ValueError: block_size < 1, damp <= 0, or no shapes.
     """
 
-    def __init__(self, shapes: dict[str, torch.Size], block_size: int = 192, damp: float = 1e-8, chunk: int = 32, device="cpu"):
+    def __init__(
+        self,
+        shapes: dict[str, torch.Size],
+        block_size: int = 192,
+        damp: float = 1e-8,
+        chunk: int = 32,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, not {block_size}")
         if not damp > 0:
             raise ValueError(f"damp must be positive, not {damp}: it is what makes the Fisher invertible")
         if not shapes:
             raise ValueError("no weights given: a Fisher needs at least one")
-        self.damp, self.chunk, self.device = damp, chunk, device
+        self.damp, self.chunk, self.device, self.dtype = damp, chunk, device, dtype
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
         self.block_sizes = {name: fit_block_size(s[1:].numel(), block_size) for name, s in self.shapes.items()}
         self.count = 0  # gradients added
@@ -62,8 +72,8 @@ class BlockFisher:
         self._chunk: dict[str, Tensor] = {}
         for name, B in self.block_sizes.items():
             n = self.shapes[name].numel() // B
-            self._sum[name] = torch.zeros(n, B, B, device=device)
-            self._chunk[name] = torch.zeros(n, chunk, B, device=device)
+            self._sum[name] = torch.zeros(n, B, B, device=device, dtype=dtype)
+            self._chunk[name] = torch.zeros(n, chunk, B, device=device, dtype=dtype)
 
     def add(self, gradients: dict[str, Tensor]) -> None:
         """Adds one gradient of the loss: name -> tensor of that weight's shape.
@@ -94,12 +104,12 @@ class BlockFisher:
         self._pending = 0
 
     def diagonal(self, name: str, damp: float | None = None) -> Tensor:
-        """(n_blocks, B) float32 diagonal of F, damping included."""
+        """(n_blocks, B) diagonal of F, damping included."""
         self._flush()
         return self._sum[name].diagonal(dim1=1, dim2=2) / max(self.count, 1) + (damp or self.damp)
 
     def inverse(self, name: str, damp: float | None = None, consume: bool = False) -> Tensor:
-        """(n_blocks, B, B) float32 inverse of F, factorized in float64 chunk by chunk.
+        """(n_blocks, B, B) inverse of F in the Fisher's dtype, factorized in float64 chunk by chunk.
 
         Args:
             name: which weight.
@@ -120,7 +130,7 @@ class BlockFisher:
             C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
             if info.any():
                 bad = int(info.nonzero()[0])
-                # Rounding of the float32 sum moves eigenvalues by about eps * trace: a lambda above that works.
+                # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
                 work = float(self.diagonal(name, damp).sum(1).max()) * torch.finfo(F.dtype).eps
                 raise torch.linalg.LinAlgError(
                     f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "

@@ -9,7 +9,6 @@ from ovit_core import data, dense, elimination, fisher, masks, pruning, surgeon,
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
 from ovit_core.progress import progress
-from ovit_core.pruning import METHODS
 from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
@@ -35,8 +34,9 @@ def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
         if not out.done(**key):
             model = make()
             correct, _ = training.evaluate(model, test)
-            out.add(correct.mean(), correct, **key, **described(s, method, model))
+            out.add(correct.mean(), correct, **key, **s.describe(method, model))
 
+    s.choose_damps(out, config.methods)
     measure("one_shot", "dense", 0.0, lambda: up.model)
     steps = len(config.methods) * (len(config.sparsities) + len(config.recovery_sparsities)) + len(config.recovery_sparsities)
     with progress(total=steps, desc=f"ablation A, seed {seed}") as bar:
@@ -50,25 +50,7 @@ def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
                 target = 0.0 if method == "dense" else sparsity
                 measure("recovered", method, target, lambda: _recovered(config, s, method, sparsity))
                 bar.update()
-    for method, tried in s.search.items():
-        for damp, accuracy in tried.items():
-            key = dict(phase="lambda_search", method=method, damp=damp, sparsity_target=config.damp_sparsity)
-            if not out.done(**key):
-                m = METHODS[method]
-                out.add(accuracy, **key, score=m.score, update=m.update, metric="validation_top1", dataset=config.upstream)
     return out.folder
-
-
-def described(s: Surgeon, method: str, model) -> dict:
-    """The columns that say what a model is."""
-    pruned = method in METHODS
-    return dict(
-        score=METHODS[method].score if pruned else "",
-        update=METHODS[method].update if pruned else "",
-        sparsity=masks.sparsity(model),
-        sparsity_model=masks.model_sparsity(model),
-        damp=(s.damp(method) or "") if pruned else "",
-    )
 
 
 def _recovered(config: NoWeightUpdate, s: Surgeon, method: str, sparsity: float):

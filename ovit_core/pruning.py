@@ -138,11 +138,12 @@ class Plan:
             raise ValueError(f"score {method.score!r} with update {method.update!r} needs a Fisher: give gradients")
         self.method, self.fallbacks = method, 0
         self.shapes = {name: w.shape for name, w in weights.items()}
+        self.dtypes = {name: w.dtype for name, w in weights.items()}
         self._layers: dict[str, _Layer] = {}
         generator = torch.Generator().manual_seed(seed)
         for name, weight in weights.items():
             B = fisher.block_sizes[name] if fisher else fit_block_size(weight[0].numel(), 192)
-            w = weight.detach().float().reshape(-1, B)
+            w = weight.detach().to(fisher.dtype if fisher else torch.float32).reshape(-1, B)
             H = None
             if needs_fisher(method) and method.score != "diagonal":
                 H = inverses[name] if inverses else fisher.inverse(name, damp)
@@ -198,12 +199,18 @@ class Plan:
                 w = layer.weights * mask
             last = layer.loss.gather(1, (removed - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
             total += float(last[removed > 0].sum())
-            weights[name], kept[name] = w.reshape(self.shapes[name]), mask.reshape(self.shapes[name])
+            weights[name], kept[name] = w.reshape(self.shapes[name]).to(self.dtypes[name]), mask.reshape(self.shapes[name])
         return Pruned(weights, kept, total)
 
 
 def estimate_fisher(
-    model: nn.Module, loader: Iterable, gradients: int, block_size: int = 192, damp: float = 1e-8, pattern: str = models.PRUNABLE
+    model: nn.Module,
+    loader: Iterable,
+    gradients: int,
+    block_size: int = 192,
+    damp: float = 1e-8,
+    pattern: str = models.PRUNABLE,
+    dtype: torch.dtype = torch.float32,
 ) -> BlockFisher:
     """The Fisher of a model's prunable weights from `gradients` mini-batches (each one gradient of the mean
     cross-entropy, model in eval mode). Goes round the loader as often as needed.
@@ -215,7 +222,7 @@ def estimate_fisher(
         raise ValueError(f"gradients must be at least 1, not {gradients}")
     weights = models.prunable(model, pattern)
     device = next(iter(weights.values())).device
-    fisher = BlockFisher({n: w.shape for n, w in weights.items()}, block_size, damp, device=device)
+    fisher = BlockFisher({n: w.shape for n, w in weights.items()}, block_size, damp, device=device, dtype=dtype)
     current = {n: m.to(device) for n, m in masks.of(model).items()}
     training = model.training
     model.eval()

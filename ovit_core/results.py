@@ -23,7 +23,9 @@ from ovit_core.config import ROOT, Config
 COLUMNS = """experiment profile model upstream dataset method score update allocation pattern phase sparsity_target
 sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C scope scope_name seed metric value
 n_test seconds device commit versions run_id""".split()
-RESULTS, CACHE, FIGURES = ROOT / "results", ROOT / "cache", ROOT / "figures"
+# Everything a study writes lies in the repository, or in OVIT_STUDY_DIR (a scratch disk, a test's folder).
+HOME = Path(os.environ.get("OVIT_STUDY_DIR", ROOT))
+RESULTS, CACHE, FIGURES, RUNS = HOME / "results", HOME / "cache", HOME / "figures", HOME / "runs"
 TEXT = ("dataset", "method", "score", "update", "allocation", "pattern", "phase", "scope", "scope_name", "metric")
 
 

@@ -18,11 +18,10 @@ import yaml
 from ovit_core import plots  # noqa: F401  (builds matplotlib's font cache here, not on a notebook's page)
 from ovit_core.config import EXPERIMENTS, ROOT, Config, from_parameters
 from ovit_core.progress import ENVIRONMENT, terminal
-from ovit_core.results import FIGURES
+from ovit_core.results import FIGURES, HOME, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
-RUNS = ROOT / "runs"
 
 
 def read_profile(name: str, settings: list[str]) -> dict:
@@ -84,14 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the page with the traceback: {RUNS / config.profile / config.experiment}.ipynb", file=sys.stderr)
             print("rows computed so far are kept; the same command continues from them", file=sys.stderr)
             return 1
-        print(f"{config.experiment}: done in {(time.monotonic() - start) / 60:.1f} min -> {out.relative_to(ROOT)}", flush=True)
+        print(f"{config.experiment}: done in {(time.monotonic() - start) / 60:.1f} min -> {out.relative_to(HOME)}", flush=True)
     folder = FIGURES / configs[0].profile
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\nDone in {(time.monotonic() - begin) / 60:.1f} min, peak memory {peak:.1f} GB.")
     for title, pattern in (("Figures", "*.png"), ("Tables", "*.csv")):
         print(f"{title}:")
         for file in sorted(folder.glob(pattern)):
-            print(f"  {file.relative_to(ROOT)}")
+            print(f"  {file.relative_to(HOME)}")
     return 0
 
 

@@ -3,14 +3,16 @@
 import copy
 from functools import cached_property
 
+import torch
 from torch import nn
 
-from ovit_core import data, models, training
+from ovit_core import data, masks, models, training
 from ovit_core.config import Config
 from ovit_core.dense import Upstream
 from ovit_core.fisher import BlockFisher
 from ovit_core.progress import progress
-from ovit_core.pruning import Plan, estimate_fisher, get_method, install, needs_fisher
+from ovit_core.pruning import METHODS, Plan, estimate_fisher, get_method, install, needs_fisher
+from ovit_core.results import Run
 
 # The ablated forms inherit oViT's lambda: they ask what is lost by removing a part of it, all else equal.
 INHERITS = {"ovit_mask_only": "ovit", "ovit_no_update": "ovit"}
@@ -30,13 +32,14 @@ class Surgeon:
         self.weights = models.prunable(upstream.model)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._plans: dict[str, Plan] = {}
-        self._inverses: dict[float, dict] = {}
+        self._inverses: tuple[float | None, dict] = (None, {})  # the last lambda's, shared by its methods
 
     @cached_property
     def fisher(self) -> BlockFisher:
         c = self.config
         loader = data.batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
-        return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size)
+        # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
+        return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size, dtype=torch.float64)
 
     def damp(self, method: str) -> float | None:
         """The lambda with the best validation top-1 at `damp_sparsity`, from the one list; None if it needs none."""
@@ -51,6 +54,32 @@ class Surgeon:
                 self.search[method][damp] = float(training.evaluate(model, loader)[0].mean())
         return max(self.search[method], key=self.search[method].get)
 
+    def choose_damps(self, run: Run, methods: list[str]) -> None:
+        """Settles the lambda of every method, from the run's rows where they are there, else by search, into rows."""
+        for method in dict.fromkeys(INHERITS.get(m, m) for m in methods if needs_fisher(get_method(m))):
+            key = dict(phase="lambda_search", method=method, dataset=self.config.upstream, metric="validation_top1")
+            found = {r["damp"]: r["value"] for r in run.rows if all(r[k] == v for k, v in key.items())}
+            if found.keys() == set(self.config.damps):
+                self.search[method] = found
+                continue
+            self.damp(method)
+            score, update, _ = get_method(method)
+            for damp, accuracy in self.search[method].items():
+                if damp not in found:
+                    point = dict(damp=damp, sparsity_target=self.config.damp_sparsity, score=score, update=update)
+                    run.add(accuracy, **key, **point)
+
+    def describe(self, method: str, model: nn.Module) -> dict:
+        """The columns of a row that say what a model is."""
+        known = METHODS.get(method)
+        return dict(
+            score=known.score if known else "",
+            update=known.update if known else "",
+            sparsity=masks.sparsity(model),
+            sparsity_model=masks.model_sparsity(model),
+            damp=(self.damp(method) or "") if known else "",
+        )
+
     def pruned(self, method: str, sparsity: float, allocation: str = "global") -> nn.Module:
         """A pruned copy of the dense model, masks attached; "dense" gives a plain copy."""
         if method == "dense":
@@ -64,9 +93,9 @@ class Surgeon:
         chosen = get_method(method)
         if not needs_fisher(chosen):
             return Plan(self.weights, chosen, seed=self.seed)
-        if damp not in self._inverses:
-            self._inverses[damp] = {name: self.fisher.inverse(name, damp) for name in self.weights}
-        return Plan(self.weights, chosen, self.fisher, damp, self._inverses[damp], self.seed)
+        if self._inverses[0] != damp:
+            self._inverses = damp, {name: self.fisher.inverse(name, damp) for name in self.weights}
+        return Plan(self.weights, chosen, self.fisher, damp, self._inverses[1], self.seed)
 
     def _copy(self, plan: Plan, sparsity: float, allocation: str = "global") -> nn.Module:
         model = copy.deepcopy(self.upstream.model)

@@ -15,7 +15,7 @@ from torch import nn
 from ovit_core import config as configs
 from ovit_core import data, dense, masks, models, training
 from ovit_core.config import Transfer
-from ovit_core.no_weight_update import PRUNER, described
+from ovit_core.no_weight_update import PRUNER
 from ovit_core.progress import progress
 from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
@@ -39,6 +39,7 @@ def _run_seed(config: Transfer, seed: int) -> Path:
     this = configs.source(*PRUNER, _run_seed, probe, finetune, extract, raw_pixels)
     out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], this)
     s = Surgeon(config, up, seed)
+    s.choose_damps(out, config.transfer_methods)
     pairs = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.transfer_sparsities)]
     full = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.full_sparsities)]
     floors = {p: [(f, 0.0) for f in FLOORS[p]] for p in config.protocols}
@@ -65,14 +66,14 @@ def _run_seed(config: Transfer, seed: int) -> Path:
                     else:
                         model, correct, chosen = finetune(model, d, config, seed, desc=f"{method} on {d.name}")
                     value = mean_per_class(correct, d.labels("test")) if metric == "mean_per_class" else correct.mean()
-                    out.add(value, correct, **key, **chosen, **described(s, method, model))
+                    out.add(value, correct, **key, **chosen, **s.describe(method, model))
                 bar.update()
     for method, sparsity in dict.fromkeys(pairs + full):
         key = dict(phase="one_shot", method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
         if not out.done(**key):
             model = s.pruned(method, sparsity)
             correct, _ = training.evaluate(model, data.batches(up.data.test, 500))
-            out.add(correct.mean(), correct, **key, **described(s, method, model))
+            out.add(correct.mean(), correct, **key, **s.describe(method, model))
     return out.folder
 
 

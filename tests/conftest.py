@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from ovit_core import dense, results, study
+from ovit_core import dense, results
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
 
@@ -25,8 +25,7 @@ def tiny_batches():
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Results, figures, runs and cached models in the test's own folder."""
-    for module, names in ((results, ("RESULTS", "FIGURES")), (dense, ("CACHE",)), (study, ("RUNS",))):
-        for name in names:
-            monkeypatch.setattr(module, name, tmp_path / name.lower())
+    """Rows and cached models of this process in the test's own folder."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(dense, "CACHE", tmp_path / "cache")
     return tmp_path

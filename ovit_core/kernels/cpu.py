@@ -173,7 +173,11 @@ def eliminate_blocks(
     N, M = group or (0, 0)
     # In float64 there is no wider type to fall back to: a lost pivot is clamped at once.
     lost = w.dtype.type(LOST if w.dtype == np.float32 else -np.inf)
+    # numba and torch may share one OpenMP runtime: use torch's number of threads, and give it back as it was.
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     _eliminate_blocks(w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback)
+    torch.set_num_threads(threads)
     if (fallback == 2).any():
         bad = int((fallback == 2).argmax())
         raise FloatingPointError(f"block {bad} of {n}: weights or inverse Fisher are not finite")

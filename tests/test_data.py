@@ -1,0 +1,114 @@
+"""Embedded images, Fashion-MNIST in both layouts on disk, image folders, and what is said when they are missing."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovit_core import data, glyphs
+
+SIZES = dict(glyph_letters=(26, 32032, 2600), glyph_symbols=(101, 3030, 1010), glyph_typefaces=(21, 2100, 1050), digits=(10, 1258, 539))
+
+
+@pytest.mark.parametrize("name", data.EMBEDDED)
+def test_embedded_sets_are_deterministic_and_of_the_size_said(name):
+    a, b = data.load(name), data.load(name)
+    classes, train, test = SIZES[name]
+    assert (len(a.classes), len(a.train) + len(a.val), len(a.test)) == (classes, train, test)
+    assert a.fingerprint == b.fingerprint and torch.equal(a.train.images, b.train.images)
+    assert set(a.labels("test")) == set(range(classes)) == set(a.labels("val"))
+    x, y = next(iter(data.batches(a.test, 8)))
+    assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
+    assert -1 <= x.min() and x.max() <= 1 and y.dtype == torch.int64
+
+
+def test_test_letters_are_of_families_never_trained_on():
+    assert not set(glyphs.TRAIN_FAMILIES) & set(glyphs.TEST_FAMILIES)
+    for families in (glyphs.TRAIN_FAMILIES, glyphs.TEST_FAMILIES):
+        assert all(glyphs.faces(families, glyphs.LETTERS + glyphs.SYMBOLS).values())
+    assert len(set(glyphs.SYMBOLS)) == 101 and not set(glyphs.SYMBOLS) & set(glyphs.LETTERS)
+
+
+def test_splits_are_seeded_stratified_and_disjoint():
+    labels = np.repeat(np.arange(5), 20)
+    rest, held = data.split(labels, 0.2, seed=1)
+    assert not set(rest) & set(held) and len(rest) + len(held) == 100
+    assert np.bincount(labels[held]).tolist() == [4] * 5
+    assert np.array_equal(held, data.split(labels, 0.2, seed=1)[1])
+    assert not np.array_equal(held, data.split(labels, 0.2, seed=2)[1])
+
+
+def test_batches_are_repeatable_and_cover_an_epoch():
+    split = data.load("digits").train
+    first, second = data.batches(split, 50, seed=4, augment=("flip", "shift")), data.batches(split, 50, seed=4, augment=("flip", "shift"))
+    for (x, y), (a, b) in zip(first, second):
+        assert torch.equal(x, a) and torch.equal(y, b)
+    again = torch.cat([y for _, y in first])
+    assert not torch.equal(again, torch.cat([b for _, b in data.batches(split, 50, seed=4)]))  # the next epoch's order
+    assert len(torch.cat([y for _, y in data.batches(split, 50)])) == len(split)
+
+
+def write_idx(folder, packed):
+    """Twenty training and ten test images, laid out as Fashion-MNIST's own files."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 20), ("t10k", 10)):
+        images = struct.pack(">IIII", 2051, n, 28, 28) + rng.integers(0, 256, (n, 28, 28), dtype=np.uint8).tobytes()
+        labels = struct.pack(">II", 2049, n) + (np.arange(n) % 10).astype(np.uint8).tobytes()
+        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
+            name = f"{part}-{kind}-ubyte"
+            (folder / (name + ".gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+
+
+@pytest.mark.parametrize("layout, packed", [("fashion-mnist", True), (".", True), ("FashionMNIST/raw", False)])
+def test_fashion_mnist_from_debian_and_torchvision_layouts(tmp_path, layout, packed):
+    write_idx(tmp_path / "data" / layout, packed)
+    d = data.load("fashion_mnist", tmp_path / "data")
+    assert (len(d.train) + len(d.val), len(d.test), len(d.classes)) == (20, 10, 10)
+    assert next(iter(data.batches(d.train, 4)))[0].shape == (4, 3, 32, 32)
+
+
+def test_fashion_mnist_truncated_names_the_file(tmp_path):
+    write_idx(tmp_path / "d" / "FashionMNIST" / "raw", packed=False)
+    file = tmp_path / "d" / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot read .*t10k-images-idx3-ubyte"):
+        data.load("fashion_mnist", tmp_path / "d")
+
+
+def test_fashion_mnist_missing_says_what_to_put_where(tmp_path, monkeypatch):
+    from torchvision.datasets import FashionMNIST
+
+    def refuse(self):
+        raise OSError("no network")
+
+    monkeypatch.setattr(FashionMNIST, "download", refuse)
+    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist, or put the four"):
+        data.load("fashion_mnist", tmp_path)
+
+
+def test_folder_of_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 6), ("test", 2)):
+        for c in ("cat", "dog"):
+            (tmp_path / "pets" / part / c).mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "pets" / part / c / f"{i}.png")
+    d = data.load("folder:pets", tmp_path, val_fraction=0.34)
+    assert d.classes == ["cat", "dog"] and (len(d.train), len(d.val), len(d.test)) == (8, 4, 4)
+    x, y = next(iter(data.batches(d.train, 4, seed=0, workers=0)))
+    assert x.shape == (4, 3, 32, 32) and d.labels("val").tolist() == [0, 0, 1, 1]
+    (tmp_path / "pets" / "test" / "dog").rename(tmp_path / "pets" / "test" / "fox")
+    with pytest.raises(ValueError, match="classes of train and test differ: dog, fox"):
+        data.load("folder:pets", tmp_path)
+
+
+def test_missing_folder_and_unknown_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train, with one sub-folder of images per class"):
+        data.load("folder:nothing", tmp_path)
+    with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
+        data.load("digit")

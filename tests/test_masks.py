@@ -1,0 +1,88 @@
+"""Masks through optimizer steps, copies and checkpoints."""
+
+import copy
+
+import pytest
+import torch
+
+from ovit_core import masks, models, training
+from ovit_core.pruning import prune
+
+
+@pytest.fixture
+def pruned(tiny):
+    prune(tiny, "magnitude", 0.75)
+    return tiny
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_zeros_stay_through_momentum_and_weight_decay(pruned, tiny_batches, optimizer):
+    kept = {n: m.clone() for n, m in masks.of(pruned).items()}
+    before = {n: p.clone() for n, p in models.prunable(pruned).items()}
+    training.train(pruned, tiny_batches, epochs=3, lr=1e-2, weight_decay=0.1, optimizer=optimizer)
+    for name, weight in models.prunable(pruned).items():
+        assert torch.equal(weight == 0, ~kept[name]), name
+        assert not torch.equal(weight, before[name])
+    assert masks.sparsity(pruned) == 0.75
+
+
+def test_optimizer_moments_are_masked_too(pruned, tiny_batches):
+    optimizer = torch.optim.AdamW(pruned.parameters(), lr=1e-2)
+    masks.hold(pruned, optimizer)
+    images, labels = tiny_batches[0]
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(pruned(images), labels).backward()
+        optimizer.step()
+    for name, mask in masks.of(pruned).items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert (optimizer.state[pruned.get_parameter(name)][key][~mask] == 0).all()
+
+
+def test_masks_follow_copies_and_checkpoints(pruned, tmp_path):
+    twin = copy.deepcopy(pruned)
+    assert all(torch.equal(m, masks.of(twin)[n]) for n, m in masks.of(pruned).items())
+    masks.save(pruned, tmp_path / "pruned.safetensors")
+    fresh = copy.deepcopy(pruned)
+    for name in masks.of(pruned):
+        fresh.get_submodule(name.rpartition(".")[0]).__delattr__("weight_mask")
+    assert not masks.of(fresh)
+    masks.load(fresh, tmp_path / "pruned.safetensors")
+    assert masks.of(fresh).keys() == masks.of(pruned).keys()
+    for a, b in zip(fresh.parameters(), pruned.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_masks_are_not_inferred_from_zeros(pruned):
+    name, mask = next(iter(masks.of(pruned).items()))
+    with torch.no_grad():
+        pruned.get_parameter(name)[mask.nonzero()[0].tolist()[0]] = 0
+    assert torch.equal(masks.of(pruned)[name], mask)
+
+
+def test_a_mask_of_the_wrong_shape_is_named(tiny):
+    with pytest.raises(ValueError, match="blocks.0.attn.qkv.weight has shape"):
+        masks.attach(tiny, {"blocks.0.attn.qkv.weight": torch.ones(3, 3, dtype=torch.bool)})
+
+
+def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
+    from ovit_core import data
+
+    g = torch.Generator().manual_seed(0)
+    split = data.Images(torch.randint(0, 256, (64, 3, 32, 32), generator=g, dtype=torch.uint8), torch.randint(10, (64,), generator=g))
+    whole, cut = copy.deepcopy(tiny), copy.deepcopy(tiny)
+    training.train(whole, data.batches(split, 16, seed=1), epochs=4, lr=1e-3)
+
+    class Cut(data.Batches):
+        def __iter__(self):
+            if self.epoch == 2:
+                raise KeyboardInterrupt
+            return super().__iter__()
+
+    path = tmp_path / "resume.pt"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(cut, Cut(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
+    resumed = training.train(copy.deepcopy(tiny), data.batches(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
+    assert not path.exists()
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        torch.testing.assert_close(a, b)

@@ -1,0 +1,148 @@
+"""The road from images to figures: each notebook by papermill on tiny parameters, resuming, and refusals."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import papermill
+import pandas as pd
+import pytest
+import yaml
+
+from ovit_core.config import EXPERIMENTS, NoWeightUpdate, Transfer, from_parameters
+from ovit_core.results import COLUMNS
+from ovit_core.study import NOTEBOOKS, PROFILES, main, read_profile
+
+TINY = [
+    "profile=tiny", "upstream=digits", "epochs=2", "model_args={img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2}",
+    "seeds=[0, 1]", "gradients=8", "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200",
+    "datasets=[digits]", "transfer_sparsities=[0.5, 0.9]", "full_steps=4", "probe_Cs=[0.1]",
+]  # fmt: skip
+
+
+def study(folder, *words, settings=TINY):
+    """`python -m ovit_core.study quick` with tiny settings, writing into `folder`."""
+    words = [sys.executable, "-m", "ovit_core.study", "quick", *words, *(x for s in settings for x in ("--set", s))]
+    return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OVIT_STUDY_DIR": str(folder)})
+
+
+@pytest.fixture(scope="module", params=list(EXPERIMENTS.values()))
+def ran(request, tmp_path_factory):
+    """Each notebook run once: its name, its folder and what the command printed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done = study(folder, "--only", request.param)
+    assert done.returncode == 0, done.stderr
+    return request.param, folder, done
+
+
+def test_a_run_leaves_rows_figures_and_a_page(ran):
+    name, folder, done = ran
+    rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    assert list(rows.columns) == COLUMNS and set(rows.seed) == {0, 1}
+    phases = {"no_weight_update": {"one_shot", "recovered", "lambda_search"}, "transfer": {"linear", "full", "one_shot", "lambda_search"}}
+    assert set(rows.phase) == phases[name]
+    pruned = rows[rows.sparsity_target.notna() & rows.score.notna() & (rows.phase != "lambda_search")]
+    total = 13824
+    assert ((pruned.sparsity * total).round() == (pruned.sparsity_target * total).round()).all()  # after training too
+    assert rows.value.between(0, 1).all()
+    for figure in {"no_weight_update": ["no_weight_update", "no_weight_update_gain"], "transfer": ["transfer_linear", "transfer_full"]}[name]:
+        for suffix in ("png", "svg", "json"):
+            assert (folder / "figures" / "tiny" / f"{figure}.{suffix}").stat().st_size > 100
+    assert {"command", "commit", "device", "seeds"} <= json.loads((folder / "figures" / "tiny" / f"{figure}.json").read_text()).keys()
+    assert f"figures/tiny/{figure}.png" in done.stdout and "figures/tiny/results.csv" in done.stdout
+    page = nbformat.read(folder / "runs" / "tiny" / f"{name}.ipynb", as_version=4)
+    outputs = [o for c in page.cells for o in c.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
+
+
+def test_the_same_command_again_computes_nothing(ran):
+    name, folder, _ = ran
+    files = sorted((folder / "results").rglob("seed*.csv"))
+    before = [f.read_text() for f in files]
+    files[0].write_text("\n".join(before[0].splitlines()[:-3]) + "\n")  # as if cut off three rows early
+    assert study(folder, "--only", name).returncode == 0
+    numbers = lambda text: pd.read_csv(pd.io.common.StringIO(text)).drop(columns=["seconds", "device", "commit"])
+    for file, text in zip(files, before):
+        key = ["phase", "method", "dataset", "sparsity_target", "damp"]
+        a, b = (numbers(t).sort_values(key).reset_index(drop=True) for t in (file.read_text(), text))
+        pd.testing.assert_frame_equal(a, b)
+    assert files[1].read_text() == before[1]
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("upstream=glyph_leters", "unknown dataset 'glyph_leters'; did you mean 'glyph_letters'?"),
+        ("methods=[ovit, obs]", "unknown method 'obs'; one of ovit"),
+        ("model=vit_tiny_patch16_225", "timm has no model 'vit_tiny_patch16_225'; did you mean vit_tiny_patch16_224"),
+        ("sparsities=[0.5, 1.5]", "sparsity must lie in [0, 1], not 1.5"),
+        ("seeds=[]", "parameter seeds must be"),
+        ("sparsities=0.5", "parameter sparsities must be a list"),
+        ("epochs=six", "parameter epochs must be a int"),
+        ("sparsity=0.5", "profile quick has no such parameter"),
+        ("protocols=[linnear]", "parameter protocols must be among linear, full"),
+        ("checkpoint=nowhere.pt", "parameter checkpoint must be an existing file"),
+    ],
+)
+def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
+    start = time.monotonic()
+    assert main(["quick", "--set", setting]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert time.monotonic() - start < 5
+
+
+def test_an_unknown_profile_lists_those_there_are(capsys):
+    assert main(["quik"]) == 2
+    assert "there are fashion, quick" in capsys.readouterr().err
+
+
+def test_papermill_refuses_an_unknown_parameter_and_converts_strings(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    source, out = str(NOTEBOOKS / "transfer.ipynb"), str(tmp_path / "out.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'dataset'; did you mean 'datasets'?"):
+        papermill.execute_notebook(source, out, parameters=dict(dataset="digits"), kernel_name="python3", progress_bar=False)
+    quick = read_profile("quick", [])
+    assert from_parameters(Transfer, quick | dict(lr="1e-3")).lr == 1e-3  # PyYAML reads 1e-3 as a string
+
+
+def test_a_missing_folder_fails_before_work_and_keeps_rows(tmp_path):
+    kept = tmp_path / "results" / "tiny" / "other"
+    kept.mkdir(parents=True)
+    (kept / "seed0.csv").write_text("kept")
+    done = study(tmp_path, "--only", "no_weight_update", settings=[*TINY, "upstream=folder:nowhere"])
+    assert done.returncode == 1 and "folder:nowhere needs the folder" in done.stderr
+    assert (kept / "seed0.csv").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind, name", EXPERIMENTS.items())
+def test_notebooks_declare_what_the_config_has_and_the_quick_profile_says(kind, name):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    declared = papermill.inspect_notebook(str(path))
+    fields = [f.name for f in dataclasses.fields(kind)]
+    assert list(declared) == fields
+    quick = yaml.safe_load((PROFILES / "quick.yaml").read_text())
+    for field in fields:
+        assert declared[field]["help"] and declared[field]["inferred_type_name"] != "None"
+        assert eval(declared[field]["default"]) == quick[field], field
+    page = nbformat.read(path, as_version=4)
+    assert [("parameters" in c.metadata.get("tags", [])) for c in page.cells].count(True) == 1
+    assert not any(c.get("outputs") or c.get("execution_count") for c in page.cells)  # sources stay stripped
+
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
+def test_profiles_are_valid_and_state_cost_and_expectation(profile):
+    parameters = read_profile(profile, [])
+    known = {f.name for kind in EXPERIMENTS for f in dataclasses.fields(kind)}
+    assert parameters.keys() == known
+    assert parameters["profile"] == profile
+    for kind in (NoWeightUpdate, Transfer):
+        assert len(from_parameters(kind, parameters).seeds) >= 3
+    comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
+    assert "Cost:" in comment and "Expect:" in comment

@@ -1,0 +1,35 @@
+"""The linear probe against scikit-learn on the same features; finetuning keeps masks exact."""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from ovit_core import data, masks, transfer
+from ovit_core.config import Transfer, from_parameters
+from ovit_core.pruning import prune
+from ovit_core.study import read_profile
+
+
+def test_probe_equals_scikit_learn_on_the_same_features(tiny):
+    d = data.load("digits")
+    (x, y), (x_val, y_val), (x_test, y_test) = (transfer.extract(tiny, part) for part in (d.train, d.val, d.test))
+    assert x.shape == (len(d.train), 24)
+    scale = StandardScaler().fit(x)
+    scores = {C: LogisticRegression(C=C, max_iter=200, tol=1e-3).fit(scale.transform(x), y) for C in (0.001, 1.0)}
+    best = max(scores, key=lambda C: scores[C].score(scale.transform(x_val), y_val))
+    correct, chosen = transfer.probe(lambda part: transfer.extract(tiny, part), d, [0.001, 1.0])
+    assert chosen["C"] == best
+    assert np.array_equal(correct, scores[best].predict(scale.transform(x_test)) == y_test)
+
+
+def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
+    prune(tiny, "magnitude", 0.9)
+    tiny.reset_classifier(26)
+    before = {n: m.clone() for n, m in masks.of(tiny).items()}
+    config = from_parameters(Transfer, read_profile("quick", ["full_steps=6", "full_lrs=[1.0e-3, 3.0e-3]"]))
+    model, correct, chosen = transfer.finetune(tiny, data.load("digits"), config, 0, "test")
+    assert model.head.out_features == 10 and len(correct) == 539 and chosen["lr"] in (1e-3, 3e-3)
+    for name, mask in before.items():
+        assert torch.equal(masks.of(model)[name], mask)
+        assert torch.equal(model.get_parameter(name) == 0, ~mask)
