@@ -50,7 +50,7 @@ class Config:
 
     def __post_init__(self):
         check_name(self.profile)
-        data.check_name(self.upstream)
+        data.check_folder(self.upstream, self.data_path)
         if self.model not in models.timm.list_models():
             models.create(self.model, 1)  # raises with the nearest names
         for name in ("batch_size", "gradients", "gradient_batch", "block_size"):
@@ -105,7 +105,7 @@ class Transfer(Config):
     def __post_init__(self):
         super().__post_init__()
         for dataset in self.datasets:
-            data.check_name(dataset)
+            data.check_folder(dataset, self.data_path)
         for method in self.transfer_methods:
             get_method(method)
         for s in (*self.transfer_sparsities, *self.full_sparsities):

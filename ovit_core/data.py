@@ -124,6 +124,23 @@ def check_name(name: str) -> str:
     )
 
 
+def check_folder(name: str, data_dir: str | Path) -> Path | None:
+    """The root of a `folder:NAME` dataset, None for other names.
+
+    Raises:
+        FileNotFoundError: its folders are not there; says how to lay them out.
+    """
+    if not check_name(name).startswith("folder:"):
+        return None
+    root = Path(data_dir) / name.removeprefix("folder:")
+    if not ((root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())):
+        raise FileNotFoundError(
+            f"{name} needs the folders {root}/train and {root}/test, with one sub-folder of images per class: "
+            f"{root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
+        )
+    return root
+
+
 def load(name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0) -> Data:
     """A dataset by name.
 
@@ -137,10 +154,10 @@ def load(name: str, data_dir: str | Path = "data", input_config: dict | None = N
     Raises:
         ValueError: unknown name, or images that cannot be read.  FileNotFoundError: says what to put where.
     """
-    check_name(name)
+    root = check_folder(name, data_dir)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-    if name.startswith("folder:"):
-        return _folder(name, Path(data_dir), config, val_fraction, seed)
+    if root is not None:
+        return _folder(name, root, config, val_fraction, seed)
     if name == "fashion_mnist":
         classes, train, test = _fashion_mnist(Path(data_dir))
     elif name == "digits":
@@ -223,18 +240,11 @@ def _fashion_mnist(data_dir: Path) -> tuple[list[str], tuple[Tensor, Tensor], tu
     return list(FashionMNIST.classes), *((s.data.unsqueeze(1), s.targets) for s in sets)
 
 
-def _folder(name: str, data_dir: Path, config: dict, val_fraction: float, seed: int) -> Data:
+def _folder(name: str, root: Path, config: dict, val_fraction: float, seed: int) -> Data:
     import timm
     from torchvision.datasets import ImageFolder
 
-    root = data_dir / name.removeprefix("folder:")
-    test_name = next((p for p in ("test", "val") if (root / p).is_dir()), "test")
-    for part in ("train", test_name):
-        if not (root / part).is_dir():
-            raise FileNotFoundError(
-                f"{name} needs the folder {root / part}, with one sub-folder of images per class; "
-                f"lay it out as {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
-            )
+    test_name = "test" if (root / "test").is_dir() else "val"
     eval_transform = timm.data.create_transform(**config, is_training=False)
     train_transform = timm.data.create_transform(**config, is_training=True)
     try:

@@ -1,6 +1,7 @@
 """Figures from rows alone: mean and interval, never a lone line; every file carries where it came from."""
 
 import json
+import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ovit_core import statistics
 from ovit_core.results import FIGURES, write_atomically
 
+COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
 # Seaborn's colour-blind safe palette; one colour and one marker per method, the same in every figure.
 _PALETTE = sns.color_palette("colorblind")
 STYLE = {
@@ -89,7 +91,8 @@ def ablation_a(rows: pd.DataFrame) -> Figure:
     right.set(title="After recovery, masks fixed", xlabel="sparsity")
     # The left panel's lines stand for both, so that a method has one entry.
     handles = {label: handle for ax in (right, left) for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), columnspacing=1.2, handletextpad=0.5)
+    labels = sorted(handles, key=lambda label: (not label.startswith("dense"), label == "dense, same training"))
+    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=len(handles), columnspacing=1.2, handletextpad=0.5)
     return fig
 
 
@@ -160,7 +163,7 @@ def provenance(rows: pd.DataFrame) -> dict[str, str]:
     """Where a figure's numbers come from: command, commit, device, seeds, versions."""
     one = lambda column: ", ".join(sorted(set(map(str, rows[column]))))
     return dict(
-        command=f"python -m ovit_core.study {one('profile')} --only {one('experiment')}",
+        command=os.environ.get(COMMAND, f"notebooks/{one('experiment')}.ipynb with profile {one('profile')}"),
         commit=one("commit"), device=one("device"), seeds=one("seed"), versions=one("versions"), runs=one("run_id"),
     )  # fmt: skip
 
@@ -170,7 +173,7 @@ def save(fig: Figure, name: str, rows: pd.DataFrame) -> Figure:
     folder = FIGURES / rows.profile.iloc[0]
     origin = provenance(rows)
     footer = f"seeds {origin['seeds']} · commit {origin['commit']} · {origin['device']}"
-    fig.text(0.995, -0.02, footer, fontsize=6, color="0.5", ha="right", va="top")
+    fig.suptitle(footer, x=0.995, ha="right", fontsize=6, color="0.5")
     write_atomically(folder / f"{name}.json", json.dumps(origin, indent=1) + "\n")
     text = "; ".join(f"{k}: {v}" for k, v in origin.items())
     fig.savefig(folder / f"{name}.png", dpi=160, bbox_inches="tight", metadata={"Description": text})

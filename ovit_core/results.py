@@ -26,7 +26,8 @@ n_test seconds device commit versions run_id""".split()
 # Everything a study writes lies in the repository, or in OVIT_STUDY_DIR (a scratch disk, a test's folder).
 HOME = Path(os.environ.get("OVIT_STUDY_DIR", ROOT))
 RESULTS, CACHE, FIGURES, RUNS = HOME / "results", HOME / "cache", HOME / "figures", HOME / "runs"
-TEXT = ("dataset", "method", "score", "update", "allocation", "pattern", "phase", "scope", "scope_name", "metric")
+TEXT = """experiment profile model upstream dataset method score update allocation pattern phase scope scope_name metric
+device commit versions run_id""".split()
 
 
 def commit() -> str:
@@ -83,7 +84,7 @@ class Run:
             recomputations=0, allocation="global", pattern="unstructured", scope="all", scope_name="", seed=seed,
             device=device_name(), commit=commit(), versions=versions(), run_id=configs.digest(self.settings_id, seed),
         )  # fmt: skip
-        self.rows = pd.read_csv(self.path, keep_default_na=False).to_dict("records") if self.path.exists() else []
+        self.rows = _read(self.path).to_dict("records") if self.path.exists() else []
         self.clock = time.perf_counter()
         write_atomically(self.folder / "settings.json", json.dumps(settings, indent=1))
 
@@ -124,8 +125,13 @@ def load(folder: Path) -> pd.DataFrame:
     files = sorted(folder.glob("seed*.csv"))
     if not files:
         raise FileNotFoundError(f"no results in {folder}: run the notebook first")
-    rows = pd.concat([pd.read_csv(f, keep_default_na=False) for f in files], ignore_index=True)
-    for column in set(COLUMNS) - set(TEXT) - {"experiment", "profile", "model", "upstream", "device", "commit", "versions", "run_id"}:
+    return pd.concat([_read(f) for f in files], ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Rows of a file: an empty cell is "" in a text column and NaN in a number column."""
+    rows = pd.read_csv(path, keep_default_na=False)
+    for column in set(COLUMNS) - set(TEXT):
         rows[column] = pd.to_numeric(rows[column])
     return rows
 

@@ -7,6 +7,7 @@ cut off is continued by the same command.
 import argparse
 import os
 import resource
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from pathlib import Path
 import papermill
 import yaml
 
-from ovit_core import plots  # noqa: F401  (builds matplotlib's font cache here, not on a notebook's page)
+from ovit_core import plots  # importing it also builds matplotlib's font cache here, not on a notebook's page
 from ovit_core.config import EXPERIMENTS, ROOT, Config, from_parameters
 from ovit_core.progress import ENVIRONMENT, terminal
 from ovit_core.results import FIGURES, HOME, RUNS
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
+    words = sys.argv[1:] if arguments is None else arguments
+    os.environ[plots.COMMAND] = shlex.join(["python", "-m", "ovit_core.study", *words])
     begin = time.monotonic()
     for config in configs:
         print(f"{config.experiment}: profile {config.profile}, seeds {config.seeds} ...", flush=True)

@@ -108,7 +108,7 @@ def test_folder_of_images(tmp_path):
 
 
 def test_missing_folder_and_unknown_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train, with one sub-folder of images per class"):
+    with pytest.raises(FileNotFoundError, match="nothing/test, with one sub-folder of images per class"):
         data.load("folder:nothing", tmp_path)
     with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
         data.load("digit")

@@ -87,6 +87,7 @@ def test_the_same_command_again_computes_nothing(ran):
         ("epochs=six", "parameter epochs must be a int"),
         ("sparsity=0.5", "profile quick has no such parameter"),
         ("protocols=[linnear]", "parameter protocols must be among linear, full"),
+        ("upstream=folder:nowhere", "folder:nowhere needs the folders"),
         ("checkpoint=nowhere.pt", "parameter checkpoint must be an existing file"),
     ],
 )
@@ -112,13 +113,15 @@ def test_papermill_refuses_an_unknown_parameter_and_converts_strings(tmp_path, m
     assert from_parameters(Transfer, quick | dict(lr="1e-3")).lr == 1e-3  # PyYAML reads 1e-3 as a string
 
 
-def test_a_missing_folder_fails_before_work_and_keeps_rows(tmp_path):
-    kept = tmp_path / "results" / "tiny" / "other"
-    kept.mkdir(parents=True)
-    (kept / "seed0.csv").write_text("kept")
-    done = study(tmp_path, "--only", "no_weight_update", settings=[*TINY, "upstream=folder:nowhere"])
-    assert done.returncode == 1 and "folder:nowhere needs the folder" in done.stderr
-    assert (kept / "seed0.csv").read_text() == "kept"
+def test_a_failure_on_the_way_is_one_line_and_keeps_rows(ran):
+    name, folder, _ = ran
+    before = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    (folder / "fashion-mnist").mkdir(exist_ok=True)
+    (folder / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"no archive")
+    done = study(folder, "--only", name, settings=[*TINY, "upstream=fashion_mnist", f"data_dir={folder}"])
+    assert done.returncode == 1 and "cannot read" in done.stderr and "train-images-idx3-ubyte" in done.stderr
+    assert "Traceback" not in done.stderr and "the same command continues" in done.stderr
+    assert before == {f: f.read_text() for f in before}
 
 
 @pytest.mark.parametrize("kind, name", EXPERIMENTS.items())
