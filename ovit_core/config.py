@@ -1,10 +1,12 @@
 """Parameters of a study: what a notebook's `parameters` cell may hold, checked before any work is done."""
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import inspect
 import json
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +59,23 @@ class Config:
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
         require(self.lr > 0, "lr", "positive", self.lr)
-        require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", "different and at least one", self.seeds)
+        require(
+            bool(self.seeds) and len(set(self.seeds)) == len(self.seeds),
+            "seeds",
+            "different and at least one",
+            self.seeds,
+        )
         require(bool(self.damps) and min(self.damps) > 0, "damps", "positive and at least one", self.damps)
-        require(set(self.augment) <= set(data.AUGMENTATIONS), "augment", f"among {', '.join(data.AUGMENTATIONS)}", self.augment)
+        require(
+            set(self.augment) <= set(data.AUGMENTATIONS),
+            "augment",
+            f"among {', '.join(data.AUGMENTATIONS)}",
+            self.augment,
+        )
         check_sparsity(self.damp_sparsity)
-        require(not self.checkpoint or Path(self.checkpoint).is_file(), "checkpoint", "an existing file", self.checkpoint)
+        require(
+            not self.checkpoint or Path(self.checkpoint).is_file(), "checkpoint", "an existing file", self.checkpoint
+        )
 
     @property
     def experiment(self) -> str:
@@ -111,8 +125,18 @@ class Transfer(Config):
         for s in (*self.transfer_sparsities, *self.full_sparsities):
             check_sparsity(s)
         require(bool(self.datasets), "datasets", "at least one", self.datasets)
-        require(set(self.protocols) <= set(PROTOCOLS) and self.protocols, "protocols", f"among {', '.join(PROTOCOLS)}", self.protocols)
-        require(self.full_steps >= 1 and self.full_batch_size >= 1, "full_steps and full_batch_size", "at least 1", self.full_steps)
+        require(
+            set(self.protocols) <= set(PROTOCOLS) and self.protocols,
+            "protocols",
+            f"among {', '.join(PROTOCOLS)}",
+            self.protocols,
+        )
+        require(
+            self.full_steps >= 1 and self.full_batch_size >= 1,
+            "full_steps and full_batch_size",
+            "at least 1",
+            self.full_steps,
+        )
         require(bool(self.full_lrs) and min(self.full_lrs) > 0, "full_lrs", "positive and at least one", self.full_lrs)
         require(bool(self.probe_Cs) and min(self.probe_Cs) > 0, "probe_Cs", "positive and at least one", self.probe_Cs)
 
@@ -140,13 +164,19 @@ def from_parameters(kind: type[Config], parameters: dict[str, Any]) -> Config:
         ValueError: a parameter is unknown, missing, of the wrong type or out of range; names it.
     """
     plain = {
-        k: v for k, v in parameters.items() if not k.startswith("_") and isinstance(v, (bool, int, float, str, list, dict))
+        k: v
+        for k, v in parameters.items()
+        if not k.startswith("_") and isinstance(v, (bool, int, float, str, list, dict))
     }
     # In a notebook other names are the reader's own; what papermill injected is in the cell it heads "# Parameters".
     cells = [c for c in plain.pop("In", []) if c.startswith("# Parameters\n")] if "In" in parameters else None
     plain.pop("Out", None)
     known = {f.name for c in EXPERIMENTS for f in dataclasses.fields(c)}
-    given = plain if cells is None else [line.partition("=")[0].strip() for c in cells for line in c.splitlines() if " = " in line]
+    given = (
+        plain
+        if cells is None
+        else [line.partition("=")[0].strip() for c in cells for line in c.splitlines() if " = " in line]
+    )
     for name in given:
         if name not in known and name.isidentifier():
             near = difflib.get_close_matches(name, known, n=1)
@@ -167,7 +197,12 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return float(value)
         except ValueError:
             pass
-    require(isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)), name, f"a {hint.__name__}", value)
+    require(
+        isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)),
+        name,
+        f"a {hint.__name__}",
+        value,
+    )
     return value
 
 
@@ -177,5 +212,11 @@ def digest(*parts: Any) -> str:
 
 
 def source(*code: ModuleType | type | Callable) -> str:
-    """A hash of the source of modules, classes or functions, so that numbers are never mistaken for those of other code."""
-    return digest([inspect.getsource(m) for m in code])
+    """A hash of the code of modules, classes or functions, so that numbers are never mistaken for those of other code.
+
+    Comments, docstrings and layout do not count.
+    """
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(c))) for c in code]
+    for node in (n for tree in trees for n in ast.walk(tree) if isinstance(getattr(n, "body", None), list)):
+        node.body = [b for b in node.body if not (isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant))]
+    return digest([ast.dump(tree) for tree in trees])

@@ -103,13 +103,21 @@ class Batches:
         return x
 
 
-def batches(split: Images | Dataset, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = (), workers: int = 4):
+def batches(
+    split: Images | Dataset, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = (), workers: int = 4
+):
     """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
     if isinstance(split, Images):
         return Batches(split, batch_size, seed, augment)
     g = torch.Generator().manual_seed(seed or 0)
     return DataLoader(
-        split, batch_size, shuffle=seed is not None, drop_last=seed is not None, num_workers=workers, generator=g, pin_memory=torch.cuda.is_available()
+        split,
+        batch_size,
+        shuffle=seed is not None,
+        drop_last=seed is not None,
+        num_workers=workers,
+        generator=g,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -119,7 +127,8 @@ def check_name(name: str) -> str:
         return name
     near = difflib.get_close_matches(name, NAMES, n=1)
     raise ValueError(
-        f"unknown dataset {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        f"unknown dataset {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
         + f" There are {', '.join(NAMES)}, and folder:NAME for your own images."
     )
 
@@ -141,7 +150,9 @@ def check_folder(name: str, data_dir: str | Path) -> Path | None:
     return root
 
 
-def load(name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0) -> Data:
+def load(
+    name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0
+) -> Data:
     """A dataset by name.
 
     Args:
@@ -258,6 +269,10 @@ def _folder(name: str, root: Path, config: dict, val_fraction: float, seed: int)
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
     rest, val = split(np.asarray(train.targets), val_fraction, seed)
-    listing = "\n".join(f"{Path(p).relative_to(root)} {Path(p).stat().st_size}" for p, _ in train.samples + test.samples)
+    listing = "\n".join(
+        f"{Path(p).relative_to(root)} {Path(p).stat().st_size}" for p, _ in train.samples + test.samples
+    )
     fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return Data(name, train.classes, Subset(train, rest), Subset(plain, val), Subset(test, range(len(test))), fingerprint)
+    return Data(
+        name, train.classes, Subset(train, rest), Subset(plain, val), Subset(test, range(len(test))), fingerprint
+    )

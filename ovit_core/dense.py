@@ -1,6 +1,8 @@
 """The dense model a study prunes: trained by the study itself, taken from timm, or from a checkpoint; cached."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,6 +11,9 @@ from ovit_core import config as configs
 from ovit_core import data, masks, models, training
 from ovit_core.config import Config
 from ovit_core.results import CACHE
+
+# The images are in the fingerprint; of the code only what moves them through training can change the weights.
+CODE = configs.source(training, data.Batches, data.split)
 
 
 @dataclass
@@ -34,17 +39,29 @@ def upstream(config: Config, seed: int) -> Upstream:
     classes = len(loaded.classes)
     if config.pretrained or config.checkpoint:
         model = models.create(config.model, classes, config.pretrained, config.checkpoint, **config.model_args)
+        if config.checkpoint:  # another file under the same name gives other numbers
+            content = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()
+            loaded.fingerprint = configs.digest(loaded.fingerprint, content)
         return Upstream(model.to(models.pick_device(config.device)).eval(), loaded, seed)
     model = blank(config, classes, seed)
-    recipe = [config.model, config.model_args, config.epochs, config.lr, config.weight_decay, config.batch_size, config.augment]
-    # The images are in the fingerprint; of the code only what moves them through training can change the weights.
-    key = configs.digest(recipe, loaded.fingerprint, seed, configs.source(training, data.Batches, data.split))
+    recipe = [
+        config.model,
+        config.model_args,
+        config.epochs,
+        config.lr,
+        config.weight_decay,
+        config.batch_size,
+        config.augment,
+    ]
+    key = configs.digest(recipe, loaded.fingerprint, seed, CODE)
     path = CACHE / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
     if path.exists():
         return Upstream(masks.load(model, path).eval(), loaded, seed)
     CACHE.mkdir(parents=True, exist_ok=True)
     loader = data.batches(loaded.train, config.batch_size, seed, tuple(config.augment))
-    print(f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached")
+    print(
+        f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached"
+    )
     training.train(
         model, loader, config.epochs, config.lr, config.weight_decay,
         checkpoint=path.with_suffix(".resume.pt"), desc=f"dense model, {config.upstream}, seed {seed}",

@@ -29,10 +29,7 @@ FACES = {
 }
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # 101 symbols that look different from each other and from the Latin capitals.
-SYMBOLS = (
-    "ΓΔΘΛΞΠΣΦΨΩ" "αβγδεζηθλμξπρστφχψω" "БГДЖИЛЦЧШЩЪЫЭЮЯ" "бвджкя"
-    "∀∂∃∅∇∈∋−√∝∞∠∨∩∪∫∮∴∼≅≈≠≤≥⊂⊃⊕⊗⊥" "+×÷=<>±¬%&@#$?!§¶©®£¥€"
-)
+SYMBOLS = "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρστφχψωБГДЖИЛЦЧШЩЪЫЭЮЯбвджкя∀∂∃∅∇∈∋−√∝∞∠∨∩∪∫∮∴∼≅≈≠≤≥⊂⊃⊕⊗⊥+×÷=<>±¬%&@#$?!§¶©®£¥€"
 
 
 def faces(families: tuple[str, ...], characters: str) -> dict[str, list[str]]:

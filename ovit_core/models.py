@@ -70,7 +70,9 @@ def unmatched(model: nn.Module, pattern: str = PRUNABLE) -> dict[str, str]:
             return "embedding"
         return f"name does not match {pattern!r}"
 
-    return {n: reason(n) for n, p in model.named_parameters() if p.ndim >= 2 and n not in matched and p.squeeze().ndim >= 2}
+    return {
+        n: reason(n) for n, p in model.named_parameters() if p.ndim >= 2 and n not in matched and p.squeeze().ndim >= 2
+    }
 
 
 def input_config(model: nn.Module) -> dict:

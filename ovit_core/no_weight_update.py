@@ -1,5 +1,6 @@
 """Ablation A: top-1 against sparsity with and without the weight update, one-shot and after recovery."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from ovit_core.progress import progress
 from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
-PRUNER = (fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
+# Read when this module is, so that a file edited during a long run is not taken for the code that runs.
+PRUNER = configs.source(fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
+CODE = PRUNER + configs.source(sys.modules[__name__])
 
 
 def run(config: NoWeightUpdate) -> Path:
@@ -24,8 +27,7 @@ def run(config: NoWeightUpdate) -> Path:
 
 def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
     up = dense.upstream(config, seed)
-    this = configs.source(*PRUNER, _run_seed, _recovered)
-    out = Run(config, seed, [up.data.fingerprint], this)
+    out = Run(config, seed, [up.data.fingerprint], CODE)
     s = Surgeon(config, up, seed)
     test = data.batches(up.data.test, 500)
 
@@ -38,7 +40,9 @@ def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
 
     s.choose_damps(out, config.methods)
     measure("one_shot", "dense", 0.0, lambda: up.model)
-    steps = len(config.methods) * (len(config.sparsities) + len(config.recovery_sparsities)) + len(config.recovery_sparsities)
+    steps = len(config.methods) * (len(config.sparsities) + len(config.recovery_sparsities)) + len(
+        config.recovery_sparsities
+    )
     with progress(total=steps, desc=f"ablation A, seed {seed}") as bar:
         for method in config.methods:
             for sparsity in config.sparsities:
@@ -60,5 +64,10 @@ def _recovered(config: NoWeightUpdate, s: Surgeon, method: str, sparsity: float)
         images = images.take(np.random.default_rng(s.seed).permutation(len(images))[: config.recovery_images])
     loader = data.batches(images, config.batch_size, s.seed, tuple(config.augment))
     return training.train(
-        model, loader, config.recovery_epochs, config.recovery_lr, config.weight_decay, desc=f"recovery of {method} at {sparsity:g}"
+        model,
+        loader,
+        config.recovery_epochs,
+        config.recovery_lr,
+        config.weight_decay,
+        desc=f"recovery of {method} at {sparsity:g}",
     )

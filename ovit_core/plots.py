@@ -66,7 +66,18 @@ def _intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[st
         f = found[found.method == method].set_index(key).reindex(groups)
         colour, marker = STYLE.get(method, ("0.45", "_"))
         x = np.arange(len(groups)) + (i - (len(methods) - 1) / 2) * width
-        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), color=colour, marker=marker, ms=5.5, ls="", capsize=2.5, lw=1.2, label=method)
+        ax.errorbar(
+            x,
+            f["mean"],
+            yerr=f.half.fillna(0),
+            color=colour,
+            marker=marker,
+            ms=5.5,
+            ls="",
+            capsize=2.5,
+            lw=1.2,
+            label=method,
+        )
     for edge in np.arange(len(groups) - 1) + 0.5:
         ax.axvline(edge, color="0.85", lw=0.8)
     ax.set_xlim(-0.5, len(groups) - 0.5)
@@ -78,21 +89,36 @@ def ablation_a(rows: pd.DataFrame) -> Figure:
     found = statistics.accuracy(rows)
     one, rec = found[found.phase == "one_shot"], found[found.phase == "recovered"]
     methods = [m for m in STYLE if m in set(found.method)]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, width_ratios=(3, 2))
+    if rec.empty:
+        fig, left = plt.subplots(figsize=(6, 3.9))
+        right = None
+    else:
+        fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, width_ratios=(3, 2))
     _reference(left, one, "dense", "dense")
     _curves(left, one, methods)
-    left.set(title="One-shot", xlabel="sparsity (zeros / prunable weights)", ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
+    left.set(
+        title="One-shot",
+        xlabel="sparsity (zeros / prunable weights)",
+        ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)",
+    )
     _percent(left)
-    _reference(right, rec, "dense", "dense, same training", "-.")
-    _percent(right)
-    groups = sorted(set(rec.sparsity_target) - {0})
-    _intervals(right, rec, groups, "sparsity_target", methods)
-    right.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
-    right.set(title="After recovery, masks fixed", xlabel="sparsity")
+    if right is not None:
+        _reference(right, rec, "dense", "dense, same training", "-.")
+        _percent(right)
+        groups = sorted(set(rec.sparsity_target) - {0})
+        _intervals(right, rec, groups, "sparsity_target", methods)
+        right.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
+        right.set(title="After recovery, masks fixed", xlabel="sparsity")
     # The left panel's lines stand for both, so that a method has one entry.
-    handles = {label: handle for ax in (right, left) for handle, label in zip(*ax.get_legend_handles_labels())}
+    handles = {label: handle for ax in (right, left) if ax for handle, label in zip(*ax.get_legend_handles_labels())}
     labels = sorted(handles, key=lambda label: (not label.startswith("dense"), label == "dense, same training"))
-    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=len(handles), columnspacing=1.2, handletextpad=0.5)
+    fig.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 7 if right else 4),
+        columnspacing=1.2,
+    )
     return fig
 
 
@@ -104,7 +130,11 @@ def ablation_a_gain(rows: pd.DataFrame) -> Figure:
     for method in methods:
         gain = statistics.difference(rows[rows.phase == "one_shot"], "ovit", method).assign(method=method)
         _curves(ax, gain, [method])
-    ax.set(xlabel="sparsity (zeros / prunable weights)", ylabel="top-1 of ovit minus method, points", title="One-shot gain of oViT over")
+    ax.set(
+        xlabel="sparsity (zeros / prunable weights)",
+        ylabel="top-1 of ovit minus method, points",
+        title="One-shot gain of oViT over",
+    )
     _percent(ax)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
     fig.legend(loc="outside right upper")

@@ -199,7 +199,10 @@ class Plan:
                 w = layer.weights * mask
             last = layer.loss.gather(1, (removed - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
             total += float(last[removed > 0].sum())
-            weights[name], kept[name] = w.reshape(self.shapes[name]).to(self.dtypes[name]), mask.reshape(self.shapes[name])
+            weights[name], kept[name] = (
+                w.reshape(self.shapes[name]).to(self.dtypes[name]),
+                mask.reshape(self.shapes[name]),
+            )
         return Pruned(weights, kept, total)
 
 

@@ -45,7 +45,11 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        names = [l.partition(":")[2].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")]
+        names = [
+            l.partition(":")[2].strip()
+            for l in Path("/proc/cpuinfo").read_text().splitlines()
+            if l.startswith("model name")
+        ]
     except OSError:
         names = []
     return f"{names[0] if names else 'cpu'}, {torch.get_num_threads()} threads"

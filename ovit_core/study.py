@@ -64,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ovit_core.study", description=__doc__.partition("\n")[0])
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
     parser.add_argument("--only", choices=names, help="run this notebook alone")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter, value in YAML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter, value in YAML"
+    )
     args = parser.parse_args(arguments)
     try:
         parameters = read_profile(args.profile, args.set)
@@ -86,7 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the page with the traceback: {RUNS / config.profile / config.experiment}.ipynb", file=sys.stderr)
             print("rows computed so far are kept; the same command continues from them", file=sys.stderr)
             return 1
-        print(f"{config.experiment}: done in {(time.monotonic() - start) / 60:.1f} min -> {out.relative_to(HOME)}", flush=True)
+        print(
+            f"{config.experiment}: done in {(time.monotonic() - start) / 60:.1f} min -> {out.relative_to(HOME)}",
+            flush=True,
+        )
     folder = FIGURES / configs[0].profile
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\nDone in {(time.monotonic() - begin) / 60:.1f} min, peak memory {peak:.1f} GB.")

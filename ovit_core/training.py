@@ -78,10 +78,17 @@ def train(
                 schedule.step()
                 bar.update()
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{desc}: the loss is {loss.item()} after epoch {epoch + 1}; try a lower lr than {lr:g}")
+                raise FloatingPointError(
+                    f"{desc}: the loss is {loss.item()} after epoch {epoch + 1}; try a lower lr than {lr:g}"
+                )
             bar.set_postfix(loss=f"{loss.item():.3f}")
             if checkpoint is not None:
-                state = dict(model=model.state_dict(), optimizer=opt.state_dict(), schedule=schedule.state_dict(), epoch=epoch + 1)
+                state = dict(
+                    model=model.state_dict(),
+                    optimizer=opt.state_dict(),
+                    schedule=schedule.state_dict(),
+                    epoch=epoch + 1,
+                )
                 partial = checkpoint.with_suffix(".partial")
                 torch.save(state, partial)
                 partial.replace(checkpoint)

@@ -1,6 +1,7 @@
 """Ablation B: how pruned models transfer, by linear probe and by full finetuning, beside dense and the floors."""
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ovit_core.progress import progress
 from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
+CODE = PRUNER + configs.source(sys.modules[__name__])
 # Balanced classes make the two metrics one; these are the sets for which the field reports the mean per class.
 MEAN_PER_CLASS = {"glyph_symbols", "glyph_typefaces", "caltech101", "oxford_pets", "flowers102", "fgvc_aircraft"}
 # What transfer from nothing gives: no claim is made where dense barely beats it.
@@ -35,9 +37,11 @@ def run(config: Transfer) -> Path:
 
 def _run_seed(config: Transfer, seed: int) -> Path:
     up = dense.upstream(config, seed)
-    sets = [data.load(name, config.data_path, models.input_config(up.model), val_fraction=0.2, seed=seed) for name in config.datasets]
-    this = configs.source(*PRUNER, _run_seed, probe, finetune, extract, raw_pixels)
-    out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], this)
+    sets = [
+        data.load(name, config.data_path, models.input_config(up.model), val_fraction=0.2, seed=seed)
+        for name in config.datasets
+    ]
+    out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], CODE)
     s = Surgeon(config, up, seed)
     s.choose_damps(out, config.transfer_methods)
     pairs = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.transfer_sparsities)]
@@ -120,7 +124,9 @@ def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
     return best.predict(scale.transform(x_test)) == y_test, dict(C=best.C)
 
 
-def finetune(model: nn.Module, d: data.Data, config: Transfer, seed: int, desc: str) -> tuple[nn.Module, np.ndarray, dict]:
+def finetune(
+    model: nn.Module, d: data.Data, config: Transfer, seed: int, desc: str
+) -> tuple[nn.Module, np.ndarray, dict]:
     """Full finetuning: a new head, all kept weights trained, masks held; the learning rate chosen on validation.
 
     Returns:

@@ -10,7 +10,12 @@ from PIL import Image
 
 from ovit_core import data, glyphs
 
-SIZES = dict(glyph_letters=(26, 32032, 2600), glyph_symbols=(101, 3030, 1010), glyph_typefaces=(21, 2100, 1050), digits=(10, 1258, 539))
+SIZES = dict(
+    glyph_letters=(26, 32032, 2600),
+    glyph_symbols=(101, 3030, 1010),
+    glyph_typefaces=(21, 2100, 1050),
+    digits=(10, 1258, 539),
+)
 
 
 @pytest.mark.parametrize("name", data.EMBEDDED)
@@ -43,7 +48,10 @@ def test_splits_are_seeded_stratified_and_disjoint():
 
 def test_batches_are_repeatable_and_cover_an_epoch():
     split = data.load("digits").train
-    first, second = data.batches(split, 50, seed=4, augment=("flip", "shift")), data.batches(split, 50, seed=4, augment=("flip", "shift"))
+    first, second = (
+        data.batches(split, 50, seed=4, augment=("flip", "shift")),
+        data.batches(split, 50, seed=4, augment=("flip", "shift")),
+    )
     for (x, y), (a, b) in zip(first, second):
         assert torch.equal(x, a) and torch.equal(y, b)
     again = torch.cat([y for _, y in first])
@@ -97,7 +105,9 @@ def test_folder_of_images(tmp_path):
         for c in ("cat", "dog"):
             (tmp_path / "pets" / part / c).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "pets" / part / c / f"{i}.png")
+                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
+                    tmp_path / "pets" / part / c / f"{i}.png"
+                )
     d = data.load("folder:pets", tmp_path, val_fraction=0.34)
     assert d.classes == ["cat", "dog"] and (len(d.train), len(d.val), len(d.test)) == (8, 4, 4)
     x, y = next(iter(data.batches(d.train, 4, seed=0, workers=0)))

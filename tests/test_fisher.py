@@ -40,7 +40,9 @@ def test_one_sum_serves_several_lambdas():
     assert torch.equal(first, fisher.inverse("w", damp=1e-2))
 
 
-@pytest.mark.parametrize("row, wanted, got", [(192, 192, 192), (768, 192, 192), (100, 64, 50), (7, 192, 7), (13, 5, 1), (96, 64, 48)])
+@pytest.mark.parametrize(
+    "row, wanted, got", [(192, 192, 192), (768, 192, 192), (100, 64, 50), (7, 192, 7), (13, 5, 1), (96, 64, 48)]
+)
 def test_blocks_never_straddle_a_row(row, wanted, got):
     assert fit_block_size(row, wanted) == got
 

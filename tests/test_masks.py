@@ -69,7 +69,9 @@ def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
     from ovit_core import data
 
     g = torch.Generator().manual_seed(0)
-    split = data.Images(torch.randint(0, 256, (64, 3, 32, 32), generator=g, dtype=torch.uint8), torch.randint(10, (64,), generator=g))
+    split = data.Images(
+        torch.randint(0, 256, (64, 3, 32, 32), generator=g, dtype=torch.uint8), torch.randint(10, (64,), generator=g)
+    )
     whole, cut = copy.deepcopy(tiny), copy.deepcopy(tiny)
     training.train(whole, data.batches(split, 16, seed=1), epochs=4, lr=1e-3)
 

@@ -44,7 +44,13 @@ def test_threshold_breaks_ties_by_step_then_block():
 
 
 @pytest.mark.parametrize(
-    "one, other", [("ovit", "ovit_mask_only"), ("magnitude", "magnitude_joint"), ("obert", "obert_mask_only"), ("obert", "obert_joint")]
+    "one, other",
+    [
+        ("ovit", "ovit_mask_only"),
+        ("magnitude", "magnitude_joint"),
+        ("obert", "obert_mask_only"),
+        ("obert", "obert_joint"),
+    ],
 )
 def test_methods_with_the_same_score_have_the_same_mask(solved, one, other):
     a, b = solved[2](one).at(0.8), solved[2](other).at(0.8)
@@ -71,7 +77,11 @@ def test_joint_update_never_predicts_more_loss_than_none_or_independent(solved):
             total += float(torch.einsum("ni,nij,nj->", d, F, d)) / 2
         return total
 
-    for family in (("ovit", "ovit_mask_only"), ("magnitude_joint", "magnitude"), ("obert_joint", "obert", "obert_mask_only")):
+    for family in (
+        ("ovit", "ovit_mask_only"),
+        ("magnitude_joint", "magnitude"),
+        ("obert_joint", "obert", "obert_mask_only"),
+    ):
         values = [quadratic(solve(m).at(0.6)) for m in family]
         assert values[0] == min(values) and values[0] < values[1]
     pruned = solve("ovit").at(0.6)
@@ -115,7 +125,10 @@ def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batc
 def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, message):
     before = copy.deepcopy(tiny.state_dict())
     with pytest.raises(ValueError, match=message):
-        prune(tiny, **(dict(method="ovit", sparsity=0.5, loader=tiny_batches, gradients=2, block_size=8, damp=1e-3) | change))
+        prune(
+            tiny,
+            **(dict(method="ovit", sparsity=0.5, loader=tiny_batches, gradients=2, block_size=8, damp=1e-3) | change),
+        )
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
 
 

@@ -25,11 +25,19 @@ def test_t_interval_by_hand():
 def test_difference_is_paired_by_seed():
     r = rows({("ovit", 0.9, 0): 0.8, ("ovit", 0.9, 1): 0.6, ("dense", 0.0, 0): 0.9, ("dense", 0.0, 1): 0.7})
     d = statistics.difference(r, "ovit", "dense").iloc[0]
-    assert d["mean"] == pytest.approx(-0.1) and d.half == pytest.approx(0, abs=1e-9)  # seeds vary, the difference does not
+    assert d["mean"] == pytest.approx(-0.1) and d.half == pytest.approx(
+        0, abs=1e-9
+    )  # seeds vary, the difference does not
 
 
 @pytest.mark.parametrize(
-    "mean, half, says", [(0.1, 0.02, "above `b` by +10.0 ± 2.0"), (-0.1, 0.02, "below"), (0.01, 0.02, "no difference"), (0.1, np.nan, "one seed")]
+    "mean, half, says",
+    [
+        (0.1, 0.02, "above `b` by +10.0 ± 2.0"),
+        (-0.1, 0.02, "below"),
+        (0.01, 0.02, "no difference"),
+        (0.1, np.nan, "one seed"),
+    ],
 )
 def test_verdicts_follow_the_interval(mean, half, says):
     assert says in statistics.verdict(mean, half, "`a`", "`b`")

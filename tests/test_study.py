@@ -44,16 +44,24 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     name, folder, done = ran
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
     assert list(rows.columns) == COLUMNS and set(rows.seed) == {0, 1}
-    phases = {"no_weight_update": {"one_shot", "recovered", "lambda_search"}, "transfer": {"linear", "full", "one_shot", "lambda_search"}}
+    phases = {
+        "no_weight_update": {"one_shot", "recovered", "lambda_search"},
+        "transfer": {"linear", "full", "one_shot", "lambda_search"},
+    }
     assert set(rows.phase) == phases[name]
     pruned = rows[rows.sparsity_target.notna() & rows.score.notna() & (rows.phase != "lambda_search")]
     total = 13824
     assert ((pruned.sparsity * total).round() == (pruned.sparsity_target * total).round()).all()  # after training too
     assert rows.value.between(0, 1).all()
-    for figure in {"no_weight_update": ["no_weight_update", "no_weight_update_gain"], "transfer": ["transfer_linear", "transfer_full"]}[name]:
+    for figure in {
+        "no_weight_update": ["no_weight_update", "no_weight_update_gain"],
+        "transfer": ["transfer_linear", "transfer_full"],
+    }[name]:
         for suffix in ("png", "svg", "json"):
             assert (folder / "figures" / "tiny" / f"{figure}.{suffix}").stat().st_size > 100
-    assert {"command", "commit", "device", "seeds"} <= json.loads((folder / "figures" / "tiny" / f"{figure}.json").read_text()).keys()
+    assert {"command", "commit", "device", "seeds"} <= json.loads(
+        (folder / "figures" / "tiny" / f"{figure}.json").read_text()
+    ).keys()
     assert f"figures/tiny/{figure}.png" in done.stdout and "figures/tiny/results.csv" in done.stdout
     page = nbformat.read(folder / "runs" / "tiny" / f"{name}.ipynb", as_version=4)
     outputs = [o for c in page.cells for o in c.get("outputs", [])]
@@ -107,8 +115,12 @@ def test_an_unknown_profile_lists_those_there_are(capsys):
 def test_papermill_refuses_an_unknown_parameter_and_converts_strings(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     source, out = str(NOTEBOOKS / "transfer.ipynb"), str(tmp_path / "out.ipynb")
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'dataset'; did you mean 'datasets'?"):
-        papermill.execute_notebook(source, out, parameters=dict(dataset="digits"), kernel_name="python3", progress_bar=False)
+    with pytest.raises(
+        papermill.PapermillExecutionError, match="unknown parameter 'dataset'; did you mean 'datasets'?"
+    ):
+        papermill.execute_notebook(
+            source, out, parameters=dict(dataset="digits"), kernel_name="python3", progress_bar=False
+        )
     quick = read_profile("quick", [])
     assert from_parameters(Transfer, quick | dict(lr="1e-3")).lr == 1e-3  # PyYAML reads 1e-3 as a string
 

@@ -70,7 +70,10 @@ def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss,
             a0, a1, a2, a3, a4, a5, a6, a7 = r0[k], r1[k], r2[k], r3[k], r4[k], r5[k], r6[k], r7[k]
             for i in range(k + 1, B):
                 row[i] -= (
-                    (a0 * r0[i] + a1 * r1[i]) + (a2 * r2[i] + a3 * r3[i]) + (a4 * r4[i] + a5 * r5[i]) + (a6 * r6[i] + a7 * r7[i])
+                    (a0 * r0[i] + a1 * r1[i])
+                    + (a2 * r2[i] + a3 * r3[i])
+                    + (a4 * r4[i] + a5 * r5[i])
+                    + (a6 * r6[i] + a7 * r7[i])
                 )
             j += 8
         while j < k:
@@ -151,9 +154,7 @@ def _eliminate_blocks(weights, H, floor, given, N, M, update, lost, loss, order,
             order[b], loss[b], coefficients[b] = np.arange(B), np.inf, 0
             w64, loss64, c64 = weights[b].astype(np.float64), np.full(B, np.inf), np.zeros(B)
             bound64 = floor[b].astype(np.float64)
-            if not _eliminate_block(
-                D, w64, w64.copy(), bound64, order[b], none, N, M, update, -np.inf, loss64, c64
-            ):
+            if not _eliminate_block(D, w64, w64.copy(), bound64, order[b], none, N, M, update, -np.inf, loss64, c64):
                 fallback[b] = 2
             loss[b], coefficients[b] = loss64, c64
             H[b] = D
