@@ -31,6 +31,7 @@ class Config:
     model_args: dict
     pretrained: bool
     checkpoint: str
+    pattern: str
     epochs: int
     lr: float
     weight_decay: float
@@ -49,6 +50,11 @@ class Config:
     def data_path(self) -> Path:
         """`data_dir`, relative to the repository wherever the notebook runs."""
         return ROOT / self.data_dir
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """`checkpoint`, likewise; None for none."""
+        return ROOT / self.checkpoint if self.checkpoint else None
 
     def __post_init__(self):
         check_name(self.profile)
@@ -73,8 +79,10 @@ class Config:
             self.augment,
         )
         check_sparsity(self.damp_sparsity)
+        path = self.checkpoint_path
+        require(path is None or path.is_file(), "checkpoint", "an existing file", self.checkpoint)
         require(
-            not self.checkpoint or Path(self.checkpoint).is_file(), "checkpoint", "an existing file", self.checkpoint
+            self.device in ("auto", "cpu") or self.device.startswith("cuda"), "device", "auto, cpu or cuda", self.device
         )
 
     @property
@@ -93,13 +101,22 @@ class NoWeightUpdate(Config):
     recovery_images: int
     recovery_lr: float
 
+    @property
+    def points(self) -> dict[str, tuple[list[str], list[float]]]:
+        """phase -> the methods and sparsities asked for."""
+        return dict(one_shot=(self.methods, self.sparsities), recovered=(self.methods, self.recovery_sparsities))
+
     def __post_init__(self):
         super().__post_init__()
         for method in self.methods:
             get_method(method)
         for s in (*self.sparsities, *self.recovery_sparsities):
             check_sparsity(s)
+        require(bool(self.methods), "methods", "at least one", self.methods)
         require(bool(self.sparsities), "sparsities", "at least one", self.sparsities)
+        require(self.recovery_epochs >= 0, "recovery_epochs", "at least 0", self.recovery_epochs)
+        require(self.recovery_images >= self.batch_size, "recovery_images", "at least batch_size", self.recovery_images)
+        require(self.recovery_lr > 0, "recovery_lr", "positive", self.recovery_lr)
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,15 @@ class Transfer(Config):
     full_batch_size: int
     full_lrs: list[float]
     probe_Cs: list[float]
+
+    @property
+    def points(self) -> dict[str, tuple[list[str], list[float]]]:
+        """phase -> the methods and sparsities asked for."""
+        sparsities = dict(linear=self.transfer_sparsities, full=self.full_sparsities)
+        asked = {phase: (self.transfer_methods, sparsities[phase]) for phase in self.protocols}
+        return asked | dict(
+            one_shot=(self.transfer_methods, sorted({s for p in self.protocols for s in sparsities[p]}))
+        )
 
     def __post_init__(self):
         super().__post_init__()
@@ -141,6 +167,11 @@ class Transfer(Config):
         require(bool(self.probe_Cs) and min(self.probe_Cs) > 0, "probe_Cs", "positive and at least one", self.probe_Cs)
 
 
+# More methods or sparsities add rows to a run; they do not change those it has.
+GRID = (
+    "methods", "sparsities", "recovery_sparsities",
+    "protocols", "transfer_methods", "transfer_sparsities", "full_sparsities",
+)  # fmt: skip
 EXPERIMENTS = {NoWeightUpdate: "no_weight_update", Transfer: "transfer"}
 
 

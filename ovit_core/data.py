@@ -6,6 +6,7 @@ timm's own transforms.
 
 import difflib
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,25 @@ class Batches:
             rows, columns = dy + torch.arange(height), dx + torch.arange(width)  # (b, H), (b, W)
             x = padded[torch.arange(b).view(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
         return x
+
+
+class Steps:
+    """Exactly `steps` batches of a loader, going round it as often as needed."""
+
+    def __init__(self, loader, steps: int):
+        self.loader, self.steps = loader, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self):
+        left = self.steps
+        while left:
+            for batch in self.loader:
+                yield batch
+                left -= 1
+                if not left:
+                    break
 
 
 def batches(
@@ -220,26 +240,21 @@ def _fashion_mnist(data_dir: Path) -> tuple[list[str], tuple[Tensor, Tensor], tu
     from torchvision.datasets.mnist import read_image_file, read_label_file
     from torchvision.datasets.utils import extract_archive
 
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     for place in (data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
-        if not any(place.glob("train-images-idx3-ubyte*")):
+        files = [next((f for f in (place / n, place / f"{n}.gz") if f.exists()), None) for n in names]
+        if None in files:
             continue
-        parts = []
-        for part in ("train", "t10k"):
-            pair = []
-            for kind, read in (("images-idx3", read_image_file), ("labels-idx1", read_label_file)):
-                file = place / f"{part}-{kind}-ubyte"
-                try:
-                    if not file.exists():  # Debian ships them compressed
-                        (data_dir / "fashion-mnist").mkdir(parents=True, exist_ok=True)
-                        packed = file.with_name(file.name + ".gz")
-                        file = data_dir / "fashion-mnist" / file.name
-                        if not file.exists():
-                            extract_archive(str(packed), str(file.parent))
-                    pair.append(read(str(file)))
-                except Exception as error:
-                    raise ValueError(f"cannot read {file} of fashion_mnist: {error}") from error
-            parts.append((pair[0].unsqueeze(1), pair[1]))
-        return list(FashionMNIST.classes), parts[0], parts[1]
+        found = []
+        for file, read in zip(files, (read_image_file, read_label_file) * 2):
+            try:
+                with tempfile.TemporaryDirectory() as scratch:  # Debian ships them compressed
+                    if file.suffix == ".gz":
+                        extract_archive(str(file), scratch)
+                    found.append(read(str(Path(scratch) / file.stem if file.suffix == ".gz" else file)))
+            except Exception as error:
+                raise ValueError(f"cannot read {file} of fashion_mnist: {error}") from error
+        return list(FashionMNIST.classes), (found[0].unsqueeze(1), found[1]), (found[2].unsqueeze(1), found[3])
     try:
         sets = [FashionMNIST(str(data_dir), train=train, download=True) for train in (True, False)]
     except Exception as error:

@@ -1,8 +1,8 @@
 """The dense model a study prunes: trained by the study itself, taken from timm, or from a checkpoint; cached."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,8 +12,7 @@ from ovit_core import data, masks, models, training
 from ovit_core.config import Config
 from ovit_core.results import CACHE
 
-# The images are in the fingerprint; of the code only what moves them through training can change the weights.
-CODE = configs.source(training, data.Batches, data.split)
+CODE = configs.source(training, data, models, sys.modules[__name__])
 
 
 @dataclass
@@ -35,12 +34,14 @@ def upstream(config: Config, seed: int) -> Upstream:
     """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
     seed = seed if config.dense_per_seed else 0
     model = blank(config, 0, seed)
+    models.prunable(model, config.pattern)  # a pattern that matches nothing is an error now, not after training
+    checkpoint = config.checkpoint_path
     loaded = data.load(config.upstream, config.data_path, models.input_config(model))
     classes = len(loaded.classes)
-    if config.pretrained or config.checkpoint:
-        model = models.create(config.model, classes, config.pretrained, config.checkpoint, **config.model_args)
-        if config.checkpoint:  # another file under the same name gives other numbers
-            content = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()
+    if config.pretrained or checkpoint:
+        model = models.create(config.model, classes, config.pretrained, checkpoint, **config.model_args)
+        if checkpoint:  # another file under the same name gives other numbers
+            content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
             loaded.fingerprint = configs.digest(loaded.fingerprint, content)
         return Upstream(model.to(models.pick_device(config.device)).eval(), loaded, seed)
     model = blank(config, classes, seed)
@@ -52,6 +53,7 @@ def upstream(config: Config, seed: int) -> Upstream:
         config.weight_decay,
         config.batch_size,
         config.augment,
+        {k: str(v) for k, v in models.input_config(model).items()},
     ]
     key = configs.digest(recipe, loaded.fingerprint, seed, CODE)
     path = CACHE / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 PRUNABLE = r"attn\.(qkv|q|k|v|proj)\.weight|mlp\.fc[12]\.weight"
 
 
-def create(name: str, num_classes: int, pretrained: bool = False, checkpoint: str = "", **model_args) -> nn.Module:
+def create(
+    name: str, num_classes: int, pretrained: bool = False, checkpoint: str | Path | None = None, **model_args
+) -> nn.Module:
     """A timm model by name.
 
     Args:
@@ -39,8 +41,8 @@ def create(name: str, num_classes: int, pretrained: bool = False, checkpoint: st
     if checkpoint:
         from ovit_core import masks  # only checkpoints know of masks
 
-        load = masks.load if checkpoint.endswith(".safetensors") else timm.models.load_checkpoint
-        load(model, checkpoint)
+        load = masks.load if Path(checkpoint).suffix == ".safetensors" else timm.models.load_checkpoint
+        load(model, str(checkpoint))
     return model
 
 

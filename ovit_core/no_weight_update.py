@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ovit_core import config as configs
-from ovit_core import data, dense, elimination, fisher, masks, pruning, surgeon, training
+from ovit_core import data, dense, elimination, fisher, masks, models, pruning, surgeon, training
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
 from ovit_core.progress import progress
@@ -14,7 +14,7 @@ from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
 # Read when this module is, so that a file edited during a long run is not taken for the code that runs.
-PRUNER = configs.source(fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
+PRUNER = configs.source(data, models, dense, fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
 CODE = PRUNER + configs.source(sys.modules[__name__])
 
 

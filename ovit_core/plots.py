@@ -53,10 +53,13 @@ def _reference(ax, found: pd.DataFrame, method: str, label: str, style="--") -> 
         ax.axhline(mean, color="black", ls=style, lw=1, label=label)
 
 
-def _percent(ax) -> None:
+def _percent(ax, accuracy: bool = True) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if accuracy:  # an interval may pass 0 or 100 %, the axis should not
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, -0.03), min(high, 1.03))
 
 
 def _intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[str]) -> None:
@@ -104,9 +107,9 @@ def ablation_a(rows: pd.DataFrame) -> Figure:
     _percent(left)
     if right is not None:
         _reference(right, rec, "dense", "dense, same training", "-.")
-        _percent(right)
         groups = sorted(set(rec.sparsity_target) - {0})
         _intervals(right, rec, groups, "sparsity_target", methods)
+        _percent(right)
         right.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
         right.set(title="After recovery, masks fixed", xlabel="sparsity")
     # The left panel's lines stand for both, so that a method has one entry.
@@ -135,7 +138,7 @@ def ablation_a_gain(rows: pd.DataFrame) -> Figure:
         ylabel="top-1 of ovit minus method, points",
         title="One-shot gain of oViT over",
     )
-    _percent(ax)
+    _percent(ax, accuracy=False)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
     fig.legend(loc="outside right upper")
     return fig

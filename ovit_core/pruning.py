@@ -104,11 +104,13 @@ class _Layer:
 
 
 class Pruned(NamedTuple):
-    """A point of the curve: name -> weight, name -> boolean mask (True = kept), predicted loss increase."""
+    """A point of the curve: name -> weight, name -> boolean mask (True = kept), and the loss accumulated by what was
+    removed: oViT's prediction of the loss increase, None for methods whose score is no such sum.
+    """
 
     weights: dict[str, Tensor]
     masks: dict[str, Tensor]
-    loss: float
+    loss: float | None
 
 
 class Plan:
@@ -203,7 +205,7 @@ class Plan:
                 w.reshape(self.shapes[name]).to(self.dtypes[name]),
                 mask.reshape(self.shapes[name]),
             )
-        return Pruned(weights, kept, total)
+        return Pruned(weights, kept, total if self.method[:2] == ("greedy", "joint") else None)
 
 
 def estimate_fisher(
@@ -254,7 +256,7 @@ class Report:
     sparsity_model: float
     masks: dict[str, Tensor]
     layers: list[dict]
-    predicted_loss: float
+    predicted_loss: float | None
     damp: float | None
     fallbacks: int
     dense: dict[str, str]

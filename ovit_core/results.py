@@ -18,13 +18,14 @@ import pandas as pd
 import torch
 
 from ovit_core import config as configs
+from ovit_core import models
 from ovit_core.config import ROOT, Config
 
 COLUMNS = """experiment profile model upstream dataset method score update allocation pattern phase sparsity_target
 sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C scope scope_name seed metric value
 n_test seconds device commit versions run_id""".split()
 # Everything a study writes lies in the repository, or in OVIT_STUDY_DIR (a scratch disk, a test's folder).
-HOME = Path(os.environ.get("OVIT_STUDY_DIR", ROOT))
+HOME = Path(os.environ.get("OVIT_STUDY_DIR", ROOT)).resolve()
 RESULTS, CACHE, FIGURES, RUNS = HOME / "results", HOME / "cache", HOME / "figures", HOME / "runs"
 TEXT = """experiment profile model upstream dataset method score update allocation pattern phase scope scope_name metric
 device commit versions run_id""".split()
@@ -40,10 +41,10 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed else "")
 
 
-def device_name() -> str:
+def device_name(device: torch.device) -> str:
     """The accelerator's name, or the processor's with its thread count."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         names = [
             l.partition(":")[2].strip()
@@ -71,14 +72,15 @@ class Run:
     """One seed of an experiment: add rows, ask what is done.
 
     Args:
-        config: the experiment's parameters. Seeds, device and profile name do not make other settings.
+        config: the experiment's parameters. Seeds, profile name, and which methods and sparsities are asked for
+            do not make other settings: they only say which rows there should be.
         seed: which seed.
         fingerprints: of the data used.
         source: hash of the code on which the numbers depend.
     """
 
     def __init__(self, config: Config, seed: int, fingerprints: list[str], source: str):
-        settings = {k: v for k, v in asdict(config).items() if k not in ("profile", "seeds", "device", "data_dir")}
+        settings = {k: v for k, v in asdict(config).items() if k not in ("profile", "seeds", "data_dir", *configs.GRID)}
         self.settings_id = configs.digest(settings, sorted(fingerprints), source)
         self.folder = RESULTS / config.profile / f"{config.experiment}-{self.settings_id}"
         self.path = self.folder / f"seed{seed}.csv"
@@ -86,7 +88,7 @@ class Run:
             experiment=config.experiment, profile=config.profile, model=config.model, upstream=config.upstream,
             block_size=config.block_size, gradients=config.gradients, gradient_batch=config.gradient_batch,
             recomputations=0, allocation="global", pattern="unstructured", scope="all", scope_name="", seed=seed,
-            device=device_name(), commit=commit(), versions=versions(), run_id=configs.digest(self.settings_id, seed),
+            device=device_name(models.pick_device(config.device)), commit=commit(), versions=versions(), run_id=configs.digest(self.settings_id, seed),
         )  # fmt: skip
         self.rows = _read(self.path).to_dict("records") if self.path.exists() else []
         self.clock = time.perf_counter()
@@ -120,16 +122,21 @@ class Run:
         write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
 
 
-def load(folder: Path) -> pd.DataFrame:
-    """All runs of one experiment at the same settings, seeds together. Empty cells are NaN in number columns.
+def load(folder: Path, config: Config) -> pd.DataFrame:
+    """The rows a config asks for, its seeds together, of the runs in `folder` (which may hold more).
 
     Raises:
-        FileNotFoundError: no run has written anything there.
+        FileNotFoundError: a seed has not been run.
     """
-    files = sorted(folder.glob("seed*.csv"))
-    if not files:
-        raise FileNotFoundError(f"no results in {folder}: run the notebook first")
-    return pd.concat([_read(f) for f in files], ignore_index=True)
+    files = [folder / f"seed{seed}.csv" for seed in config.seeds]
+    if missing := [f.name for f in files if not f.exists()]:
+        raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: run the notebook first")
+    rows = pd.concat([_read(f) for f in files], ignore_index=True)
+    asked = rows.phase == "lambda_search"
+    for phase, (methods, sparsities) in config.points.items():
+        pruned = rows.method.isin(methods) & rows.sparsity_target.isin(sparsities)
+        asked |= (rows.phase == phase) & (pruned | (rows.score == ""))  # dense and the floors have no score
+    return rows[asked].reset_index(drop=True)
 
 
 def _read(path: Path) -> pd.DataFrame:

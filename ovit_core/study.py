@@ -52,6 +52,7 @@ def execute(config: Config) -> Path:
     out = RUNS / config.profile / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ[ENVIRONMENT] = terminal()
+    os.environ["OVIT_STUDY_DIR"] = str(HOME)  # the kernel starts in another folder
     papermill.execute_notebook(
         str(source), str(out), parameters=asdict(config), kernel_name="python3", progress_bar=False, cwd=str(ROOT)
     )
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
             flush=True,
         )
     folder = FIGURES / configs[0].profile
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nDone in {(time.monotonic() - begin) / 60:.1f} min, peak memory {peak:.1f} GB.")
     for title, pattern in (("Figures", "*.png"), ("Tables", "*.csv")):
         print(f"{title}:")

@@ -29,7 +29,7 @@ class Surgeon:
 
     def __init__(self, config: Config, upstream: Upstream, seed: int):
         self.config, self.upstream, self.seed = config, upstream, seed
-        self.weights = models.prunable(upstream.model)
+        self.weights = models.prunable(upstream.model, config.pattern)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._plans: dict[str, Plan] = {}
         self._inverses: tuple[float | None, dict] = (None, {})  # the last lambda's, shared by its methods
@@ -39,10 +39,15 @@ class Surgeon:
         c = self.config
         loader = data.batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
         # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
-        return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size, dtype=torch.float64)
+        options = dict(pattern=c.pattern, dtype=torch.float64)
+        return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size, **options)
 
     def damp(self, method: str) -> float | None:
-        """The lambda with the best validation top-1 at `damp_sparsity`, from the one list; None if it needs none."""
+        """A method's lambda, from the one list, by validation top-1 at `damp_sparsity`; None if it needs none.
+
+        The largest that is within one standard error of the best: the optimum is flat towards small lambdas, and
+        which of them is ahead by a few images is chance that would differ from seed to seed.
+        """
         method = INHERITS.get(method, method)
         if not needs_fisher(get_method(method)):
             return None
@@ -52,7 +57,9 @@ class Surgeon:
             for damp in progress(self.config.damps, desc=f"lambda of {method}"):
                 model = self._copy(self._solve(method, damp), self.config.damp_sparsity)
                 self.search[method][damp] = float(training.evaluate(model, loader)[0].mean())
-        return max(self.search[method], key=self.search[method].get)
+        best = max(self.search[method].values())
+        error = (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
+        return max(damp for damp, accuracy in self.search[method].items() if accuracy >= best - error)
 
     def choose_damps(self, run: Run, methods: list[str]) -> None:
         """Settles the lambda of every method, from the run's rows where they are there, else by search, into rows."""

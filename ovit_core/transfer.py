@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from ovit_core import config as configs
-from ovit_core import data, dense, masks, models, training
+from ovit_core import data, dense, models, training
 from ovit_core.config import Transfer
 from ovit_core.no_weight_update import PRUNER
 from ovit_core.progress import progress
@@ -56,7 +56,8 @@ def _run_seed(config: Transfer, seed: int) -> Path:
 
     everything = [(p, *job) for p in config.protocols for job in (*jobs[p], *floors[p])]
     # One model at a time, in every protocol and on every dataset: pruning is done once per method.
-    everything.sort(key=lambda j: [m for m, _ in pairs + floors.get("linear", []) + floors.get("full", [])].index(j[1]))
+    order = list(dict.fromkeys(method for _, method, _ in everything))
+    everything.sort(key=lambda job: order.index(job[1]))
     with progress(total=len(everything) * len(sets), desc=f"ablation B, seed {seed}") as bar:
         for protocol, method, sparsity in everything:
             for d in sets:
@@ -133,14 +134,13 @@ def finetune(
         The model, (n_test,) bool correctness, and the chosen learning rate.
     """
     best, accuracy = None, -1.0
-    epochs = max(1, round(config.full_steps * config.full_batch_size / len(d.train)))
     for lr in config.full_lrs:
         candidate = copy.deepcopy(model)
         torch.manual_seed(seed)
         candidate.reset_classifier(len(d.classes))
         candidate.to(next(model.parameters()).device)
-        loader = data.batches(d.train, config.full_batch_size, seed)
-        training.train(candidate, loader, epochs, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
+        loader = data.Steps(data.batches(d.train, config.full_batch_size, seed), config.full_steps)
+        training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
         now = training.evaluate(candidate, data.batches(d.val, 500))[0].mean()
         if now > accuracy:
             best, accuracy, chosen = candidate, now, lr

@@ -1,10 +1,8 @@
-"""Shared fixtures: a model small enough for seconds, and rows that go to a folder of the test's own."""
+"""Shared fixtures: a model small enough for seconds."""
 
 import pytest
 import timm
 import torch
-
-from ovit_core import dense, results
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
 
@@ -21,11 +19,3 @@ def tiny_batches():
     """Eight batches of four random images and labels."""
     g = torch.Generator().manual_seed(0)
     return [(torch.randn(4, 3, 32, 32, generator=g), torch.randint(10, (4,), generator=g)) for _ in range(8)]
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """Rows and cached models of this process in the test's own folder."""
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(dense, "CACHE", tmp_path / "cache")
-    return tmp_path

@@ -9,8 +9,8 @@ import sys
 import time
 
 import nbformat
-import papermill
 import pandas as pd
+import papermill
 import pytest
 import yaml
 
@@ -96,6 +96,8 @@ def test_the_same_command_again_computes_nothing(ran):
         ("sparsity=0.5", "profile quick has no such parameter"),
         ("protocols=[linnear]", "parameter protocols must be among linear, full"),
         ("upstream=folder:nowhere", "folder:nowhere needs the folders"),
+        ("device=cudda", "parameter device must be"),
+        ("recovery_lr=-1.0", "parameter recovery_lr must be positive"),
         ("checkpoint=nowhere.pt", "parameter checkpoint must be an existing file"),
     ],
 )
@@ -110,6 +112,22 @@ def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["quik"]) == 2
     assert "there are fashion, quick" in capsys.readouterr().err
+
+
+def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path):
+    done = study(tmp_path, "--only", "transfer", settings=[*TINY, "pattern=nothing"])
+    assert done.returncode == 1 and "no weight matches 'nothing'" in done.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_smaller_request_reads_the_same_rows(ran):
+    name, folder, _ = ran
+    files = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    fewer = ["methods=[ovit]", "transfer_methods=[ovit]", "seeds=[0, 1]", "recovery_sparsities=[0.9]"]
+    assert study(folder, "--only", name, settings=[*TINY, *fewer]).returncode == 0
+    assert files == {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    assert set(rows[rows.score.notna() & (rows.phase != "lambda_search")].method) == {"ovit"}
 
 
 def test_papermill_refuses_an_unknown_parameter_and_converts_strings(tmp_path, monkeypatch):
@@ -129,7 +147,8 @@ def test_a_failure_on_the_way_is_one_line_and_keeps_rows(ran):
     name, folder, _ = ran
     before = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
     (folder / "fashion-mnist").mkdir(exist_ok=True)
-    (folder / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"no archive")
+    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / "fashion-mnist" / f"{file}-ubyte.gz").write_bytes(b"no archive")
     done = study(folder, "--only", name, settings=[*TINY, "upstream=fashion_mnist", f"data_dir={folder}"])
     assert done.returncode == 1 and "cannot read" in done.stderr and "train-images-idx3-ubyte" in done.stderr
     assert "Traceback" not in done.stderr and "the same command continues" in done.stderr

@@ -1,11 +1,12 @@
 """The linear probe against scikit-learn on the same features; finetuning keeps masks exact."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ovit_core import data, masks, transfer
+from ovit_core import data, dense, masks, training, transfer
 from ovit_core.config import Transfer, from_parameters
 from ovit_core.pruning import prune
 from ovit_core.study import read_profile
@@ -33,3 +34,10 @@ def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
     for name, mask in before.items():
         assert torch.equal(masks.of(model)[name], mask)
         assert torch.equal(model.get_parameter(name) == 0, ~mask)
+
+
+@pytest.mark.slow
+def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
+    monkeypatch.setattr(dense, "CACHE", tmp_path)
+    up = dense.upstream(from_parameters(Transfer, read_profile("quick", [])), seed=0)
+    assert training.evaluate(up.model, data.batches(up.data.test, 500))[0].mean() >= 0.90
