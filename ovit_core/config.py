@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, get_args, get_origin
 
 from ovit_core import data, models
+from ovit_core.batches import AUGMENTATIONS
 from ovit_core.pruning import check_sparsity, get_method
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ class Config:
     model_args: dict
     pretrained: bool
     checkpoint: str
-    pattern: str
+    prunable: str
     epochs: int
     lr: float
     weight_decay: float
@@ -73,9 +74,9 @@ class Config:
         )
         require(bool(self.damps) and min(self.damps) > 0, "damps", "positive and at least one", self.damps)
         require(
-            set(self.augment) <= set(data.AUGMENTATIONS),
+            set(self.augment) <= set(AUGMENTATIONS),
             "augment",
-            f"among {', '.join(data.AUGMENTATIONS)}",
+            f"among {', '.join(AUGMENTATIONS)}",
             self.augment,
         )
         check_sparsity(self.damp_sparsity)

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ovit_core import batches as loading
 from ovit_core import config as configs
 from ovit_core import data, masks, models, training
+from ovit_core.batches import batches
 from ovit_core.config import Config
 from ovit_core.results import CACHE
 
-CODE = configs.source(training, data, models, sys.modules[__name__])
+# The images themselves have a fingerprint; this is the code that turns them into a trained model.
+CODE = configs.source(
+    training.train, loading, data.split, data.resize, models.create, models.input_config, sys.modules[__name__]
+)
 
 
 @dataclass
@@ -34,7 +39,7 @@ def upstream(config: Config, seed: int) -> Upstream:
     """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
     seed = seed if config.dense_per_seed else 0
     model = blank(config, 0, seed)
-    models.prunable(model, config.pattern)  # a pattern that matches nothing is an error now, not after training
+    models.prunable(model, config.prunable)  # a pattern that matches nothing is an error now, not after training
     checkpoint = config.checkpoint_path
     loaded = data.load(config.upstream, config.data_path, models.input_config(model))
     classes = len(loaded.classes)
@@ -60,7 +65,7 @@ def upstream(config: Config, seed: int) -> Upstream:
     if path.exists():
         return Upstream(masks.load(model, path).eval(), loaded, seed)
     CACHE.mkdir(parents=True, exist_ok=True)
-    loader = data.batches(loaded.train, config.batch_size, seed, tuple(config.augment))
+    loader = batches(loaded.train, config.batch_size, seed, tuple(config.augment))
     print(
         f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached"
     )

@@ -27,8 +27,8 @@ class Elimination:
         loss: (n, B) accumulated loss by weight, in units of the loss; infinite for weights N:M keeps for good.
         order: (n, B) int64 weight index by step. Loss is monotone along it.
         weights: (n, B) the weights before any removal.
-        coefficients: (n, B) c_k by step.
-        factor: (n, B, B) row k is l_k, in the weights' own order.
+        coefficients: (n, B) by weight: c_k of the step k that removes it, 0 if none does.
+        factor: (n, B, B) row p is l_k of the step k that removes weight p, 0 if none does.
         update: whether the scores saw the corrected weights; also the default of `weights_at`.
         fallbacks: number of blocks eliminated again in float64.
     """
@@ -56,12 +56,12 @@ class Elimination:
         counts = removed.reshape(-1, n).T.to(self.weights.device)  # (n, k)
         step = torch.arange(B, device=self.weights.device)
         rank = torch.empty_like(self.order).scatter_(1, self.order, step.expand(n, B))  # (n, B) step by weight
+        gone = rank.unsqueeze(1) < counts.unsqueeze(2)  # (n, k, B)
         w = self.weights.unsqueeze(1)
         if self.update if update is None else update:
-            c = self.coefficients.unsqueeze(1) * (step < counts.unsqueeze(2))
             with ieee_float32():
-                w = w - torch.bmm(c, self.factor)  # (n, k, B) = (n, k, B) @ (n, B, B)
-        w = torch.where(rank.unsqueeze(1) < counts.unsqueeze(2), 0, w)
+                w = w - torch.bmm(self.coefficients.unsqueeze(1) * gone, self.factor)  # (n, k, B) @ (n, B, B)
+        w = torch.where(gone, 0, w)
         return w.transpose(0, 1).reshape(*removed.shape, B)
 
 
@@ -113,6 +113,8 @@ def eliminate(
     else:
         from ovit_core.kernels.reference import eliminate_blocks
     with torch.no_grad(), ieee_float32():
-        found = eliminate_blocks(weights, H.contiguous(), update, order, group, floor)
+        # H is symmetric, and torch's solvers return it column by column: either way of reading it saves a copy.
+        H = H.mT if H.mT.is_contiguous() else H.contiguous()
+        found = eliminate_blocks(weights, H, update, order, group, floor)
     loss, sequence, coefficients, factor, fallbacks = found
     return Elimination(loss, sequence, weights, coefficients, factor, update, fallbacks)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-# A dense float64 work area of at most this many numbers while blocks are factorized.
-WORK = 2**24
+# Numbers of float64 in each of the three work areas while blocks are factorized.
+WORK = 2**22
 
 
 @contextmanager
@@ -26,9 +26,51 @@ def ieee_float32():
         torch.set_float32_matmul_precision(before)
 
 
-def fit_block_size(row_length: int, block_size: int) -> int:
-    """The largest divisor of `row_length` that is at most `block_size`: blocks never straddle a row."""
-    return next(b for b in range(min(block_size, row_length), 0, -1) if row_length % b == 0)
+def fit_block_size(row_length: int, block_size: int, multiple: int = 1) -> int:
+    """The largest divisor of `row_length` that is at most `block_size`: blocks never straddle a row.
+
+    Args:
+        multiple: of this number, for N:M patterns: M consecutive weights then share a block.
+
+    Raises:
+        ValueError: no such divisor.
+    """
+    for b in range(min(block_size, row_length), 0, -1):
+        if row_length % b == 0 and b % multiple == 0:
+            return b
+    raise ValueError(
+        f"rows of {row_length} weights have no block size of at most {block_size} that is a multiple of {multiple}"
+    )
+
+
+def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor:
+    """Inverts damp * I + F / count block by block into `out` (which may be F), factorized in float64.
+
+    Args:
+        F: (n, B, B) sums of outer products.
+        count: of how many.
+        damp: lambda.
+        name: of the weight, for the error.
+
+    Raises:
+        torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
+    """
+    step = max(1, WORK // F[0].numel())
+    trace = float(F.diagonal(dim1=1, dim2=2).sum(1).max()) / count  # before `out` overwrites it
+    for i in range(0, len(F), step):
+        A = F[i : i + step].double() / count
+        A.diagonal(dim1=1, dim2=2).add_(damp)
+        C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
+        if info.any():
+            bad = int(info.nonzero()[0])
+            # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
+            work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
+            raise torch.linalg.LinAlgError(
+                f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
+                f"damp={damp:g}; damp={work:.0e} would work"
+            )
+        out[i : i + step] = torch.cholesky_inverse(C)  # (step, B, B)
+    return out
 
 
 class BlockFisher:
@@ -43,9 +85,10 @@ class BlockFisher:
         device: where the blocks live.
         dtype: of the sum and of its inverse. float32 for size; float64 where it fits, so that a small lambda is
             not lost in the rounding of a large sum.
+        multiple: B is a multiple of it, for N:M patterns.
 
     Raises:
-        ValueError: block_size < 1, damp <= 0, or no shapes.
+        ValueError: block_size < 1, damp <= 0, no shapes, or no block size that fits a row.
     """
 
     def __init__(
@@ -56,6 +99,7 @@ class BlockFisher:
         chunk: int = 32,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        multiple: int = 1,
     ):
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, not {block_size}")
@@ -65,8 +109,9 @@ class BlockFisher:
             raise ValueError("no weights given: a Fisher needs at least one")
         self.damp, self.chunk, self.device, self.dtype = damp, chunk, device, dtype
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
-        self.block_sizes = {name: fit_block_size(s[1:].numel(), block_size) for name, s in self.shapes.items()}
+        self.block_sizes = {name: fit_block_size(s[1:].numel(), block_size, multiple) for name, s in self.shapes.items()}
         self.count = 0  # gradients added
+        self.losses: list[float] = []  # of their mini-batches, if known: tells whether another pass saw the same ones
         self._pending = 0  # of them, not yet in _sum
         self._sum: dict[str, Tensor] = {}
         self._chunk: dict[str, Tensor] = {}
@@ -120,23 +165,8 @@ class BlockFisher:
             torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
         """
         self._flush()
-        damp = damp or self.damp
         F = self._sum[name]
-        H = F if consume else torch.empty_like(F)
-        step = max(1, WORK // F[0].numel())
-        for i in range(0, len(F), step):
-            A = F[i : i + step].double() / max(self.count, 1)
-            A.diagonal(dim1=1, dim2=2).add_(damp)
-            C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
-            if info.any():
-                bad = int(info.nonzero()[0])
-                # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
-                work = float(self.diagonal(name, damp).sum(1).max()) * torch.finfo(F.dtype).eps
-                raise torch.linalg.LinAlgError(
-                    f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
-                    f"damp={damp:g}; damp={max(work, 10 * damp):.0e} would work"
-                )
-            H[i : i + step] = torch.cholesky_inverse(C)  # (step, B, B)
+        H = invert(F, max(self.count, 1), damp or self.damp, name, F if consume else torch.empty_like(F))
         if consume:
             del self._sum[name], self._chunk[name]
         return H

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ovit_core import config as configs
-from ovit_core import data, dense, elimination, fisher, masks, models, pruning, surgeon, training
+from ovit_core import dense, elimination, fisher, masks, models, pruning, surgeon, training
+from ovit_core.batches import Images, batches
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
 from ovit_core.progress import progress
@@ -14,7 +15,7 @@ from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
 # Read when this module is, so that a file edited during a long run is not taken for the code that runs.
-PRUNER = configs.source(data, models, dense, fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
+PRUNER = dense.CODE + configs.source(models, fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
 CODE = PRUNER + configs.source(sys.modules[__name__])
 
 
@@ -29,7 +30,7 @@ def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
     up = dense.upstream(config, seed)
     out = Run(config, seed, [up.data.fingerprint], CODE)
     s = Surgeon(config, up, seed)
-    test = data.batches(up.data.test, 500)
+    test = batches(up.data.test, 500)
 
     def measure(phase: str, method: str, sparsity: float, make) -> None:
         key = dict(phase=phase, method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
@@ -60,9 +61,9 @@ def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
 def _recovered(config: NoWeightUpdate, s: Surgeon, method: str, sparsity: float):
     """One-shot, then finetuning with the masks fixed, on a seeded part of the training images."""
     model, images = s.pruned(method, sparsity), s.upstream.data.train
-    if isinstance(images, data.Images):
+    if isinstance(images, Images):
         images = images.take(np.random.default_rng(s.seed).permutation(len(images))[: config.recovery_images])
-    loader = data.batches(images, config.batch_size, s.seed, tuple(config.augment))
+    loader = batches(images, config.batch_size, s.seed, tuple(config.augment))
     return training.train(
         model,
         loader,

@@ -214,7 +214,7 @@ def estimate_fisher(
     gradients: int,
     block_size: int = 192,
     damp: float = 1e-8,
-    pattern: str = models.PRUNABLE,
+    prunable: str = models.PRUNABLE,
     dtype: torch.dtype = torch.float32,
 ) -> BlockFisher:
     """The Fisher of a model's prunable weights from `gradients` mini-batches (each one gradient of the mean
@@ -225,7 +225,7 @@ def estimate_fisher(
     """
     if gradients < 1:
         raise ValueError(f"gradients must be at least 1, not {gradients}")
-    weights = models.prunable(model, pattern)
+    weights = models.prunable(model, prunable)
     device = next(iter(weights.values())).device
     fisher = BlockFisher({n: w.shape for n, w in weights.items()}, block_size, damp, device=device, dtype=dtype)
     current = {n: m.to(device) for n, m in masks.of(model).items()}
@@ -271,7 +271,7 @@ def prune(
     block_size: int = 192,
     damp: float = 1e-8,
     allocation: str = "global",
-    pattern: str = models.PRUNABLE,
+    prunable: str = models.PRUNABLE,
     seed: int = 0,
     backend: str = "auto",
 ) -> Report:
@@ -285,17 +285,17 @@ def prune(
         gradients: mini-batch gradients of the Fisher.
         block_size, damp: of the Fisher. damp is absolute; the best value depends on model, data and batch.
         allocation: one `global` threshold, or `uniform` sparsity per weight.
-        pattern: regular expression of the prunable weights' names.
+        prunable: regular expression of the prunable weights' names.
 
     Raises:
-        ValueError: an argument is out of range or unknown, or the pattern matches nothing. Before any work.
+        ValueError: an argument is out of range or unknown, or no name matches `prunable`. Before any work.
     """
     chosen = get_method(method)
     check_sparsity(sparsity)
-    weights = models.prunable(model, pattern)
+    weights = models.prunable(model, prunable)
     if needs_fisher(chosen) and loader is None:
         raise ValueError(f"method {method!r} needs a loader of (images, labels) for its gradients")
-    fisher = estimate_fisher(model, loader, gradients, block_size, damp, pattern) if needs_fisher(chosen) else None
+    fisher = estimate_fisher(model, loader, gradients, block_size, damp, prunable) if needs_fisher(chosen) else None
     plan = Plan(weights, chosen, fisher, seed=seed, backend=backend)
     pruned = plan.at(sparsity, allocation)
     install(model, pruned)
@@ -312,7 +312,7 @@ def prune(
         pruned.loss,
         damp if fisher else None,
         plan.fallbacks,
-        models.unmatched(model, pattern),
+        models.unmatched(model, prunable),
     )
 
 

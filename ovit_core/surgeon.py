@@ -6,7 +6,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from ovit_core import data, masks, models, training
+from ovit_core import masks, models, training
+from ovit_core.batches import batches
 from ovit_core.config import Config
 from ovit_core.dense import Upstream
 from ovit_core.fisher import BlockFisher
@@ -29,7 +30,7 @@ class Surgeon:
 
     def __init__(self, config: Config, upstream: Upstream, seed: int):
         self.config, self.upstream, self.seed = config, upstream, seed
-        self.weights = models.prunable(upstream.model, config.pattern)
+        self.weights = models.prunable(upstream.model, config.prunable)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._plans: dict[str, Plan] = {}
         self._inverses: tuple[float | None, dict] = (None, {})  # the last lambda's, shared by its methods
@@ -37,9 +38,9 @@ class Surgeon:
     @cached_property
     def fisher(self) -> BlockFisher:
         c = self.config
-        loader = data.batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
+        loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
         # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
-        options = dict(pattern=c.pattern, dtype=torch.float64)
+        options = dict(prunable=c.prunable, dtype=torch.float64)
         return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size, **options)
 
     def damp(self, method: str) -> float | None:
@@ -52,7 +53,7 @@ class Surgeon:
         if not needs_fisher(get_method(method)):
             return None
         if method not in self.search:
-            loader = data.batches(self.upstream.data.val, 500)
+            loader = batches(self.upstream.data.val, 500)
             self.search[method] = {}
             for damp in progress(self.config.damps, desc=f"lambda of {method}"):
                 model = self._copy(self._solve(method, damp), self.config.damp_sparsity)

@@ -22,6 +22,7 @@ def train(
     warmup: float = 0.05,
     label_smoothing: float = 0.0,
     final_lr: float = 0.0,
+    decay: str = "cosine",
     checkpoint: Path | None = None,
     desc: str = "train",
 ) -> nn.Module:
@@ -31,14 +32,17 @@ def train(
         model: on its device.
         loader: sized iterable of (images, labels); iterated once per epoch.
         epochs: 0 leaves the model alone.
-        lr: peak learning rate, after a linear warm-up over the first `warmup` of all steps; then a cosine to `final_lr`.
+        lr: peak learning rate, after a linear warm-up over the first `warmup` of all steps; then down to
+            `final_lr` along `decay`, "cosine" or "linear".
         weight_decay: on matrices only; biases and norms are not decayed.
         optimizer: "adamw", or "sgd" with momentum 0.9.
         checkpoint: file written after each epoch and taken up again if it is there; removed at the end.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        ValueError: unknown optimizer or decay.  FloatingPointError: the loss is not finite.
     """
+    if decay not in ("cosine", "linear"):
+        raise ValueError(f"unknown decay {decay!r}; one of cosine, linear")
     device = next(model.parameters()).device
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
@@ -56,8 +60,9 @@ def train(
     def factor(step: int) -> float:
         if step < start:
             return (step + 1) / start
-        half = (1 + np.cos(np.pi * (step - start) / max(1, steps - start))) / 2
-        return float(half + (1 - half) * final_lr / lr)
+        done = (step - start) / max(1, steps - start)
+        left = (1 + np.cos(np.pi * done)) / 2 if decay == "cosine" else 1 - done
+        return float(left + (1 - left) * final_lr / lr)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, factor)
     if checkpoint is not None and checkpoint.exists():

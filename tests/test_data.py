@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ovit_core import data, glyphs
+from ovit_core.batches import batches
 
 SIZES = dict(
     glyph_letters=(26, 32032, 2600),
@@ -25,7 +26,7 @@ def test_embedded_sets_are_deterministic_and_of_the_size_said(name):
     assert (len(a.classes), len(a.train) + len(a.val), len(a.test)) == (classes, train, test)
     assert a.fingerprint == b.fingerprint and torch.equal(a.train.images, b.train.images)
     assert set(a.labels("test")) == set(range(classes)) == set(a.labels("val"))
-    x, y = next(iter(data.batches(a.test, 8)))
+    x, y = next(iter(batches(a.test, 8)))
     assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
     assert -1 <= x.min() and x.max() <= 1 and y.dtype == torch.int64
 
@@ -49,14 +50,14 @@ def test_splits_are_seeded_stratified_and_disjoint():
 def test_batches_are_repeatable_and_cover_an_epoch():
     split = data.load("digits").train
     first, second = (
-        data.batches(split, 50, seed=4, augment=("flip", "shift")),
-        data.batches(split, 50, seed=4, augment=("flip", "shift")),
+        batches(split, 50, seed=4, augment=("flip", "shift")),
+        batches(split, 50, seed=4, augment=("flip", "shift")),
     )
     for (x, y), (a, b) in zip(first, second):
         assert torch.equal(x, a) and torch.equal(y, b)
     again = torch.cat([y for _, y in first])
-    assert not torch.equal(again, torch.cat([b for _, b in data.batches(split, 50, seed=4)]))  # the next epoch's order
-    assert len(torch.cat([y for _, y in data.batches(split, 50)])) == len(split)
+    assert not torch.equal(again, torch.cat([b for _, b in batches(split, 50, seed=4)]))  # the next epoch's order
+    assert len(torch.cat([y for _, y in batches(split, 50)])) == len(split)
 
 
 def write_idx(folder, packed):
@@ -76,7 +77,7 @@ def test_fashion_mnist_from_debian_and_torchvision_layouts(tmp_path, layout, pac
     write_idx(tmp_path / "data" / layout, packed)
     d = data.load("fashion_mnist", tmp_path / "data")
     assert (len(d.train) + len(d.val), len(d.test), len(d.classes)) == (20, 10, 10)
-    assert next(iter(data.batches(d.train, 4)))[0].shape == (4, 3, 32, 32)
+    assert next(iter(batches(d.train, 4)))[0].shape == (4, 3, 32, 32)
 
 
 def test_fashion_mnist_truncated_names_the_file(tmp_path):
@@ -110,7 +111,7 @@ def test_folder_of_images(tmp_path):
                 )
     d = data.load("folder:pets", tmp_path, val_fraction=0.34)
     assert d.classes == ["cat", "dog"] and (len(d.train), len(d.val), len(d.test)) == (8, 4, 4)
-    x, y = next(iter(data.batches(d.train, 4, seed=0, workers=0)))
+    x, y = next(iter(batches(d.train, 4, seed=0, workers=0)))
     assert x.shape == (4, 3, 32, 32) and d.labels("val").tolist() == [0, 0, 1, 1]
     (tmp_path / "pets" / "test" / "dog").rename(tmp_path / "pets" / "test" / "fox")
     with pytest.raises(ValueError, match="classes of train and test differ: dog, fox"):

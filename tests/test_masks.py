@@ -8,6 +8,7 @@ import torch
 from conftest import TINY
 
 from ovit_core import masks, models, training
+from ovit_core.batches import Batches, Images, batches
 from ovit_core.pruning import prune
 
 
@@ -73,16 +74,15 @@ def test_a_mask_of_the_wrong_shape_is_named(tiny):
 
 
 def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
-    from ovit_core import data
 
     g = torch.Generator().manual_seed(0)
-    split = data.Images(
+    split = Images(
         torch.randint(0, 256, (64, 3, 32, 32), generator=g, dtype=torch.uint8), torch.randint(10, (64,), generator=g)
     )
     whole, cut = copy.deepcopy(tiny), copy.deepcopy(tiny)
-    training.train(whole, data.batches(split, 16, seed=1), epochs=4, lr=1e-3)
+    training.train(whole, batches(split, 16, seed=1), epochs=4, lr=1e-3)
 
-    class Cut(data.Batches):
+    class Cut(Batches):
         def __iter__(self):
             if self.epoch == 2:
                 raise KeyboardInterrupt
@@ -91,7 +91,7 @@ def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
     path = tmp_path / "resume.pt"
     with pytest.raises(KeyboardInterrupt):
         training.train(cut, Cut(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
-    resumed = training.train(copy.deepcopy(tiny), data.batches(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
+    resumed = training.train(copy.deepcopy(tiny), batches(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
     assert not path.exists()
     for a, b in zip(whole.parameters(), resumed.parameters()):
         torch.testing.assert_close(a, b)

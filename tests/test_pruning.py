@@ -115,7 +115,7 @@ def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batc
     [
         (dict(method="ovti"), "unknown method 'ovti'; one of ovit"),
         (dict(sparsity=1.2), r"sparsity must lie in \[0, 1\], not 1.2"),
-        (dict(pattern="nothing"), "no weight matches 'nothing'"),
+        (dict(prunable="nothing"), "no weight matches 'nothing'"),
         (dict(loader=None), "needs a loader"),
         (dict(loader=[]), "loader is empty"),
         (dict(gradients=0), "gradients must be at least 1"),

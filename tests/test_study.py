@@ -115,7 +115,7 @@ def test_an_unknown_profile_lists_those_there_are(capsys):
 
 
 def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path):
-    done = study(tmp_path, "--only", "transfer", settings=[*TINY, "pattern=nothing"])
+    done = study(tmp_path, "--only", "transfer", settings=[*TINY, "prunable=nothing"])
     assert done.returncode == 1 and "no weight matches 'nothing'" in done.stderr
     assert not (tmp_path / "cache").exists()
 

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ovit_core import data, dense, masks, training, transfer
+from ovit_core.batches import batches
 from ovit_core.config import Transfer, from_parameters
 from ovit_core.pruning import prune
 from ovit_core.study import read_profile
@@ -40,4 +41,4 @@ def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
 def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
     monkeypatch.setattr(dense, "CACHE", tmp_path)
     up = dense.upstream(from_parameters(Transfer, read_profile("quick", [])), seed=0)
-    assert training.evaluate(up.model, data.batches(up.data.test, 500))[0].mean() >= 0.90
+    assert training.evaluate(up.model, batches(up.data.test, 500))[0].mean() >= 0.90

@@ -1,9 +1,12 @@
-"""Greedy elimination compiled for the CPU: numba, one block of weights per task, in place in H.
+"""Greedy elimination compiled for the CPU: numba, blocks of weights spread over the cores.
 
-The block is held in elimination order: step k swaps its pivot to position k, so what is left to update is the
-contiguous tail k+1..B, the loops shrink as the block empties (B^3/6 multiply-adds in all) and carry no branch.
-Only the upper triangle is written. The lower one keeps the original H, from which a block whose float32
-arithmetic lost its pivots is eliminated again in float64.
+A block works on a compact copy of its factor: every PERIOD removals the columns of the weights that are gone are
+squeezed out, so the loops shrink as the block empties; between two squeezes they run over a fixed width, a multiple
+of LANES, without a branch, and what they compute for weights already gone is multiplied by zero. Measured, this is worth
+several times the arithmetic it wastes: a tail loop of any length k+1..B spends most of its time in its remainder.
+
+Each block is copied aside (it stays in the core's cache) and l_k then goes to row p_k of H; from the copy a block
+whose float32 arithmetic lost its pivots starts again in float64.
 """
 
 import numba
@@ -11,154 +14,193 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LANES = 16  # float32 numbers in the widest vector register of a CPU
+PERIOD = 32  # removals between two squeezes
+BATCH = 32  # blocks that share one work area
 # A float32 pivot this small against its undowndated value has lost about half of its digits.
 LOST = 1e-4
 # "contract" allows fused multiply-add and the rest lets loops vectorize; NaN and infinity keep their meaning.
 FAST = {"contract", "reassoc", "nsz"}
 
 
-@numba.njit(fastmath=FAST, cache=True, boundscheck=False)
-def _eliminate_block(H, w, start, floor, order, given, N, M, update, lost, loss, coefficients):
-    """One block in place; returns False as soon as a pivot falls under `lost` times its original value."""
-    B = w.size
+@numba.njit(fastmath=FAST | {"nnan"}, boundscheck=False)  # without nnan a minimum does not vectorize
+def _cheapest(score, width):
+    """The first position of the least score; as floats, which vectorize, until the end."""
+    least, first = score[0], score.dtype.type(width)
+    for i in range(1, width):
+        least = min(least, score[i])
+    for i in range(width):
+        first = min(first, score.dtype.type(i) if score[i] == least else score.dtype.type(width))
+    return int(first)
+
+
+@numba.njit(fastmath=FAST, boundscheck=False)
+def _downdate(row, L, q, k, width):
+    """row[:width] -= sum over the first k rows l of L of l[q] * l[:width], eight of them a pass."""
+    for j in range(0, k // 8 * 8, 8):
+        a0, a1, a2, a3 = L[j, q], L[j + 1, q], L[j + 2, q], L[j + 3, q]
+        a4, a5, a6, a7 = L[j + 4, q], L[j + 5, q], L[j + 6, q], L[j + 7, q]
+        for i in range(width):
+            row[i] -= (
+                (a0 * L[j, i] + a1 * L[j + 1, i])
+                + (a2 * L[j + 2, i] + a3 * L[j + 3, i])
+                + (a4 * L[j + 4, i] + a5 * L[j + 5, i])
+                + (a6 * L[j + 6, i] + a7 * L[j + 7, i])
+            )
+    for j in range(k // 8 * 8, k):
+        a0 = L[j, q]
+        for i in range(width):
+            row[i] -= a0 * L[j, i]
+
+
+@numba.njit(fastmath=FAST, boundscheck=False)
+def _remove(row, w, diag, floor, score, barred, alive, start, c, inverse_root, update, width):
+    """row becomes l; the weights, the diagonal of H and the scores follow."""
+    for i in range(width):
+        l = row[i] * inverse_root * alive[i]
+        row[i] = l
+        w[i] -= c * l
+        diag[i] -= l * l
+    source = w if update else start
+    for i in range(width):
+        score[i] = source[i] * source[i] / max(diag[i], floor[i]) + barred[i]
+
+
+@numba.njit(fastmath=FAST, boundscheck=False)
+def _squeeze(state, weight, place, L, live, k):
+    """Drops the positions of weights that are gone, in `state` and in the first k rows of L; returns how many stay."""
+    keep, t = np.empty(live, np.int64), 0
+    for i in range(live):
+        if place[weight[i]] >= 0:
+            keep[t] = i
+            t += 1
+    for i in range(t):
+        weight[i] = weight[keep[i]]
+        place[weight[i]] = i
+    for r in range(state.shape[0]):
+        for i in range(t):
+            state[r, i] = state[r, keep[i]]
+    for j in range(k):
+        for i in range(t):
+            L[j, i] = L[j, keep[i]]
+        for i in range(t, live):
+            L[j, i] = 0
+    return t
+
+
+@numba.njit(fastmath=FAST, boundscheck=False)
+def _eliminate_block(
+    H, weights, least_pivot, given, N, M, update, lost, loss, order, coefficients, factor, L, state, index
+):
+    """One block; returns how many weights were removed, fewer than asked if a pivot fell under `lost` times its
+    original value or something is not finite.
+
+    H is only read; L (B, width), state (7, width) and index (2, B) are work areas; width is a multiple of LANES.
+    """
+    B, width = weights.size, L.shape[1]
     steps = B if M == 0 else B // M * (M - N)
-    diag, original = np.empty_like(w), np.empty_like(w)
-    score, locked = np.empty_like(w), np.zeros_like(w)  # locked: 0, or infinity once N:M keeps the weight
-    position = np.empty(B, np.int64)  # of a weight in the permuted block; `order` is its inverse
-    removed = np.zeros(B // M if M else 1, np.int64)
+    w, start, diag, floor = state[0], state[1], state[2], state[3]
+    score, barred, alive = state[4], state[5], state[6]
+    weight, place = index[0], index[1]  # weight by compact position; position by weight, -1 once it is gone
+    removed, original = np.zeros(B // M if M else 1, np.int64), np.empty_like(weights)
+    one, zero, inf = w.dtype.type(1), w.dtype.type(0), w.dtype.type(np.inf)
+    state[:, B:] = one
     for i in range(B):
-        diag[i] = H[i, i]
-        original[i] = H[i, i]
-        position[i] = i
-        score[i] = start[i] * start[i] / max(diag[i], floor[i])
-    total, guard = 0.0, lost < 0
-    zero, one = w.dtype.type(0), w.dtype.type(1)
+        w[i] = start[i] = weights[i]
+        diag[i] = original[i] = H[i, i]
+        floor[i] = least_pivot[i]
+        barred[i], alive[i] = zero, one  # barred: infinite once the weight is gone, or N:M keeps it
+        score[i] = w[i] * w[i] / max(diag[i], floor[i])
+        weight[i] = place[i] = i
+    for i in range(B, width):  # beyond the weights: never the cheapest
+        score[i] = barred[i] = inf
+    live, total, guard = B, 0.0, lost < 0
 
     for k in range(steps):
         # 1. The pivot: the cheapest weight, the lowest index among equals, or the given one.
+        q = 0
         if given.size:
-            q = position[given[k]]
+            q = place[given[k]]
         else:
-            least = np.inf
-            for i in range(k, B):
-                least = min(least, score[i])
-            q, p = -1, B
-            for i in range(k, B):
-                if score[i] == least and locked[i] == 0 and order[i] < p:
-                    q, p = i, order[i]
-            if q < 0:  # NaN scores: nothing compares equal
-                return False
-        # 2. Swap it to position k, in the upper triangle alone.
-        if q != k:
-            for i in range(k):
-                H[i, k], H[i, q] = H[i, q], H[i, k]
-            for i in range(k + 1, q):
-                H[k, i], H[i, q] = H[i, q], H[k, i]
-            for i in range(q + 1, B):
-                H[k, i], H[q, i] = H[q, i], H[k, i]
-            H[k, k], H[q, q] = H[q, q], H[k, k]
-            for a in (w, start, floor, diag, original, locked):
-                a[k], a[q] = a[q], a[k]
-            order[k], order[q] = order[q], order[k]
-            position[order[k]], position[order[q]] = k, q
-        # 3. Its row of the downdated H: H[k, :] - sum_j l_j[k] l_j, eight earlier rows a pass.
-        row = H[k]
-        j = 0
-        while j + 8 <= k:
-            r0, r1, r2, r3 = H[j], H[j + 1], H[j + 2], H[j + 3]
-            r4, r5, r6, r7 = H[j + 4], H[j + 5], H[j + 6], H[j + 7]
-            a0, a1, a2, a3, a4, a5, a6, a7 = r0[k], r1[k], r2[k], r3[k], r4[k], r5[k], r6[k], r7[k]
-            for i in range(k + 1, B):
-                row[i] -= (
-                    (a0 * r0[i] + a1 * r1[i])
-                    + (a2 * r2[i] + a3 * r3[i])
-                    + (a4 * r4[i] + a5 * r5[i])
-                    + (a6 * r6[i] + a7 * r7[i])
-                )
-            j += 8
-        while j < k:
-            r0, a0 = H[j], H[j, k]
-            for i in range(k + 1, B):
-                row[i] -= a0 * r0[i]
-            j += 1
-        # 4. Remove it: the tail's weights, diagonal and scores follow.
-        pivot = diag[k]
-        if not pivot > lost * original[k]:
-            return False
-        pivot = max(pivot, floor[k])
+            q = _cheapest(score, width)
+            if q >= live or barred[q] != zero:  # NaN scores: nothing compares equal
+                return k
+        p = weight[q]
+        # 2. Its row of the downdated H: H[p, :] - sum_j l_j[p] l_j.
+        row = L[k]
+        for i in range(live):
+            row[i] = H[p, weight[i]]
+        for i in range(live, width):
+            row[i] = zero
+        _downdate(row, L, q, k, width)
+        # 3. Remove it.
+        pivot = diag[q]
+        if not pivot > lost * original[p]:
+            return k
+        pivot = max(pivot, floor[q])
         root = np.sqrt(pivot)
-        inverse_root = one / root
-        c = w[k] * inverse_root
-        v = w[k] if update else start[k]
+        c, v = w[q] / root, w[q] if update else start[q]
         total += 0.5 * float(v) * float(v) / float(pivot)
-        loss[order[k]] = total
-        coefficients[k] = c
-        row[k] = root
-        for i in range(k + 1, B):
-            l = row[i] * inverse_root
-            if guard:
-                # A positive definite H has l_i^2 <= H_ii; rounding that breaks this would grow without bound.
-                bound = np.sqrt(max(diag[i] - floor[i], zero))
-                l = min(max(l, -bound), bound)
-            row[i] = l
-            w[i] -= c * l
-            diag[i] -= l * l
-        if update:
-            for i in range(k + 1, B):
-                score[i] = w[i] * w[i] / max(diag[i], floor[i])
-        else:
-            for i in range(k + 1, B):
-                score[i] = start[i] * start[i] / max(diag[i], floor[i])
+        if not total < np.inf:
+            return k
+        loss[p], order[k], coefficients[p] = total, p, c
+        if guard:  # a positive definite H has l_i^2 <= H_ii; rounding that breaks this would grow without bound
+            for i in range(live):
+                bound = np.sqrt(max(diag[i] - floor[i], zero)) * root
+                row[i] = min(max(row[i], -bound), bound)
+        barred[q], alive[q], place[p] = inf, zero, -1
         if M:
-            g = order[k] // M
-            removed[g] += 1
-            if removed[g] == M - N:
-                for m in range(g * M, g * M + M):
-                    locked[position[m]] = np.inf
-            for i in range(k + 1, B):
-                score[i] += locked[i]
-    return True
+            removed[p // M] += 1
+            if removed[p // M] == M - N:
+                for m in range(p // M * M, p // M * M + M):
+                    if place[m] >= 0:
+                        barred[place[m]] = inf
+        _remove(row, w, diag, floor, score, barred, alive, start, c, one / root, update, width)
+        for i in range(B):
+            factor[p, i] = zero
+        for i in range(live):
+            factor[p, weight[i]] = row[i]
+        factor[p, p] = root
+        # 4. Every so often, squeeze out the columns of the weights that are gone.
+        if (k + 1) % PERIOD == 0 and k + 1 < steps:
+            live = _squeeze(state, weight, place, L, live, k + 1)
+            width = (live + LANES - 1) // LANES * LANES
+            for i in range(live, width):
+                w[i], diag[i], floor[i], score[i], barred[i] = zero, one, one, inf, inf
+                start[i] = alive[i] = zero
+    return steps
 
 
-@numba.njit(cache=True)
-def _unpermute(H, order, steps):
-    """Rewrites rows l_k from elimination order to the weights' own order, zero where they are not defined."""
-    B = order.size
-    row = np.empty(B, H.dtype)
-    for k in range(B):
-        row[:] = 0
-        if k < steps:
-            for i in range(k, B):
-                row[order[i]] = H[k, i]
-        H[k] = row
-
-
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, boundscheck=False)
 def _eliminate_blocks(weights, H, floor, given, N, M, update, lost, loss, order, coefficients, fallback):
     n, B = weights.shape
     steps = B if M == 0 else B // M * (M - N)
-    for b in numba.prange(n):
-        none = given[b] if given.shape[0] else given[0:0].reshape(0)
-        w, start, bound = weights[b].copy(), weights[b].copy(), floor[b].copy()
-        corner = np.diag(H[b]).copy()
-        order[b] = np.arange(B)
-        ok = _eliminate_block(H[b], w, start, bound, order[b], none, N, M, update, lost, loss[b], coefficients[b])
-        if not ok:
-            # Start again in float64 from the lower triangle, which the attempt left alone; the clamp still holds.
-            fallback[b] = 1
-            D = np.empty((B, B), np.float64)
-            for i in range(B):
-                D[i, i] = corner[i]
-                for j in range(i):
-                    D[i, j] = D[j, i] = H[b, i, j]
-            order[b], loss[b], coefficients[b] = np.arange(B), np.inf, 0
-            w64, loss64, c64 = weights[b].astype(np.float64), np.full(B, np.inf), np.zeros(B)
-            bound64 = floor[b].astype(np.float64)
-            if not _eliminate_block(D, w64, w64.copy(), bound64, order[b], none, N, M, update, -np.inf, loss64, c64):
-                fallback[b] = 2
-            loss[b], coefficients[b] = loss64, c64
-            H[b] = D
-        _unpermute(H[b], order[b], steps)
+    width = (B + LANES - 1) // LANES * LANES
+    for batch in numba.prange((n + BATCH - 1) // BATCH):
+        aside, L, state = np.empty((B, B), H.dtype), np.empty((B, width), H.dtype), np.empty((7, width), H.dtype)
+        index = np.empty((2, B), np.int64)
+        for b in range(batch * BATCH, min(n, batch * BATCH + BATCH)):
+            none = given[b] if given.shape[0] else given[0:0].reshape(0)
+            aside[:] = H[b]
+            done = _eliminate_block(
+                aside, weights[b], floor[b], none, N, M, update, lost,
+                loss[b], order[b], coefficients[b], H[b], L, state, index,
+            )  # fmt: skip
+            if done < steps:
+                fallback[b] = 1
+                loss64, c64, factor64 = np.full(B, np.inf), np.zeros(B), np.empty((B, B))
+                done = _eliminate_block(
+                    aside.astype(np.float64), weights[b].astype(np.float64), floor[b].astype(np.float64), none,
+                    N, M, update, -np.inf, loss64, order[b], c64, factor64,
+                    np.empty((B, width)), np.empty((7, width)), index,
+                )  # fmt: skip
+                if done < steps:
+                    fallback[b] = 2
+                loss[b], coefficients[b], H[b] = loss64, c64, factor64
+            if M:
+                for p in range(B):
+                    if loss[b, p] == np.inf:
+                        H[b, p] = 0  # a weight that N:M keeps has no row in the factor
 
 
 def eliminate_blocks(
@@ -174,15 +216,17 @@ def eliminate_blocks(
     N, M = group or (0, 0)
     # In float64 there is no wider type to fall back to: a lost pivot is clamped at once.
     lost = w.dtype.type(LOST if w.dtype == np.float32 else -np.inf)
-    # numba and torch may share one OpenMP runtime: use torch's number of threads, and give it back as it was.
+    # numba and torch may share one OpenMP runtime: use torch's number of threads, and leave it as it was. (Not by a
+    # needless torch.set_num_threads: it makes MKL run threads inside torch's, which breaks torch's batched LU.)
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     _eliminate_blocks(w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback)
-    torch.set_num_threads(threads)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     if (fallback == 2).any():
         bad = int((fallback == 2).argmax())
         raise FloatingPointError(f"block {bad} of {n}: weights or inverse Fisher are not finite")
     if group is not None:  # the survivors, in their own order, complete the permutation
         steps = B // M * (M - N)
-        sequence[:, steps:].sort(axis=1)
+        sequence[:, steps:] = np.argsort(np.isinf(loss), axis=1, kind="stable")[:, steps:]
     return *map(torch.from_numpy, (loss, sequence, coefficients)), H, int((fallback > 0).sum())

@@ -22,8 +22,8 @@ def eliminate_blocks(
         floor: (n, B) lower bound 1/F_pp of the pivots, or None.
 
     Returns:
-        loss (n, B) accumulated loss by weight, inf for weights never removed; order (n, B) int64;
-        coefficients (n, B) c_k by step; factor (n, B, B) with row k = the k-th Cholesky row;
+        loss (n, B) accumulated loss by weight, inf for weights never removed; order (n, B) int64 weight by step;
+        coefficients (n, B) c_k and factor (n, B, B) rows l_k, both by weight: in the place of the weight p_k;
         and 0, the number of blocks that fell back to float64 (this backend has no other precision to fall back to).
     """
     n, B = weights.shape
@@ -42,9 +42,9 @@ def eliminate_blocks(
         # The cost of removing weight p now is w_p^2 / (2 H_pp); argmin takes the lowest index among equals.
         score = (w if update else start).square() / diag.clamp(min=tiny)
         p = order[:, k] if order is not None else score.masked_fill(closed, torch.inf).argmin(1)
-        # Row p of the downdated H, rebuilt from the original row and the factor so far:
-        # (n, B) - (n, 1, k) @ (n, k, B)
-        row = H[blocks, p] - torch.bmm(factor[blocks, :k, p].unsqueeze(1), factor[:, :k]).squeeze(1)
+        # Row p of the downdated H, rebuilt from the original row and the factor so far (rows of 0 are still to come):
+        # (n, B) - (n, 1, B) @ (n, B, B)
+        row = H[blocks, p] - torch.bmm(factor[blocks, :, p].unsqueeze(1), factor).squeeze(1)
         row = row.masked_fill(gone, 0)
         pivot = row[blocks, p].clamp(min=tiny[blocks, p])
         # A positive definite H has l_i^2 <= H_ii; rounding that breaks this would grow without bound.
@@ -54,8 +54,8 @@ def eliminate_blocks(
         c = w[blocks, p] / pivot.sqrt()
 
         total = total + ((w if update else start)[blocks, p].square() / pivot) / 2
-        loss[blocks, p] = total
-        sequence[:, k], coefficients[:, k], factor[:, k] = p, c, l
+        sequence[:, k] = p
+        loss[blocks, p], coefficients[blocks, p], factor[blocks, p] = total, c, l
         w = w - c.unsqueeze(1) * l
         diag = diag - l.square()
         gone[blocks, p] = True
