@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin
 
 from ovit_core import data, models
 from ovit_core.batches import AUGMENTATIONS
-from ovit_core.pruning import check_sparsity, get_method
+from ovit_core.plan import check_sparsity
+from ovit_core.pruning import get_method
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOLS = ("linear", "full")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 # Numbers of float64 in each of the three work areas while blocks are factorized.
 WORK = 2**22
+CHUNK = 32  # gradients gathered before one matrix product
 
 
 @contextmanager
@@ -96,7 +97,7 @@ class BlockFisher:
         shapes: dict[str, torch.Size],
         block_size: int = 192,
         damp: float = 1e-8,
-        chunk: int = 32,
+        chunk: int = CHUNK,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         multiple: int = 1,

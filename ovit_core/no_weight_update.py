@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ovit_core import config as configs
-from ovit_core import dense, elimination, fisher, masks, models, pruning, surgeon, training
+from ovit_core import curvature, dense, elimination, fisher, inputs, masks, models, plan, pruning, surgeon, training
 from ovit_core.batches import Images, batches
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
@@ -15,7 +15,9 @@ from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
 # Read when this module is, so that a file edited during a long run is not taken for the code that runs.
-PRUNER = dense.CODE + configs.source(models, fisher, elimination, cpu, reference, pruning, masks, surgeon, training)
+PRUNER = dense.CODE + configs.source(
+    models, fisher, inputs, curvature, elimination, cpu, reference, plan, pruning, masks, surgeon, training
+)
 CODE = PRUNER + configs.source(sys.modules[__name__])
 
 

@@ -1,35 +1,19 @@
-"""Methods of pruning, score x update, and the global threshold that turns scores into masks.
+"""Pruning a model: the table of methods, and `prune`, from a loader of images to masks in place.
 
-Every method is an order and a non-decreasing loss inside each block, so a threshold over all blocks cuts a prefix
-of every order, and one `Plan` answers every sparsity.
+A method is a score and an update; an ablation is a row of the table.
 """
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovit_core import masks, models
-from ovit_core.elimination import eliminate
-from ovit_core.fisher import BlockFisher, fit_block_size
-from ovit_core.progress import progress
-
-
-class Method(NamedTuple):
-    """Which weights go (score) and what becomes of the others (update).
-
-    score: greedy, greedy_frozen (elimination with the weights as corrected, or as given), static (w^2 / 2 H_ii),
-        diagonal (the same with B = 1), magnitude, random.
-    update: joint (exact OBS for the removed set), independent (the sum of single-weight updates), none.
-    """
-
-    score: str
-    update: str
-    about: str
-
+from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs, replayable
+from ovit_core.fisher import CHUNK, fit_block_size
+from ovit_core.plan import ALLOCATIONS, Method, Plan, Pruned, check_sparsity, parse_pattern
 
 METHODS = {
     "ovit": Method("greedy", "joint", "oViT: greedy elimination, every removal corrected by the others"),
@@ -43,8 +27,11 @@ METHODS = {
     "magnitude_joint": Method("magnitude", "joint", "magnitude's mask, kept weights corrected"),
     "diag_fisher": Method("diagonal", "none", "diagonal Fisher: blocks of one weight"),
     "random": Method("random", "none", "a floor"),
+    "obc": Method("greedy", "joint", "OBC / SparseGPT: the same elimination on the layer inputs' Hessian", "inputs"),
+    "obc_mask_only": Method("greedy", "none", "OBC's mask, the kept weights left alone", "inputs"),
+    "wanda": Method("wanda", "none", "|w| times the norm of its input, compared within each row", "inputs"),
 }
-ALLOCATIONS = ("global", "uniform")
+DAMP = {"fisher": 1e-8, "inputs": 0.01}  # oViT's and SparseGPT's; the second is relative to the mean diagonal
 
 
 def get_method(name: str) -> Method:
@@ -54,204 +41,25 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def needs_fisher(method: Method) -> bool:
-    return method.score not in ("magnitude", "random") or method.update != "none"
-
-
-def check_sparsity(sparsity: float) -> float:
-    """Raises ValueError unless 0 <= sparsity <= 1."""
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity must lie in [0, 1], not {sparsity}")
-    return sparsity
-
-
-def count_removed(losses: list[Tensor], total: int) -> list[Tensor]:
-    """How many weights each block loses so that exactly `total` go, cheapest first.
-
-    Args:
-        losses: one (n_blocks, B) per weight tensor, by step, non-decreasing along each row.
-        total: weights to remove over all of them.
-
-    Returns:
-        One (n_blocks,) int64 per tensor. Equal losses go by step, then block, so that prefixes stay whole.
-    """
-    if total == 0:
-        return [torch.zeros(len(l), dtype=torch.int64, device=l.device) for l in losses]
-    threshold = torch.cat([l.flatten() for l in losses]).kthvalue(total).values
-    counts = [(l < threshold).sum(1) for l in losses]
-    missing = total - sum(int(c.sum()) for c in counts)
-    ties = []  # (step, tensor, block) of weights exactly at the threshold
-    for i, l in enumerate(losses):
-        block, step = (l == threshold).nonzero(as_tuple=True)
-        ties.append(torch.stack([step, torch.full_like(step, i), block], 1))
-    ties = torch.cat(ties)
-    # Already in (tensor, block, step) order: a stable sort by step leaves ties in (step, tensor, block) order.
-    chosen = ties[ties[:, 0].sort(stable=True).indices[:missing]]
-    for i, c in enumerate(counts):
-        c += torch.bincount(chosen[chosen[:, 1] == i, 2], minlength=len(c))
-    return counts
-
-
-@dataclass
-class _Layer:
-    """One weight tensor, solved: n blocks of B."""
-
-    weights: Tensor  # (n, B)
-    order: Tensor  # (n, B) weight by step
-    loss: Tensor  # (n, B) by step, non-decreasing
-    elimination: object = None  # for the joint update
-    inverse: Tensor | None = None  # (n, B, B), for the independent update
-
-
-class Pruned(NamedTuple):
-    """A point of the curve: name -> weight, name -> boolean mask (True = kept), and the loss accumulated by what was
-    removed: oViT's prediction of the loss increase, None for methods whose score is no such sum.
-    """
-
-    weights: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    loss: float | None
-
-
-class Plan:
-    """A method solved once for a set of weights; `at` then gives any sparsity without further factorization.
-
-    Args:
-        weights: name -> tensor.
-        method: a row of METHODS.
-        fisher: their Fisher; None for methods that need none.
-        damp: another lambda than the Fisher's own.
-        inverses: name -> (n, B, B), to share one inversion among methods; left unchanged.
-        seed: of the random score.
-        backend: of `eliminate`.
-    """
-
-    def __init__(
-        self,
-        weights: dict[str, Tensor],
-        method: Method,
-        fisher: BlockFisher | None = None,
-        damp: float | None = None,
-        inverses: dict[str, Tensor] | None = None,
-        seed: int = 0,
-        backend: str = "auto",
-    ):
-        if fisher is None and needs_fisher(method):
-            raise ValueError(f"score {method.score!r} with update {method.update!r} needs a Fisher: give gradients")
-        self.method, self.fallbacks = method, 0
-        self.shapes = {name: w.shape for name, w in weights.items()}
-        self.dtypes = {name: w.dtype for name, w in weights.items()}
-        self._layers: dict[str, _Layer] = {}
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in weights.items():
-            B = fisher.block_sizes[name] if fisher else fit_block_size(weight[0].numel(), 192)
-            w = weight.detach().to(fisher.dtype if fisher else torch.float32).reshape(-1, B)
-            H = None
-            if needs_fisher(method) and method.score != "diagonal":
-                H = inverses[name] if inverses else fisher.inverse(name, damp)
-            floor = None if H is None else fisher.diagonal(name, damp).reciprocal()
-            e = None
-            if method.score in ("greedy", "greedy_frozen"):
-                e = eliminate(w, H.clone(), update=method.score == "greedy", backend=backend, floor=floor)
-                loss, order = e.loss.gather(1, e.order), e.order
-            else:
-                if method.score == "static":
-                    score = w.square() / H.diagonal(dim1=1, dim2=2) / 2
-                elif method.score == "diagonal":
-                    score = w.square() * fisher.diagonal(name, damp) / 2  # B = 1: H_ii = 1 / F_ii
-                elif method.score == "magnitude":
-                    score = w.abs()
-                else:
-                    score = torch.rand(w.shape, generator=generator).to(w.device)
-                loss, order = score.sort(stable=True, dim=1)
-            if method.update == "joint" and e is None:
-                e = eliminate(w, H.clone(), order=order, backend=backend, floor=floor)
-            self.fallbacks += e.fallbacks if e else 0
-            keep_H = H if method.update == "independent" else None
-            self._layers[name] = _Layer(w, order, loss, e if method.update == "joint" else None, keep_H)
-
-    def at(self, sparsity: float, allocation: str = "global") -> Pruned:
-        """The weights and masks at a sparsity: exactly round(sparsity * d) zeros (per tensor if `uniform`).
-
-        Raises:
-            ValueError: sparsity outside [0, 1], or an unknown allocation.
-        """
-        check_sparsity(sparsity)
-        if allocation not in ALLOCATIONS:
-            raise ValueError(f"unknown allocation {allocation!r}; one of {', '.join(ALLOCATIONS)}")
-        losses = [layer.loss for layer in self._layers.values()]
-        if allocation == "global":
-            counts = count_removed(losses, round(sparsity * sum(l.numel() for l in losses)))
-        else:
-            counts = [count_removed([l], round(sparsity * l.numel()))[0] for l in losses]
-        weights, kept, total = {}, {}, 0.0
-        for (name, layer), removed in zip(self._layers.items(), counts):
-            n, B = layer.order.shape
-            step = torch.arange(B, device=layer.order.device).expand(n, B)
-            mask = torch.ones_like(layer.order, dtype=torch.bool)
-            mask.scatter_(1, layer.order, step >= removed.unsqueeze(1))
-            if self.method.update == "joint":
-                w = layer.elimination.weights_at(removed, update=True)
-            elif self.method.update == "independent":
-                # each removal alone moves the others by -(w_p / H_pp) H[p, :]
-                gone = torch.where(mask, 0, layer.weights / layer.inverse.diagonal(dim1=1, dim2=2))
-                moved = torch.bmm(gone.unsqueeze(1), layer.inverse).squeeze(1)  # (n, 1, B) @ (n, B, B)
-                w = torch.where(mask, layer.weights - moved, 0)
-            else:
-                w = layer.weights * mask
-            last = layer.loss.gather(1, (removed - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-            total += float(last[removed > 0].sum())
-            weights[name], kept[name] = (
-                w.reshape(self.shapes[name]).to(self.dtypes[name]),
-                mask.reshape(self.shapes[name]),
-            )
-        return Pruned(weights, kept, total if self.method[:2] == ("greedy", "joint") else None)
-
-
-def estimate_fisher(
-    model: nn.Module,
-    loader: Iterable,
-    gradients: int,
-    block_size: int = 192,
-    damp: float = 1e-8,
-    prunable: str = models.PRUNABLE,
-    dtype: torch.dtype = torch.float32,
-) -> BlockFisher:
-    """The Fisher of a model's prunable weights from `gradients` mini-batches (each one gradient of the mean
-    cross-entropy, model in eval mode). Goes round the loader as often as needed.
-
-    Raises:
-        ValueError: fewer than one gradient asked for, or an empty loader.
-    """
-    if gradients < 1:
-        raise ValueError(f"gradients must be at least 1, not {gradients}")
-    weights = models.prunable(model, prunable)
-    device = next(iter(weights.values())).device
-    fisher = BlockFisher({n: w.shape for n, w in weights.items()}, block_size, damp, device=device, dtype=dtype)
-    current = {n: m.to(device) for n, m in masks.of(model).items()}
-    training = model.training
-    model.eval()
-    with progress(total=gradients, desc="Fisher gradients") as bar:
-        while fisher.count < gradients:
-            before = fisher.count
-            for images, labels in loader:
-                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-                found = torch.autograd.grad(loss, list(weights.values()))
-                fisher.add({n: g * current[n] if n in current else g for n, g in zip(weights, found)})
-                bar.update()
-                if fisher.count == gradients:
-                    break
-            if fisher.count == before:
-                raise ValueError("the loader is empty: a Fisher needs images")
-    model.train(training)
-    return fisher
-
-
 @dataclass
 class Report:
-    """What `prune` did. `layers` has one dict per weight: name, weights, block_size, sparsity."""
+    """What `prune` did.
+
+    Attributes:
+        method, pattern: as asked for.
+        sparsity: zeros over prunable weights.
+        sparsity_model: zeros over all parameters.
+        masks: name -> boolean tensor, True = kept.
+        layers: one dict per weight: name, weights, block_size (None without curvature), sparsity.
+        predicted_loss: the increase oViT's accumulated loss predicts; None for other methods.
+        damp: lambda used, None without curvature.
+        fallbacks: blocks that had to be eliminated in float64.
+        groups: how many parts the model was split into to keep to `memory`.
+        dense: every weight matrix that was not pruned, with the reason.
+    """
 
     method: str
+    pattern: str
     sparsity: float
     sparsity_model: float
     masks: dict[str, Tensor]
@@ -259,6 +67,7 @@ class Report:
     predicted_loss: float | None
     damp: float | None
     fallbacks: int
+    groups: int
     dense: dict[str, str]
 
 
@@ -269,51 +78,129 @@ def prune(
     loader: Iterable | None = None,
     gradients: int = 512,
     block_size: int = 192,
-    damp: float = 1e-8,
+    damp: float | None = None,
     allocation: str = "global",
+    pattern: str = "unstructured",
     prunable: str = models.PRUNABLE,
+    recomputations: int = 0,
+    per_sample: bool = False,
+    memory: float | None = None,
     seed: int = 0,
     backend: str = "auto",
 ) -> Report:
-    """Prunes a model in place, in one step, and attaches its masks.
+    """Prunes a model in place and attaches its masks. Weights that masks already removed stay removed.
 
     Args:
-        model: any model; timm's ViT families match the default pattern.
+        model: any model; timm's ViT families match the default `prunable`.
         method: a name of METHODS.
-        sparsity: zeros over prunable weights, in [0, 1].
+        sparsity: zeros over prunable weights, in [0, 1]; implied by an N:M pattern.
         loader: (images, labels) batches; each gives one gradient. Not needed by magnitude and random.
-        gradients: mini-batch gradients of the Fisher.
-        block_size, damp: of the Fisher. damp is absolute; the best value depends on model, data and batch.
+        gradients: of the Fisher; batches, for methods that look at layer inputs.
+        block_size: B; each weight gets its row length's nearest divisor below or at it.
+        damp: lambda; None for the paper's 1e-8 (0.01 of the mean diagonal for layer inputs). Absolute for the Fisher:
+            the best value depends on model, data and gradient batch.
         allocation: one `global` threshold, or `uniform` sparsity per weight.
+        pattern: "unstructured", or "N:M" to keep N of every M consecutive input weights.
         prunable: regular expression of the prunable weights' names.
+        recomputations: how often curvature is estimated anew on the way, at evenly spaced sparsities.
+        per_sample: gradients of single images instead of mini-batches.
+        memory: gigabytes for curvature; the model is split into groups of layers that fit, and goes through the
+            loader once for each. The loader must then give the same batches every time.
+        seed: of the random score.
+        backend: of the elimination.
 
     Raises:
         ValueError: an argument is out of range or unknown, or no name matches `prunable`. Before any work.
+        RuntimeError: the loader gave other batches to another group.
     """
     chosen = get_method(method)
-    check_sparsity(sparsity)
+    group = parse_pattern(pattern)
+    sparsity = 1 - group[0] / group[1] if group else check_sparsity(sparsity)
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation {allocation!r}; one of {', '.join(ALLOCATIONS)}")
+    if recomputations < 0 or (recomputations and group):
+        raise ValueError(f"recomputations must be 0 with an N:M pattern and at least 0 without, not {recomputations}")
+    if chosen.needs_curvature and loader is None:
+        raise ValueError(f"method {method!r} needs a loader of (images, labels) for its curvature")
     weights = models.prunable(model, prunable)
-    if needs_fisher(chosen) and loader is None:
-        raise ValueError(f"method {method!r} needs a loader of (images, labels) for its gradients")
-    fisher = estimate_fisher(model, loader, gradients, block_size, damp, prunable) if needs_fisher(chosen) else None
-    plan = Plan(weights, chosen, fisher, seed=seed, backend=backend)
-    pruned = plan.at(sparsity, allocation)
-    install(model, pruned)
-    sizes = fisher.block_sizes if fisher else {}
+    multiple = group[1] if group else 1
+    groups = split_groups(weights, block_size, multiple, memory if chosen.needs_curvature else None)
+    damp = DAMP[chosen.curvature] if damp is None else damp
+
+    def solve(names: list[str]) -> tuple[Plan, list[float]]:
+        part = {name: weights[name] for name in names}
+        options = dict(masks=masks.of(model), pattern=pattern, seed=seed, backend=backend)
+        if not chosen.needs_curvature:
+            return Plan(part, chosen, **options), []
+        curvature: Curvature
+        common = dict(block_size=block_size, damp=damp, prunable=prunable, names=names, multiple=multiple)
+        if chosen.curvature == "inputs":
+            curvature = estimate_inputs(model, loader, gradients, **common)
+        else:
+            curvature = estimate_fisher(model, loader, gradients, per_sample=per_sample, **common)
+        return Plan(part, chosen, curvature, **options, consume=True), curvature.losses
+
+    fallbacks = 0
+    for step in range(1, recomputations + 2):
+        with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
+            plan, seen = None, None
+            for i, names in enumerate(groups):
+                if i + 1 < len(groups):
+                    with replayable(loader):
+                        part, losses = solve(names)
+                else:
+                    part, losses = solve(names)
+                if seen is not None and not torch.allclose(torch.tensor(losses), torch.tensor(seen), rtol=1e-3):
+                    raise RuntimeError(
+                        "the loader gave other batches to another group of layers: shuffle it with a generator of its "
+                        "own, or raise `memory` so that one pass is enough"
+                    )
+                seen = losses
+                if len(groups) > 1:
+                    part.spill(folder)
+                plan = plan.join(part) if plan else part
+            pruned = plan.at(sparsity * step / (recomputations + 1), allocation)
+        install(model, pruned)
+        fallbacks += plan.fallbacks
+    sizes = {n: layer.weights.shape[1] if chosen.needs_curvature else None for n, layer in plan.layers.items()}
     return Report(
         method,
+        pattern,
         masks.sparsity(model),
         masks.model_sparsity(model),
         pruned.masks,
         [
-            dict(name=n, weights=m.numel(), block_size=sizes.get(n), sparsity=1 - float(m.float().mean()))
+            dict(name=n, weights=m.numel(), block_size=sizes[n], sparsity=1 - float(m.float().mean()))
             for n, m in pruned.masks.items()
         ],
         pruned.loss,
-        damp if fisher else None,
-        plan.fallbacks,
+        damp if chosen.needs_curvature else None,
+        fallbacks,
+        len(groups),
         models.unmatched(model, prunable),
     )
+
+
+def split_groups(
+    weights: dict[str, Tensor], block_size: int, multiple: int = 1, memory: float | None = None
+) -> list[list[str]]:
+    """Names in the model's order, in groups whose float32 blocks fit `memory` gigabytes; one group if that is None.
+
+    Raises:
+        ValueError: a single weight does not fit; says what it needs.
+    """
+    groups, used = [[]], 0.0
+    for name, weight in weights.items():
+        B = fit_block_size(weight[0].numel(), block_size, multiple)  # also raises where no block fits the row
+        need = weight.numel() * (B + CHUNK) * 4 / 1e9
+        if memory is not None and need > memory:
+            raise ValueError(f"memory={memory:g} GB is too little: {name} alone needs {need:.3g} GB of Fisher")
+        if memory is not None and used + need > memory:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(name)
+        used += need
+    return groups
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """One dense model, one seed: the Fisher, the lambda of each method, and pruned copies at any sparsity."""
 
 import copy
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -10,17 +9,18 @@ from ovit_core import masks, models, training
 from ovit_core.batches import batches
 from ovit_core.config import Config
 from ovit_core.dense import Upstream
-from ovit_core.fisher import BlockFisher
+from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs
 from ovit_core.progress import progress
-from ovit_core.pruning import METHODS, Plan, estimate_fisher, get_method, install, needs_fisher
+from ovit_core.plan import Plan
+from ovit_core.pruning import METHODS, get_method, install
 from ovit_core.results import Run
 
 # The ablated forms inherit oViT's lambda: they ask what is lost by removing a part of it, all else equal.
-INHERITS = {"ovit_mask_only": "ovit", "ovit_no_update": "ovit"}
+INHERITS = {"ovit_mask_only": "ovit", "ovit_no_update": "ovit", "obc_mask_only": "obc"}
 
 
 class Surgeon:
-    """Prunes copies of a dense model by any method; the Fisher is estimated once, and only when a method asks.
+    """Prunes copies of a dense model by any method; curvature is estimated once, and only when a method asks.
 
     Args:
         config: gradients, block size and the list of lambdas to choose from.
@@ -33,15 +33,19 @@ class Surgeon:
         self.weights = models.prunable(upstream.model, config.prunable)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._plans: dict[str, Plan] = {}
-        self._inverses: tuple[float | None, dict] = (None, {})  # the last lambda's, shared by its methods
+        self._curvatures: dict[str, Curvature] = {}
+        self._inverses: tuple[tuple | None, dict] = (None, {})  # the last lambda's, shared by its methods
 
-    @cached_property
-    def fisher(self) -> BlockFisher:
-        c = self.config
-        loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
-        # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
-        options = dict(prunable=c.prunable, dtype=torch.float64)
-        return estimate_fisher(self.upstream.model, loader, c.gradients, c.block_size, **options)
+    def curvature(self, kind: str) -> Curvature:
+        """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model."""
+        if kind not in self._curvatures:
+            c = self.config
+            estimate = estimate_inputs if kind == "inputs" else estimate_fisher
+            loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
+            # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
+            options = dict(prunable=c.prunable, dtype=torch.float64)
+            self._curvatures[kind] = estimate(self.upstream.model, loader, c.gradients, c.block_size, **options)
+        return self._curvatures[kind]
 
     def damp(self, method: str) -> float | None:
         """A method's lambda, from the one list, by validation top-1 at `damp_sparsity`; None if it needs none.
@@ -50,7 +54,7 @@ class Surgeon:
         which of them is ahead by a few images is chance that would differ from seed to seed.
         """
         method = INHERITS.get(method, method)
-        if not needs_fisher(get_method(method)):
+        if not get_method(method).needs_curvature:
             return None
         if method not in self.search:
             loader = batches(self.upstream.data.val, 500)
@@ -64,14 +68,14 @@ class Surgeon:
 
     def choose_damps(self, run: Run, methods: list[str]) -> None:
         """Settles the lambda of every method, from the run's rows where they are there, else by search, into rows."""
-        for method in dict.fromkeys(INHERITS.get(m, m) for m in methods if needs_fisher(get_method(m))):
+        for method in dict.fromkeys(INHERITS.get(m, m) for m in methods if get_method(m).needs_curvature):
             key = dict(phase="lambda_search", method=method, dataset=self.config.upstream, metric="validation_top1")
             found = {r["damp"]: r["value"] for r in run.rows if all(r[k] == v for k, v in key.items())}
             if found.keys() == set(self.config.damps):
                 self.search[method] = found
                 continue
             self.damp(method)
-            score, update, _ = get_method(method)
+            score, update = get_method(method)[:2]
             for damp, accuracy in self.search[method].items():
                 if damp not in found:
                     point = dict(damp=damp, sparsity_target=self.config.damp_sparsity, score=score, update=update)
@@ -99,11 +103,13 @@ class Surgeon:
 
     def _solve(self, method: str, damp: float | None) -> Plan:
         chosen = get_method(method)
-        if not needs_fisher(chosen):
+        if not chosen.needs_curvature:
             return Plan(self.weights, chosen, seed=self.seed)
-        if self._inverses[0] != damp:
-            self._inverses = damp, {name: self.fisher.inverse(name, damp) for name in self.weights}
-        return Plan(self.weights, chosen, self.fisher, damp, self._inverses[1], self.seed)
+        curvature, key = self.curvature(chosen.curvature), (chosen.curvature, damp)
+        if self._inverses[0] != key:
+            self._inverses = (None, {})  # one set in memory at a time
+            self._inverses = key, {name: curvature.inverse(name, damp) for name in self.weights}
+        return Plan(self.weights, chosen, curvature, damp, self._inverses[1], seed=self.seed)
 
     def _copy(self, plan: Plan, sparsity: float, allocation: str = "global") -> nn.Module:
         model = copy.deepcopy(self.upstream.model)

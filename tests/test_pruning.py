@@ -6,15 +6,22 @@ import pytest
 import torch
 
 from ovit_core import masks, models
-from ovit_core.pruning import METHODS, Plan, count_removed, estimate_fisher, get_method, needs_fisher, prune
+from ovit_core.curvature import estimate_fisher, estimate_inputs
+from ovit_core.plan import Plan, count_removed
+from ovit_core.pruning import METHODS, get_method, prune
 
 
 @pytest.fixture
 def solved(tiny, tiny_batches):
     """Weights and Fisher of the tiny model, and a function that solves a method for them."""
     fisher = estimate_fisher(tiny, tiny_batches, gradients=40, block_size=12, damp=1e-4)
-    weights = models.prunable(tiny)
-    return weights, fisher, lambda name: Plan(weights, get_method(name), fisher, seed=3)
+    weights, inputs = models.prunable(tiny), estimate_inputs(tiny, tiny_batches, 8, block_size=12)
+
+    def solve(name, pattern="unstructured"):
+        curvature = inputs if get_method(name).curvature == "inputs" else fisher
+        return Plan(weights, get_method(name), curvature, pattern=pattern, seed=3)
+
+    return weights, fisher, solve
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -120,6 +127,10 @@ def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batc
         (dict(loader=[]), "loader is empty"),
         (dict(gradients=0), "gradients must be at least 1"),
         (dict(allocation="local"), "unknown allocation"),
+        (dict(pattern="4:2"), 'pattern must be "unstructured" or "N:M"'),
+        (dict(pattern="1:5"), "no block size of at most 8 that is a multiple of 5"),
+        (dict(recomputations=1, pattern="2:4"), "recomputations must be 0 with an N:M pattern"),
+        (dict(memory=1e-6), "memory=1e-06 GB is too little: blocks.0.attn.qkv.weight alone needs"),
     ],
 )
 def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, message):
@@ -134,4 +145,122 @@ def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, 
 
 def test_every_method_is_score_times_update():
     assert {m.update for m in METHODS.values()} == {"joint", "independent", "none"}
-    assert not needs_fisher(METHODS["magnitude"]) and needs_fisher(METHODS["magnitude_joint"])
+    assert not METHODS["magnitude"].needs_curvature and METHODS["magnitude_joint"].needs_curvature
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "2:6"])
+def test_patterns_keep_exactly_n_of_every_m_inputs(solved, method, pattern):
+    N, M = map(int, pattern.split(":"))
+    for mask in solved[2](method, pattern).at().masks.values():
+        assert (mask.view(-1, M).sum(1) == N).all()
+
+
+def test_pattern_joint_update_is_the_closed_form(solved):
+    """Every kept weight of `ovit` at 2:4 is moved by F_KK^-1 F_KS w_S."""
+    weights, fisher, solve = solved
+    pruned, name = solve("ovit", "2:4").at(), "blocks.0.mlp.fc1.weight"
+    w, got = weights[name].detach().double().reshape(-1, 12), pruned.weights[name].double().reshape(-1, 12)
+    mask, F = pruned.masks[name].reshape(-1, 12), torch.linalg.inv(fisher.inverse(name).double())
+    for b in range(0, len(w), 17):
+        K, S = mask[b].nonzero().squeeze(1), (~mask[b]).nonzero().squeeze(1)
+        want = w[b, K] + torch.linalg.solve(F[b][K][:, K], F[b][K][:, S] @ w[b, S])
+        torch.testing.assert_close(got[b, K], want, rtol=1e-3, atol=1e-5)
+
+
+def test_wanda_prunes_every_row_alike_and_matches_its_definition(tiny, tiny_batches, solved):
+    mask = solved[2]("wanda").at(0.5).masks["blocks.0.attn.qkv.weight"]
+    assert (mask.sum(1) == 12).all()
+    seen = []
+    handle = tiny.blocks[0].attn.qkv.register_forward_pre_hook(lambda _, x: seen.append(x[0].flatten(0, -2)))
+    tiny.eval()
+    for images, _ in tiny_batches:
+        tiny(images)
+    handle.remove()
+    product = tiny.blocks[0].attn.qkv.weight.abs() * torch.cat(seen).norm(dim=0)
+    lowest = product.argsort(dim=1)[:, :12]
+    assert (~mask).gather(1, lowest).float().mean() > 0.999  # lambda moves near-equal norms
+
+
+def test_groups_of_layers_give_the_masks_of_one_pass(tiny, tiny_batches):
+    def run(**options):
+        model = copy.deepcopy(tiny)
+        return prune(model, "ovit", 0.8, tiny_batches, gradients=20, block_size=24, damp=1e-4, **options), model
+
+    (whole, a), (parts, b) = run(), run(memory=6e-4)
+    assert whole.groups == 1 and parts.groups > 3
+    assert all(torch.equal(whole.masks[n], parts.masks[n]) for n in whole.masks)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert whole.predicted_loss == pytest.approx(parts.predicted_loss)
+
+
+def test_groups_see_the_same_batches_or_stop(tiny, tiny_batches):
+    images, labels = torch.cat([x for x, _ in tiny_batches]), torch.cat([y for _, y in tiny_batches])
+    data = torch.utils.data.TensorDataset(images, labels)
+    loader = torch.utils.data.DataLoader(data, 4, shuffle=True)
+    options = dict(gradients=8, block_size=24, damp=1e-4, memory=6e-4)
+    prune(copy.deepcopy(tiny), "ovit", 0.5, loader, **options)
+
+    class Forgetful:
+        def __iter__(self):
+            order = torch.randperm(len(labels), generator=g)
+            return iter([(images[i], labels[i]) for i in order.split(4)])
+
+    g = torch.Generator().manual_seed(0)
+    with pytest.raises(RuntimeError, match="other batches to another group"):
+        prune(tiny, "ovit", 0.5, Forgetful(), **options)
+
+
+@pytest.mark.parametrize("method", ["ovit", "ovit_mask_only", "obert", "magnitude", "random", "wanda"])
+def test_recomputations_keep_zeros_and_end_exact(tiny, tiny_batches, method):
+    options = dict(loader=tiny_batches, gradients=8, block_size=24, damp=1e-4)
+    first = prune(tiny, method, 0.4, **options)
+    second = prune(tiny, method, 0.8, **options)  # the model's own masks: what is gone stays gone
+    assert all((second.masks[n] <= first.masks[n]).all() for n in first.masks)
+    total = sum(m.numel() for m in second.masks.values())
+    assert second.sparsity == round(0.8 * total) / total
+
+
+def test_recomputations_are_steps_of_prune(tiny, tiny_batches):
+    options = dict(loader=tiny_batches, gradients=8, block_size=24, damp=1e-4)
+    a, b = copy.deepcopy(tiny), copy.deepcopy(tiny)
+    prune(a, "ovit", 0.8, recomputations=1, **options)
+    prune(b, "ovit", 0.4, **options)
+    prune(b, "ovit", 0.8, **options)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    prune(tiny, "ovit", 0.8, **options)
+    assert any(not torch.equal(p, q) for p, q in zip(a.parameters(), tiny.parameters()))
+
+
+def test_per_sample_gradients_are_batches_of_one(tiny, tiny_batches):
+    single = [(x[i : i + 1], y[i : i + 1]) for x, y in tiny_batches for i in range(len(y))]
+    a = estimate_fisher(tiny, tiny_batches, 30, 12, per_sample=True)
+    b = estimate_fisher(tiny, single, 30, 12)
+    assert a.count == b.count == 30
+    assert torch.equal(a.diagonal("blocks.0.attn.proj.weight"), b.diagonal("blocks.0.attn.proj.weight"))
+
+
+@pytest.mark.parametrize(
+    "name, args, matched, prunable",
+    [
+        ("deit_tiny_patch16_224", dict(img_size=32, depth=1), 4, models.PRUNABLE),
+        ("swin_tiny_patch4_window7_224", dict(img_size=64, embed_dim=24, depths=(1, 1), num_heads=(2, 2)), 8, None),
+        ("xcit_nano_12_p16_224", dict(img_size=32, depth=1, embed_dim=32, num_heads=2, cls_attn_layers=1), 10, None),
+        ("convnext_atto", dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 32)), 8, None),
+        ("convnext_atto", dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 32)), 1, r"stages\.1\.downsample\.1\.weight"),
+    ],
+)
+def test_families(name, args, matched, prunable):
+    """The matched weights are listed, and the sparsity is exact, on timm's families."""
+    torch.manual_seed(0)
+    model = models.create(name, 5, **args)
+    size = models.input_config(model)["input_size"][1] if "img_size" in args else 64
+    batches = [(torch.randn(2, 3, size, size), torch.randint(5, (2,)))] * 2
+    prunable = prunable or models.PRUNABLE
+    report = prune(model, "ovit", 0.7, batches, gradients=4, block_size=16, damp=1e-3, prunable=prunable)
+    names = [layer["name"] for layer in report.layers]
+    assert len(names) == matched and not any("head" in n or "norm" in n for n in names)
+    total = sum(layer["weights"] for layer in report.layers)
+    assert report.sparsity == round(0.7 * total) / total
+    every = {n for n, p in model.named_parameters() if p.squeeze().ndim >= 2}
+    assert every - set(names) == set(report.dense)  # each other matrix has its reason
