@@ -9,6 +9,10 @@ that is one Cholesky step whose pivot the score chooses, so
 and one factorization holds the whole accuracy-sparsity curve.
 """
 
+import importlib
+import importlib.util
+import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +20,9 @@ from torch import Tensor
 
 from ovit_core.fisher import ieee_float32
 
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "gpu", "cpu", "reference")
+GPU_MAX_BLOCK = 1024  # weights of a block that fit the registers of one Triton program
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -65,6 +71,37 @@ class Elimination:
         return w.transpose(0, 1).reshape(*removed.shape, B)
 
 
+def choose_backend(backend: str, device: torch.device, B: int) -> str:
+    """The backend that runs: for `auto` the compiled one of the device, or the next that can, with a log line.
+
+    Raises:
+        ValueError: no such backend, or it cannot take tensors of this device or size; says why.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
+    why_not = {"reference": ""}
+    if device.type == "cpu":
+        why_not["cpu"] = ""
+    else:
+        why_not["cpu"] = f"it takes tensors on the CPU, not on {device}"
+    if importlib.util.find_spec("triton") is None:
+        why_not["gpu"] = "triton is not installed"
+    elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        why_not["gpu"] = f"it takes tensors on a GPU, not on {device}"
+    else:
+        why_not["gpu"] = f"it takes blocks of at most {GPU_MAX_BLOCK} weights, not {B}" if B > GPU_MAX_BLOCK else ""
+    if backend != "auto":
+        if why_not[backend]:
+            raise ValueError(f"backend {backend!r} cannot run here: {why_not[backend]}")
+        return backend
+    if device.type == "cpu":
+        return "cpu"
+    if why_not["gpu"]:
+        log.warning("elimination falls back to the plain torch backend: %s", why_not["gpu"])
+        return "reference"
+    return "gpu"
+
+
 def eliminate(
     weights: Tensor,
     H: Tensor,
@@ -83,7 +120,7 @@ def eliminate(
             The factor and coefficients describe the joint update either way.
         order: (n_blocks, B) a given elimination order: applies the joint update to another method's mask.
         group: (N, M) stops once every M consecutive weights keep N.
-        backend: `reference` (torch, any device), `cpu` (numba), or `auto`.
+        backend: `gpu` (Triton), `cpu` (numba), `reference` (torch, any device), or `auto`.
         floor: (n_blocks, B) the pivots' lower bound 1 / F_pp, against rounding in ill-conditioned blocks.
 
     Raises:
@@ -103,18 +140,11 @@ def eliminate(
             raise ValueError(f"group ({N}, {M}) must keep 0 < N < M and M must divide the block size {B}")
         if order is not None:
             raise ValueError("give an order or a group, not both: a group chooses its own order")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
-    if backend == "auto":
-        backend = "cpu" if weights.device.type == "cpu" else "reference"
-    # Imported here: compiling the numba backend takes seconds that only its users should spend.
-    if backend == "cpu":
-        from ovit_core.kernels.cpu import eliminate_blocks
-    else:
-        from ovit_core.kernels.reference import eliminate_blocks
+    # Imported here: compiling a backend takes seconds that only its users should spend.
+    kernel = importlib.import_module(f"ovit_core.kernels.{choose_backend(backend, weights.device, B)}")
     with torch.no_grad(), ieee_float32():
         # H is symmetric, and torch's solvers return it column by column: either way of reading it saves a copy.
         H = H.mT if H.mT.is_contiguous() else H.contiguous()
-        found = eliminate_blocks(weights, H, update, order, group, floor)
+        found = kernel.eliminate_blocks(weights, H, update, order, group, floor)
     loss, sequence, coefficients, factor, fallbacks = found
     return Elimination(loss, sequence, weights, coefficients, factor, update, fallbacks)

@@ -1,13 +1,17 @@
 """The elimination against explicit OBS with matrix downdates and against the closed form, in float64."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovit_core.elimination import eliminate
+from ovit_core.elimination import choose_backend, eliminate
 
 BACKENDS = ("reference", "cpu")
 
@@ -152,3 +156,102 @@ def test_bad_arguments_are_named(change, message):
     w, H, _ = problem(2, 3)
     with pytest.raises(ValueError, match=message):
         eliminate(**(dict(weights=w, H=H) | change))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 24), st.integers(0, 10_000), st.integers(-20, 20), st.sampled_from(BACKENDS))
+def test_scaling_gradients_changes_no_order(B, seed, k, backend):
+    """Gradients times 2^k with lambda times 4^k give F times 4^k, H times 4^-k: exact in binary, the same order."""
+    w, H, _ = problem(4, B, seed=seed, dtype=torch.float32)
+    a, b = eliminate(w, H.clone(), backend=backend), eliminate(w, H * 4.0**-k, backend=backend)
+    assert torch.equal(a.order, b.order)
+    assert torch.equal(a.weights_at(torch.full((4,), B // 2)), b.weights_at(torch.full((4,), B // 2)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks_of_one_equal_the_diagonal_formula(backend):
+    w, H, F = problem(50, 1)
+    e = eliminate(w, H.clone(), backend=backend)
+    torch.testing.assert_close(e.loss, w.square() * F[:, :, 0] / 2)
+    assert (e.weights_at(torch.ones(50, dtype=torch.int64)) == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prefix_has_exactly_its_zeros(backend):
+    w, H, _ = problem(6, 70)  # longer than two squeezes of the compiled backend
+    e = eliminate(w, H, backend=backend)
+    for k in (0, 1, 31, 32, 33, 64, 70):
+        zeros = e.weights_at(torch.full((6,), k)) == 0
+        assert (zeros.sum(1) == k).all() and zeros.gather(1, e.order[:, :k]).all()
+
+
+def test_numbers_that_are_not_finite_are_an_error():
+    w, H, _ = problem(3, 8, dtype=torch.float32)
+    w[1, 4] = float("nan")
+    with pytest.raises(FloatingPointError, match="block 1 of 3"):
+        eliminate(w, H, backend="cpu")
+
+
+def test_backends_that_cannot_run_say_why(caplog, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="takes tensors on a GPU, not on cpu"):
+        choose_backend("gpu", torch.device("cpu"), 64)
+    with pytest.raises(ValueError, match="takes tensors on the CPU, not on cuda"):
+        choose_backend("cpu", torch.device("cuda"), 64)
+    assert choose_backend("auto", torch.device("cpu"), 4096) == "cpu"
+    assert choose_backend("auto", torch.device("cuda"), 192) == "gpu"
+    assert choose_backend("auto", torch.device("cuda"), 4096) == "reference"
+    assert "falls back to the plain torch backend: it takes blocks of at most 1024" in caplog.text
+
+
+def test_leaves_torch_as_it_was():
+    """One OpenMP runtime may serve torch and numba: torch's threads, and its batched LU, must survive numba's."""
+    code = """
+import torch
+from ovit_core.elimination import eliminate
+torch.set_num_threads(1)
+eliminate(torch.randn(64, 32), torch.eye(32).repeat(64, 1, 1))
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    code = """
+import torch
+from ovit_core.elimination import eliminate
+eliminate(torch.randn(64, 32), torch.eye(32).repeat(64, 1, 1))
+A = torch.randn(64, 192, 192) + 30 * torch.eye(192)
+assert (torch.linalg.inv(A) @ A - torch.eye(192)).abs().max() < 1e-3
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_gpu_kernel_in_tritons_interpreter():
+    """The kernel a GPU runs, interpreted on the CPU, against the reference; also through its float64 fallback."""
+    pytest.importorskip("triton")
+    code = """
+import sys; sys.path.insert(0, "tests")
+import torch
+from test_elimination import problem
+from ovit_core.elimination import eliminate
+for B in (1, 5, 24, 33):
+    for options in (dict(), dict(update=False), dict(order=torch.rand(3, B).argsort(1)), dict(group=(1, 3))):
+        if "group" in options and B % 3:
+            continue
+        for dtype in (torch.float32, torch.float64):
+            w, H, _ = problem(3, B, seed=B, dtype=dtype)
+            a, b = (eliminate(w, H.clone(), backend=backend, **options) for backend in ("gpu", "reference"))
+            assert torch.equal(a.order, b.order), (B, options, dtype)
+            torch.testing.assert_close(a.loss, b.loss)
+            removed = torch.full((3,), int(torch.isfinite(a.loss[0]).sum()) * 2 // 3)
+            torch.testing.assert_close(a.weights_at(removed), b.weights_at(removed), rtol=1e-4, atol=1e-5)
+G = torch.randn(4, 4, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+F = G.mT @ G + 1e-7 * torch.eye(16)
+w, H, floor = torch.randn(4, 16), torch.linalg.inv(F).float(), F.diagonal(dim1=1, dim2=2).reciprocal().float()
+a, b = (eliminate(w, H.clone(), backend=backend, floor=floor) for backend in ("gpu", "cpu"))
+assert a.fallbacks == b.fallbacks > 0 and torch.isfinite(a.loss).all(), (a.fallbacks, b.fallbacks)
+print("agrees")
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent
+    )
+    assert found.stdout.strip().endswith("agrees"), found.stderr[-2000:]

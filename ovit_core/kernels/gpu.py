@@ -5,8 +5,6 @@ what a program reads again and again (k rows of B numbers) stays in the caches o
 `TRITON_INTERPRET=1` runs the same kernel on the CPU, slowly: that is how it is tested without a GPU.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
@@ -15,8 +13,6 @@ from torch import Tensor
 from ovit_core.kernels.cpu import LOST
 from ovit_core.kernels.reference import eliminate_blocks as in_float64
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-MAX_BLOCK = 1024  # weights of a block that fit a program's registers
 ROWS = 16  # earlier rows subtracted at a time
 COPY = 2**26  # numbers of H kept aside at a time, for blocks to start again from
 
