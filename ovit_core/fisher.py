@@ -11,9 +11,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-# Numbers of float64 in each of the three work areas while blocks are factorized.
-WORK = 2**22
-CHUNK = 32  # gradients gathered before one matrix product
+# Numbers of float64 in each of the three work areas while blocks are factorized. Above 32 MiB, so that malloc gives
+# them back to the system each time: smaller ones would be taken from the heap, and pinned there by what outlives them.
+WORK = 2**23
+
+
+def chunk_size(block_size: int) -> int:
+    """Gradients gathered before one matrix product: enough to be worth it, at most a twelfth of the Fisher's memory."""
+    return max(1, min(32, 3072 // block_size))
 
 
 @contextmanager
@@ -56,7 +61,8 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
     Raises:
         torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
     """
-    step = max(1, WORK // F[0].numel())
+    parts = -(-F.numel() // WORK)  # of nearly equal size
+    step = -(-len(F) // parts)
     trace = float(F.diagonal(dim1=1, dim2=2).sum(1).max()) / count  # before `out` overwrites it
     for i in range(0, len(F), step):
         A = F[i : i + step].double() / count
@@ -82,7 +88,7 @@ class BlockFisher:
         block_size: B wanted; each weight gets its row length's divisor nearest below or at it (`block_sizes`).
         damp: lambda, added to the diagonal. Absolute, so it depends on the gradients' scale: per-sample
             gradients need another value than gradients of a mini-batch mean.
-        chunk: gradients gathered before one matrix product; memory chunk * d floats.
+        chunk: gradients gathered before one matrix product, `chunk_size` if None; memory chunk * d floats.
         device: where the blocks live.
         dtype: of the sum and of its inverse. float32 for size; float64 where it fits, so that a small lambda is
             not lost in the rounding of a large sum.
@@ -97,7 +103,7 @@ class BlockFisher:
         shapes: dict[str, torch.Size],
         block_size: int = 192,
         damp: float = 1e-8,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         multiple: int = 1,
@@ -108,18 +114,24 @@ class BlockFisher:
             raise ValueError(f"damp must be positive, not {damp}: it is what makes the Fisher invertible")
         if not shapes:
             raise ValueError("no weights given: a Fisher needs at least one")
-        self.damp, self.chunk, self.device, self.dtype = damp, chunk, device, dtype
+        self.damp, self.device, self.dtype = damp, device, dtype
+        self.chunk = chunk or chunk_size(block_size)
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
-        self.block_sizes = {name: fit_block_size(s[1:].numel(), block_size, multiple) for name, s in self.shapes.items()}
+        self.block_sizes = {
+            name: fit_block_size(s[1:].numel(), block_size, multiple) for name, s in self.shapes.items()
+        }
         self.count = 0  # gradients added
         self.losses: list[float] = []  # of their mini-batches, if known: tells whether another pass saw the same ones
         self._pending = 0  # of them, not yet in _sum
         self._sum: dict[str, Tensor] = {}
         self._chunk: dict[str, Tensor] = {}
-        for name, B in self.block_sizes.items():
+        # One buffer for all chunks: small tensors would leave holes in the heap when they go, a large one does not.
+        sizes = [shape.numel() * self.chunk for shape in self.shapes.values()]
+        buffer = torch.empty(sum(sizes), device=device, dtype=dtype)
+        for (name, B), part in zip(self.block_sizes.items(), buffer.split(sizes)):
             n = self.shapes[name].numel() // B
             self._sum[name] = torch.zeros(n, B, B, device=device, dtype=dtype)
-            self._chunk[name] = torch.zeros(n, chunk, B, device=device, dtype=dtype)
+            self._chunk[name] = part.view(n, self.chunk, B)
 
     def add(self, gradients: dict[str, Tensor]) -> None:
         """Adds one gradient of the loss: name -> tensor of that weight's shape.
@@ -160,14 +172,17 @@ class BlockFisher:
         Args:
             name: which weight.
             damp: another lambda than the Fisher's own; the accumulated sum serves all of them.
-            consume: overwrite the accumulated sum, so that no second tensor of its size is needed.
+            consume: overwrite the accumulated sum, so that no second tensor of its size is needed. No gradient can
+                be added after that.
 
         Raises:
             torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
         """
         self._flush()
         F = self._sum[name]
+        if consume:
+            self._chunk.clear()  # no gradient can be added any more
         H = invert(F, max(self.count, 1), damp or self.damp, name, F if consume else torch.empty_like(F))
         if consume:
-            del self._sum[name], self._chunk[name]
+            del self._sum[name]
         return H

@@ -48,7 +48,7 @@ def check_sparsity(sparsity: float) -> float:
 
 
 def parse_pattern(pattern: str) -> tuple[int, int] | None:
-    """"unstructured" -> None, "2:4" -> (2, 4): of every 4 consecutive input weights 2 are kept.
+    """ "unstructured" -> None, "2:4" -> (2, 4): of every 4 consecutive input weights 2 are kept.
 
     Raises:
         ValueError: anything else.
@@ -222,7 +222,9 @@ class Plan:
         """(n, B) scores by step, and the order; with N:M first each group's cheapest M - N, the rest infinite."""
         if self.group:
             N, M = self.group
-            place = score.reshape(len(score), -1, M).argsort(dim=2, stable=True).argsort(dim=2)  # (n, B / M, M) in its group
+            place = (
+                score.reshape(len(score), -1, M).argsort(dim=2, stable=True).argsort(dim=2)
+            )  # (n, B / M, M) in its group
             score = score.masked_fill((place >= M - N).reshape(score.shape), torch.inf)
         return score.sort(stable=True, dim=1)
 

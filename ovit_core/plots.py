@@ -64,7 +64,7 @@ def _percent(ax, accuracy: bool = True) -> None:
 
 def _intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[str]) -> None:
     """Means with error bars side by side: one group per value of `key`, one mark per method."""
-    width = 0.8 / max(1, len(methods))
+    width = 0.7 / max(1, len(methods))
     for i, method in enumerate(methods):
         f = found[found.method == method].set_index(key).reindex(groups)
         colour, marker = STYLE.get(method, ("0.45", "_"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ovit_core import masks, models
 from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs, replayable
-from ovit_core.fisher import CHUNK, fit_block_size
+from ovit_core.fisher import chunk_size, fit_block_size
 from ovit_core.plan import ALLOCATIONS, Method, Plan, Pruned, check_sparsity, parse_pattern
 
 METHODS = {
@@ -192,7 +192,7 @@ def split_groups(
     groups, used = [[]], 0.0
     for name, weight in weights.items():
         B = fit_block_size(weight[0].numel(), block_size, multiple)  # also raises where no block fits the row
-        need = weight.numel() * (B + CHUNK) * 4 / 1e9
+        need = weight.numel() * (B + chunk_size(B)) * 4 / 1e9
         if memory is not None and need > memory:
             raise ValueError(f"memory={memory:g} GB is too little: {name} alone needs {need:.3g} GB of Fisher")
         if memory is not None and used + need > memory:
