@@ -8,10 +8,10 @@ from torch import nn
 from ovit_core import masks, models, training
 from ovit_core.batches import batches
 from ovit_core.config import Config
-from ovit_core.dense import Upstream
 from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs
-from ovit_core.progress import progress
+from ovit_core.dense import Upstream
 from ovit_core.plan import Plan
+from ovit_core.progress import progress
 from ovit_core.pruning import METHODS, get_method, install
 from ovit_core.results import Run
 
