@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovit_core.kernels import LOST
+
 LANES = 16  # float32 numbers in the widest vector register of a CPU
 PERIOD = 32  # removals between two squeezes
 BATCH = 32  # blocks that share one work area
-# A float32 pivot this small against its undowndated value has lost about half of its digits.
-LOST = 1e-4
 # "contract" allows fused multiply-add and the rest lets loops vectorize; NaN and infinity keep their meaning.
 FAST = {"contract", "reassoc", "nsz"}
 

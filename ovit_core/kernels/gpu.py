@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ovit_core.kernels.cpu import LOST
+from ovit_core.kernels import LOST
 from ovit_core.kernels.reference import eliminate_blocks as in_float64
 
 ROWS = 16  # earlier rows subtracted at a time
