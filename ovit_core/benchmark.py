@@ -113,7 +113,7 @@ def fisher_of(gradients: Tensor, damp: float) -> BlockFisher:
     return fisher
 
 
-def timed(run: Callable, device: torch.device, prepare: Callable = tuple, repeat: int = 3):
+def timed(run: Callable, device: torch.device, prepare: Callable = tuple, repeat: int = 5):
     """The fastest of some runs: its measurements and its result."""
     best, out = None, None
     for _ in range(repeat):
@@ -143,7 +143,7 @@ def side_by_side(d: int, sizes: list[int], m: int, device: torch.device, damp: f
         rows.append(row)
         del gradients
         ours, e = timed(lambda h: eliminate(w, h), device, prepare=lambda: (H.clone(),))
-        plain, (loss, trace) = timed(lambda h: plain_eliminate(w, h), device, lambda: (H.clone(),), repeat=2)
+        plain, (loss, trace) = timed(lambda h: plain_eliminate(w, h), device, lambda: (H.clone(),), repeat=3)
         half = torch.full((len(w),), B // 2, device=device)
         got, want = e.weights_at(half), trace[B // 2 - 1]
         same = ((e.loss.argsort(1)) == loss.argsort(1)).all(1)  # float32 may swap near-equal costs

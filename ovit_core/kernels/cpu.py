@@ -2,8 +2,8 @@
 
 A block works on a compact copy of its factor: every PERIOD removals the columns of the weights that are gone are
 squeezed out, so the loops shrink as the block empties; between two squeezes they run over a fixed width, a multiple
-of LANES, without a branch, and what they compute for weights already gone is multiplied by zero. Measured, this is worth
-several times the arithmetic it wastes: a tail loop of any length k+1..B spends most of its time in its remainder.
+of LANES, without a branch, and what they compute for weights already gone is multiplied by zero. Measured, this is
+worth several times the arithmetic it wastes: a tail loop of any length k+1..B spends most of its time in its remainder.
 
 Each block is copied aside (it stays in the core's cache) and l_k then goes to row p_k of H; from the copy a block
 whose float32 arithmetic lost its pivots starts again in float64.
@@ -25,13 +25,14 @@ FAST = {"contract", "reassoc", "nsz"}
 
 @numba.njit(fastmath=FAST | {"nnan"}, boundscheck=False)  # without nnan a minimum does not vectorize
 def _cheapest(score, width):
-    """The first position of the least score; as floats, which vectorize, until the end."""
-    least, first = score[0], score.dtype.type(width)
-    for i in range(1, width):
-        least = min(least, score[i])
-    for i in range(width):
-        first = min(first, score.dtype.type(i) if score[i] == least else score.dtype.type(width))
-    return int(first)
+    """The first position of the least score; width if there is none, which means NaN."""
+    a = b = c = d = score.dtype.type(np.inf)
+    for i in range(0, width, 4):
+        a, b, c, d = min(a, score[i]), min(b, score[i + 1]), min(c, score[i + 2]), min(d, score[i + 3])
+    least, i = min(min(a, b), min(c, d)), 0
+    while i < width and score[i] != least:
+        i += 1
+    return i
 
 
 @numba.njit(fastmath=FAST, boundscheck=False)
@@ -58,12 +59,12 @@ def _remove(row, w, diag, floor, score, barred, alive, start, c, inverse_root, u
     """row becomes l; the weights, the diagonal of H and the scores follow."""
     for i in range(width):
         l = row[i] * inverse_root * alive[i]
-        row[i] = l
-        w[i] -= c * l
-        diag[i] -= l * l
-    source = w if update else start
-    for i in range(width):
-        score[i] = source[i] * source[i] / max(diag[i], floor[i]) + barred[i]
+        v, d = w[i] - c * l, diag[i] - l * l
+        row[i], w[i], diag[i] = l, v, d
+        if update:  # hoisted by the compiler: two loops without a branch
+            score[i] = v * v / max(d, floor[i]) + barred[i]
+        else:
+            score[i] = start[i] * start[i] / max(d, floor[i]) + barred[i]
 
 
 @numba.njit(fastmath=FAST, boundscheck=False)
