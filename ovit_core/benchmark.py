@@ -238,11 +238,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 192], help="block sizes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", help="measure pruning this timm model instead")
-    parser.add_argument("--memory", type=float, nargs="+", default=[None], help="gigabytes allowed for its Fisher")
+    parser.add_argument("--memory", type=float, nargs="+", default=[0], help="gigabytes allowed for its Fisher, 0: no limit")
     args = parser.parse_args(arguments)
     device = models.pick_device(args.device)
     if args.model:
-        found = [whole_model(args.model, memory, 192, 8, device) for memory in args.memory]
+        found = [whole_model(args.model, memory or None, 192, 8, device) for memory in args.memory]
         write(pd.DataFrame(found), f"memory_{args.model}", device)
         return
     write(pd.DataFrame(side_by_side(args.d, args.sizes, args.m, device)), "side_by_side", device)
