@@ -9,6 +9,9 @@ explicit downdate of every inverse block per removed weight, and the weights sto
 
 import argparse
 import hashlib
+import os
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -141,7 +144,7 @@ def side_by_side(d: int, sizes: list[int], m: int, device: torch.device, damp: f
             row |= dict(largest_difference=float((H - reference).abs().max() / reference.abs().max()))
             del reference
         rows.append(row)
-        del gradients
+        gradients = None  # a gigabyte
         ours, e = timed(lambda h: eliminate(w, h), device, prepare=lambda: (H.clone(),))
         plain, (loss, trace) = timed(lambda h: plain_eliminate(w, h), device, lambda: (H.clone(),), repeat=3)
         half = torch.full((len(w),), B // 2, device=device)
@@ -206,8 +209,11 @@ def plot_scaling(rows: pd.DataFrame):
         fixed = rows[rows.varies == varies].iloc[-1]
         others = ", ".join(f"{k} = {int(fixed[k]):,}" for k in names if k != varies)
         ax.set(xscale="log", yscale="log", xlabel=name)
+        ticks = sorted(set(rows[rows.varies == varies][varies]))
+        ax.set_xticks(ticks, [f"{t // 1024}k" if t >= 2**15 else str(t) for t in ticks])
+        ax.set_xticks([], minor=True)
         ax.set_title(others, fontsize=8)
-    axes[0].set_ylabel("seconds")
+    axes[0].set_ylabel("seconds, fastest of several runs")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
@@ -241,15 +247,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--memory", type=float, nargs="+", default=[0], help="gigabytes allowed for its Fisher, 0: no limit")
     args = parser.parse_args(arguments)
     device = models.pick_device(args.device)
+    words = sys.argv[1:] if arguments is None else arguments
+    os.environ[plots.COMMAND] = shlex.join(["python", "-m", "ovit_core.benchmark", *words])
     if args.model:
         found = [whole_model(args.model, memory or None, 192, 8, device) for memory in args.memory]
         write(pd.DataFrame(found), f"memory_{args.model}", device)
         return
-    write(pd.DataFrame(side_by_side(args.d, args.sizes, args.m, device)), "side_by_side", device)
+    found = write(pd.DataFrame(side_by_side(args.d, args.sizes, args.m, device)), "side_by_side", device)
+    if device.type == "cuda":  # H is read once and the factor written once
+        found = found[found.stage == "elimination"]
+        moved = 2 * found.d * found.B * 4 / 1e9 / found.ours_s
+        print(f"elimination moves {', '.join(f'{x:.0f}' for x in moved)} GB/s; a copy {bandwidth(device):.0f} GB/s")
     rows = write(pd.DataFrame(scaling(device, args.d, min(args.sizes), args.m)), "scaling", device)
     plots.save(plot_scaling(rows), "scaling", rows)
-    if device.type == "cuda":
-        print(f"copy bandwidth {bandwidth(device):.0f} GB/s")
 
 
 def write(rows: pd.DataFrame, name: str, device: torch.device) -> pd.DataFrame:

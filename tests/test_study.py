@@ -180,3 +180,12 @@ def test_profiles_are_valid_and_state_cost_and_expectation(profile):
         assert len(from_parameters(kind, parameters).seeds) >= 3
     comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
     assert "Cost:" in comment and "Expect:" in comment
+
+
+def test_benchmark_runs_and_both_forms_agree(tmp_path):
+    command = ["-m", "ovit_core.benchmark", "--d", "4096", "--m", "32", "--sizes", "16", "32", "--device", "cpu"]
+    environment = os.environ | {"OVIT_STUDY_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, *command], check=True, env=environment, cwd=NOTEBOOKS.parent, stdout=subprocess.DEVNULL)
+    rows = pd.read_csv(tmp_path / "figures/benchmark/side_by_side.csv")
+    assert (rows.largest_difference.dropna() < 1e-3).all() and (rows.same_order.dropna() > 0.9).all()
+    assert (tmp_path / "figures/benchmark/scaling.png").exists()
