@@ -244,7 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 192], help="block sizes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", help="measure pruning this timm model instead")
-    parser.add_argument("--memory", type=float, nargs="+", default=[0], help="gigabytes allowed for its Fisher, 0: no limit")
+    parser.add_argument(
+        "--memory", type=float, nargs="+", default=[0], help="gigabytes allowed for its Fisher, 0: no limit"
+    )
     args = parser.parse_args(arguments)
     device = models.pick_device(args.device)
     words = sys.argv[1:] if arguments is None else arguments

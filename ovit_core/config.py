@@ -15,8 +15,9 @@ from typing import Any, get_args, get_origin
 
 from ovit_core import data, models
 from ovit_core.batches import AUGMENTATIONS
-from ovit_core.plan import check_sparsity
+from ovit_core.plan import ALLOCATIONS, check_sparsity, parse_pattern
 from ovit_core.pruning import get_method
+from ovit_core.schedule import cubic
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOLS = ("linear", "full")
@@ -98,27 +99,73 @@ class NoWeightUpdate(Config):
 
     methods: list[str]
     sparsities: list[float]
+    regimes: list[str]
+    recovery_methods: list[str]
     recovery_sparsities: list[float]
     recovery_epochs: int
     recovery_images: int
     recovery_lr: float
+    gradual_methods: list[str]
+    gradual_sparsities: list[float]
+    gradual_start: float
+    gradual_cycles: int
+    gradual_epochs: int
+    gradual_images: int
+    gradual_lr: float
+    gradual_final_lr: float
+    sensitivity_sparsity: float
+    sensitivity_block_sizes: list[int]
+    sensitivity_gradients: list[int]
+    sensitivity_batches: list[int]
+    sensitivity_damps: list[float]
 
     @property
     def points(self) -> dict[str, tuple[list[str], list[float]]]:
         """phase -> the methods and sparsities asked for."""
-        return dict(one_shot=(self.methods, self.sparsities), recovered=(self.methods, self.recovery_sparsities))
+        patterns = [p for p in map(parse_pattern, self.regime_patterns) if p]
+        implied = [round(1 - n / m, 6) for n, m in patterns]
+        return dict(
+            one_shot=(self.methods, [*self.sparsities, *implied]),
+            recovered=(self.recovery_methods, self.recovery_sparsities),
+            gradual=(self.gradual_methods, self.gradual_sparsities),
+        )
+
+    @property
+    def sweeps(self) -> dict[str, list]:
+        """What the sensitivity of the update's gain is measured against: column -> values."""
+        return dict(
+            block_size=self.sensitivity_block_sizes,
+            gradients=self.sensitivity_gradients,
+            gradient_batch=self.sensitivity_batches,
+            damp=self.sensitivity_damps,
+        )
+
+    @property
+    def regime_patterns(self) -> list[str]:
+        """ "unstructured" or N:M, for each of `regimes`."""
+        return ["unstructured" if r in ALLOCATIONS else r for r in self.regimes]
 
     def __post_init__(self):
         super().__post_init__()
-        for method in self.methods:
+        for method in (*self.methods, *self.recovery_methods, *self.gradual_methods):
             get_method(method)
-        for s in (*self.sparsities, *self.recovery_sparsities):
+        for s in (*self.sparsities, *self.recovery_sparsities, *self.gradual_sparsities, self.sensitivity_sparsity):
             check_sparsity(s)
-        require(bool(self.methods), "methods", "at least one", self.methods)
-        require(bool(self.sparsities), "sparsities", "at least one", self.sparsities)
-        require(self.recovery_epochs >= 0, "recovery_epochs", "at least 0", self.recovery_epochs)
-        require(self.recovery_images >= self.batch_size, "recovery_images", "at least batch_size", self.recovery_images)
-        require(self.recovery_lr > 0, "recovery_lr", "positive", self.recovery_lr)
+        for pattern in self.regime_patterns:
+            parse_pattern(pattern)
+        for s in self.gradual_sparsities:
+            cubic(self.gradual_start, s, self.gradual_cycles)
+        for name in ("methods", "sparsities", "regimes"):
+            require(bool(getattr(self, name)), name, "at least one", getattr(self, name))
+        for name in ("recovery_epochs", "gradual_epochs"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("recovery_images", "gradual_images"):
+            require(getattr(self, name) >= self.batch_size, name, "at least batch_size", getattr(self, name))
+        for name in ("recovery_lr", "gradual_lr", "gradual_final_lr"):
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("sensitivity_block_sizes", "sensitivity_gradients", "sensitivity_batches"):
+            require(min(getattr(self, name), default=1) >= 1, name, "at least 1", getattr(self, name))
+        require(min(self.sensitivity_damps, default=1.0) > 0, "sensitivity_damps", "positive", self.sensitivity_damps)
 
 
 @dataclass(frozen=True)
@@ -171,7 +218,8 @@ class Transfer(Config):
 
 # More methods or sparsities add rows to a run; they do not change those it has.
 GRID = (
-    "methods", "sparsities", "recovery_sparsities",
+    "methods", "sparsities", "regimes", "recovery_methods", "recovery_sparsities", "gradual_methods", "gradual_sparsities",
+    "sensitivity_sparsity", "sensitivity_block_sizes", "sensitivity_gradients", "sensitivity_batches", "sensitivity_damps",
     "protocols", "transfer_methods", "transfer_sparsities", "full_sparsities",
 )  # fmt: skip
 EXPERIMENTS = {NoWeightUpdate: "no_weight_update", Transfer: "transfer"}

@@ -1,15 +1,31 @@
-"""Ablation A: top-1 against sparsity with and without the weight update, one-shot and after recovery."""
+"""Ablation A: top-1 with and without the weight update: one-shot, after recovery, and pruned gradually."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from ovit_core import config as configs
-from ovit_core import curvature, dense, elimination, fisher, inputs, masks, models, plan, pruning, surgeon, training
+from ovit_core import (
+    curvature,
+    dense,
+    elimination,
+    fisher,
+    inputs,
+    masks,
+    models,
+    plan,
+    pruning,
+    schedule,
+    surgeon,
+    training,
+)
 from ovit_core.batches import Images, batches
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
+from ovit_core.plan import ALLOCATIONS, parse_pattern
 from ovit_core.progress import progress
 from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
@@ -18,59 +34,156 @@ from ovit_core.surgeon import Surgeon
 PRUNER = dense.CODE + configs.source(
     models, fisher, inputs, curvature, elimination, cpu, reference, plan, pruning, masks, surgeon, training
 )
-CODE = PRUNER + configs.source(sys.modules[__name__])
+CODE = PRUNER + configs.source(schedule, sys.modules[__name__])
+# What the sensitivity of the update's gain is measured by: the same mask with and without it.
+PAIR = ("ovit", "ovit_mask_only")
 
 
 def run(config: NoWeightUpdate) -> Path:
     """Runs every seed, skipping what is done; returns the folder of the rows."""
     for seed in config.seeds:
-        folder = _run_seed(config, seed)
+        folder = Seed(config, seed).run()
     return folder
 
 
-def _run_seed(config: NoWeightUpdate, seed: int) -> Path:
-    up = dense.upstream(config, seed)
-    out = Run(config, seed, [up.data.fingerprint], CODE)
-    s = Surgeon(config, up, seed)
-    test = batches(up.data.test, 500)
+class Seed:
+    """One seed of the ablation: a list of jobs, each a row or a few, done if its rows are not there."""
 
-    def measure(phase: str, method: str, sparsity: float, make) -> None:
-        key = dict(phase=phase, method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
-        if not out.done(**key):
+    def __init__(self, config: NoWeightUpdate, seed: int):
+        self.config, self.seed = config, seed
+        self.upstream = dense.upstream(config, seed)
+        self.out = Run(config, seed, [self.upstream.data.fingerprint], CODE)
+        self.surgeon = Surgeon(config, self.upstream, seed)
+        self.test = batches(self.upstream.data.test, 500)
+
+    def run(self) -> Path:
+        c, s = self.config, self.surgeon
+        everything = dict.fromkeys((*c.methods, *c.recovery_methods, *c.gradual_methods))
+        s.choose_damps(self.out, list(everything))
+        self.measure("one_shot", "dense", 0.0, lambda: self.upstream.model)
+        jobs = [*self.one_shot_jobs(), *self.recovered_jobs(), *self.gradual_jobs(), *self.sensitivity_jobs()]
+        with progress(total=len(jobs), desc=f"ablation A, seed {self.seed}") as bar:
+            for job in jobs:
+                job()
+                bar.update()
+        return self.out.folder
+
+    def measure(
+        self, phase: str, method: str, sparsity: float, make, surgeon: Surgeon | None = None, **columns
+    ) -> None:
+        """Top-1 and cross-entropy on the test split, unless the rows are there."""
+        key = dict(phase=phase, method=method, sparsity_target=sparsity, dataset=self.config.upstream)
+        key |= dict(experiment=self.config.experiment, allocation="global", pattern="unstructured") | columns
+        missing = [metric for metric in ("top1", "cross_entropy") if not self.out.done(**key, metric=metric)]
+        if missing:
             model = make()
-            correct, _ = training.evaluate(model, test)
-            out.add(correct.mean(), correct, **key, **s.describe(method, model))
+            correct, loss = training.evaluate(model, self.test)
+            row = (surgeon or self.surgeon).describe(method, model) | key
+            if "top1" in missing:
+                self.out.add(correct.mean(), correct, **row, metric="top1", write=missing == ["top1"])
+            if "cross_entropy" in missing:
+                self.out.add(loss, **row, metric="cross_entropy")
 
-    s.choose_damps(out, config.methods)
-    measure("one_shot", "dense", 0.0, lambda: up.model)
-    steps = len(config.methods) * (len(config.sparsities) + len(config.recovery_sparsities)) + len(
-        config.recovery_sparsities
-    )
-    with progress(total=steps, desc=f"ablation A, seed {seed}") as bar:
-        for method in config.methods:
-            for sparsity in config.sparsities:
-                measure("one_shot", method, sparsity, lambda: s.pruned(method, sparsity))
-                bar.update()
-        for method in ["dense", *config.methods]:
-            for sparsity in config.recovery_sparsities:
-                # The dense control gets the same images and steps; it has no sparsity, so once is enough.
-                target = 0.0 if method == "dense" else sparsity
-                measure("recovered", method, target, lambda: _recovered(config, s, method, sparsity))
-                bar.update()
-    return out.folder
+    def one_shot_jobs(self):
+        c, s = self.config, self.surgeon
+        for method in c.methods:
+            for regime in c.regimes:
+                structured = regime not in ALLOCATIONS
+                pattern = regime if structured else "unstructured"
+                options = dict(allocation="uniform" if structured else regime, pattern=pattern)
+                sparsities = c.sparsities
+                if structured:
+                    n, m = parse_pattern(pattern)
+                    sparsities = [round(1 - n / m, 6)]
+                for at in sparsities:
+                    make = lambda method=method, at=at, options=options: s.pruned(method, at, **options)
+                    yield lambda method=method, at=at, make=make, options=options: self.measure(
+                        "one_shot", method, at, make, **options
+                    )
+                if method == "ovit" and regime == "global":
+                    yield from (lambda at=at: self.where_it_acts(at) for at in sparsities)
 
+    def where_it_acts(self, at: float) -> None:
+        """Per layer: oViT's sparsity and its share of the correction's squared norm; and the loss it predicts."""
+        key = dict(phase="one_shot", method="ovit", sparsity_target=at, dataset=self.config.upstream)
+        if self.out.done(**key, metric="predicted_loss_increase"):
+            return
+        point = self.surgeon.point("ovit", at)
+        moved = {
+            name: float(((point.weights[name] - w.detach()) * point.masks[name]).square().sum())
+            for name, w in self.surgeon.weights.items()
+        }
+        row = key | dict(score="greedy", update="joint", damp=self.surgeon.damp("ovit"))
+        for name, mask in point.masks.items():
+            layer = row | dict(scope="layer", scope_name=name)
+            self.out.add(1 - float(mask.float().mean()), **layer, metric="sparsity", write=False)
+            self.out.add(moved[name] / sum(moved.values()), **layer, metric="correction_share", write=False)
+        self.out.add(point.loss, **row, metric="predicted_loss_increase")
 
-def _recovered(config: NoWeightUpdate, s: Surgeon, method: str, sparsity: float):
-    """One-shot, then finetuning with the masks fixed, on a seeded part of the training images."""
-    model, images = s.pruned(method, sparsity), s.upstream.data.train
-    if isinstance(images, Images):
-        images = images.take(np.random.default_rng(s.seed).permutation(len(images))[: config.recovery_images])
-    loader = batches(images, config.batch_size, s.seed, tuple(config.augment))
-    return training.train(
-        model,
-        loader,
-        config.recovery_epochs,
-        config.recovery_lr,
-        config.weight_decay,
-        desc=f"recovery of {method} at {sparsity:g}",
-    )
+    def recovered_jobs(self):
+        c = self.config
+        # The dense control gets the same images and steps; it has no sparsity, so once is enough.
+        pairs = [("dense", 0.0)] * bool(c.recovery_sparsities and c.recovery_methods)
+        pairs += [(m, at) for m in c.recovery_methods for at in c.recovery_sparsities]
+        for method, at in pairs:
+            make = lambda method=method, at=at: self.recovered(method, at)
+            yield lambda method=method, at=at, make=make: self.measure("recovered", method, at, make)
+
+    def recovered(self, method: str, at: float) -> nn.Module:
+        """One-shot, then finetuning with the masks fixed."""
+        c = self.config
+        desc = f"recovery of {method} at {at:g}"
+        loader = self.part(c.recovery_images)
+        model = self.surgeon.pruned(method, at)
+        return training.train(model, loader, c.recovery_epochs, c.recovery_lr, c.weight_decay, desc=desc)
+
+    def gradual_jobs(self):
+        c = self.config
+        pairs = [("dense", 0.0)] * bool(c.gradual_sparsities and c.gradual_methods)
+        pairs += [(m, at) for m in c.gradual_methods for at in c.gradual_sparsities]
+        for method, at in pairs:
+            make = lambda method=method, at=at: self.gradual(method, at)
+            yield lambda method=method, at=at, make=make: self.measure("gradual", method, at, make)
+
+    def gradual(self, method: str, at: float) -> nn.Module:
+        """Cycles of pruning and training; the dense control trains through the same cycles."""
+        c, s = self.config, self.surgeon
+        loader = self.part(c.gradual_images)
+        options = dict(final_lr=c.gradual_final_lr, decay="linear", warmup=0.0, desc=f"gradual {method} to {at:g}")
+        steps = [0.0] * c.gradual_cycles if method == "dense" else schedule.cubic(c.gradual_start, at, c.gradual_cycles)
+        return schedule.gradual(
+            s.pruned("dense", 0.0),
+            steps,
+            lambda model, now: None if method == "dense" else s.prune_again(model, method, now),
+            lambda model: training.train(model, loader, c.gradual_epochs, c.gradual_lr, c.weight_decay, **options),
+        )
+
+    def sensitivity_jobs(self):
+        """The update's gain as one of block size, gradients, gradient batch and lambda varies."""
+        c = self.config
+        for name, values in c.sweeps.items():
+            if name != "damp":
+                yield from (lambda name=name, value=value: self.sensitive(name, value) for value in values)
+        for damp in c.sweeps["damp"]:
+            for method in PAIR:
+                at = c.sensitivity_sparsity
+                make = lambda method=method, at=at, damp=damp: self.surgeon.pruned(method, at, damp=damp)
+                where = dict(experiment="sensitivity", scope_name="damp", damp=damp)
+                yield lambda method=method, at=at, make=make, where=where: self.measure(
+                    "one_shot", method, at, make, **where
+                )
+
+    def sensitive(self, name: str, value: int) -> None:
+        """Both methods with one setting changed, lambda chosen anew for it."""
+        other = Surgeon(dataclasses.replace(self.config, **{name: value}), self.upstream, self.seed)
+        for method in PAIR:
+            key = dict(experiment="sensitivity", scope_name=name, **{name: value})
+            make = lambda method=method: other.pruned(method, self.config.sensitivity_sparsity)
+            self.measure("one_shot", method, self.config.sensitivity_sparsity, make, other, **key)
+
+    def part(self, count: int):
+        """Batches of a seeded part of the training images."""
+        c, images = self.config, self.upstream.data.train
+        if isinstance(images, Images):
+            images = images.take(np.random.default_rng(self.seed).permutation(len(images))[:count])
+        return batches(images, c.batch_size, self.seed, tuple(c.augment))

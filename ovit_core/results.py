@@ -98,12 +98,13 @@ class Run:
         """Whether a row with these values is there."""
         return any(all(row[k] == v for k, v in key.items()) for row in self.rows)
 
-    def add(self, value: float, correct: np.ndarray | None = None, **row: Any) -> None:
+    def add(self, value: float, correct: np.ndarray | None = None, write: bool = True, **row: Any) -> None:
         """Appends one row and writes the run's file; `seconds` is the time since the last row.
 
         Args:
             value: the measured number.
             correct: (n_test,) bool per-image correctness, saved beside the rows for the bootstrap.
+            write: False leaves the writing to the next row, where many come at once.
             row: its columns; any not in COLUMNS is an error.
         """
         if odd := row.keys() - set(COLUMNS):
@@ -119,7 +120,8 @@ class Run:
             folder.mkdir(exist_ok=True)
             np.save(folder / f"{key.replace(':', '_')}.npy", np.packbits(correct))
         self.rows.append(full)
-        write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
+        if write:
+            write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
 
 
 def load(folder: Path, config: Config) -> pd.DataFrame:
@@ -136,6 +138,9 @@ def load(folder: Path, config: Config) -> pd.DataFrame:
     for phase, (methods, sparsities) in config.points.items():
         pruned = rows.method.isin(methods) & rows.sparsity_target.isin(sparsities)
         asked |= (rows.phase == phase) & (pruned | (rows.score == ""))  # dense and the floors have no score
+    asked &= rows.experiment == config.experiment
+    for column, values in getattr(config, "sweeps", {}).items():
+        asked |= (rows.experiment == "sensitivity") & (rows.scope_name == column) & rows[column].isin(values)
     return rows[asked].reset_index(drop=True)
 
 

@@ -16,12 +16,17 @@ def cubic(start: float, end: float, steps: int) -> list[float]:
         ValueError: fewer than two steps, or not 0 <= start <= end <= 1.
     """
     if steps < 2 or not 0 <= start <= end <= 1:
-        raise ValueError(f"gradual pruning needs two steps or more and 0 <= start <= end <= 1, not {steps=} {start=} {end=}")
+        raise ValueError(
+            f"gradual pruning needs two steps or more and 0 <= start <= end <= 1, not {steps=} {start=} {end=}"
+        )
     return [end + (start - end) * (1 - i / (steps - 1)) ** 3 for i in range(steps)]
 
 
 def gradual(
-    model: nn.Module, sparsities: list[float], prune: Callable[[nn.Module, float], None], train: Callable[[nn.Module], None]
+    model: nn.Module,
+    sparsities: list[float],
+    prune: Callable[[nn.Module, float], None],
+    train: Callable[[nn.Module], None],
 ) -> nn.Module:
     """Prunes to each sparsity in turn and trains after each: `prune` sees the current weights and masks."""
     for sparsity in sparsities:

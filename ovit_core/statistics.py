@@ -4,7 +4,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CURVE = ["phase", "dataset", "method", "sparsity_target"]
+WHERE = ["phase", "dataset", "allocation", "pattern"]
+CURVE = [*WHERE, "method", "sparsity_target"]
+
+
+def main(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one global threshold without a pattern: the study's main regime."""
+    return rows[(rows.allocation == "global") & (rows.pattern == "unstructured")]
+
+
+def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are an accuracy of a whole test split, of the experiment itself."""
+    known = rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")
+    return rows[known & (rows.experiment != "sensitivity")]
 
 
 def t_interval(values: np.ndarray, level: float = 0.95) -> float:
@@ -16,23 +28,25 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> float:
 
 
 def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy rows (fractions): one row per phase, dataset, method and sparsity with `mean`, `half`, `seeds`."""
-    rows = rows[rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")]
-    groups = rows.groupby(CURVE, sort=False).value
+    """Accuracy rows (fractions): one row per phase, dataset, allocation, pattern, method and sparsity with `mean`,
+    `half`, `seeds`.
+    """
+    groups = accuracies(rows).groupby(CURVE, sort=False).value
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
 def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    """Accuracy of method a minus method b, paired by seed: `mean`, `half`, `seeds` per phase, dataset, sparsity.
+    """Accuracy of method a minus method b, paired by seed: `mean`, `half`, `seeds` per phase, dataset, regime, sparsity.
 
     A method without sparsity (dense, a floor) is compared with the other at each of its sparsities.
     """
-    rows = rows[rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")]
+    rows = accuracies(rows)
     one, two = rows[rows.method == a], rows[rows.method == b]
-    on = ["phase", "dataset", "seed"] + ([] if (two.sparsity_target == 0).all() else ["sparsity_target"])
+    fixed = (two.sparsity_target == 0).all()
+    on = ["phase", "dataset", "seed"] + ([] if fixed else ["allocation", "pattern", "sparsity_target"])
     both = one.merge(two[[*on, "value"]], on=on, suffixes=("", "_b"))
     both["gain"] = both.value - both.value_b
-    groups = both.groupby(["phase", "dataset", "sparsity_target"], sort=False).gain
+    groups = both.groupby([*WHERE, "sparsity_target"], sort=False).gain
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
@@ -57,14 +71,30 @@ def verdict(mean: float, half: float, what: str, against: str) -> str:
     return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % t interval over seeds)"
 
 
-def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame:
-    """Methods by sparsities, "mean ± half" in percent."""
-    found = accuracy(rows)
+def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
+    """Methods by sparsities, "mean ± half" in percent; None if that phase was not run."""
+    found = accuracy(main(rows))
     found = found[(found.phase == phase) & (found.dataset == dataset)]
+    if found.empty:
+        return None
     text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
     wide = found.assign(text=text).pivot(index="method", columns="sparsity_target", values="text")
     order = list(dict.fromkeys(found.method))
     return wide.loc[order].rename(columns=lambda s: "dense" if s == 0 else f"{100 * s:g} %").fillna("")
+
+
+def points_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """The parts of a gain by sparsity, "mean ± half" in percentage points."""
+    text = [points(m, h) for m, h in zip(parts["mean"], parts.half)]
+    index = ["phase", "score_kind", "part"]
+    wide = parts.assign(text=text).pivot(index=index, columns="sparsity_target", values="text")
+    order = list(dict.fromkeys(zip(*(parts[c] for c in index))))
+    return (
+        wide.loc[order]
+        .rename(columns=lambda s: f"{100 * s:g} %")
+        .rename_axis(index=["phase", "score", "part"])
+        .fillna("")
+    )
 
 
 def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
@@ -85,10 +115,14 @@ def setting(rows: pd.DataFrame, config) -> str:
         "All seeds share one dense model; they vary the gradients, the data order and any new head, "
         "so intervals do not cover the training of the dense model."
     )  # fmt: skip
-    damps = rows[rows.damp.notna() & (rows.phase != "lambda_search")].groupby("method", sort=False).damp.unique()
+    damps = (
+        rows[rows.damp.notna() & (rows.phase != "lambda_search") & (rows.experiment != "sensitivity")]
+        .groupby("method", sort=False)
+        .damp.unique()
+    )
     chosen = "; ".join(f"`{m}` {', '.join(f'{d:.0e}' for d in sorted(v))}" for m, v in damps.items())
     seeds = rows.seed.nunique()
-    dense = rows[(rows.phase == "one_shot") & (rows.method == "dense")].iloc[0]
+    dense = rows[(rows.phase == "one_shot") & (rows.method == "dense") & (rows.metric == "top1")].iloc[0]
     low, high = bootstrap(dense.value, int(dense.n_test))
     edges = [f"`{m}`" for m, v in damps.items() if {min(config.damps), max(config.damps)} & set(v)]
     edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
@@ -99,23 +133,6 @@ def setting(rows: pd.DataFrame, config) -> str:
         f"the choice of images, not of seeds. λ chosen on validation, the largest within one standard error of the best: "
         f"{chosen}.{edge}"
     )
-
-
-def answer_a(rows: pd.DataFrame) -> list[str]:
-    """What ablation A found, one sentence per comparison, from the rows alone."""
-    out = []
-    for phase, title in (("one_shot", "One-shot"), ("recovered", "After recovery")):
-        for other, what in (
-            ("ovit_mask_only", "the weight update at oViT's own mask"),
-            ("ovit_no_update", "the weight update in scores and weights"),
-            ("magnitude", "oViT against magnitude"),
-            ("obert", "oViT against oBERT"),
-        ):
-            found = difference(rows[rows.phase == phase], "ovit", other)
-            for _, r in found[found.sparsity_target.isin((0.8, 0.9))].iterrows():
-                sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
-                out.append(f"{title}, {100 * r.sparsity_target:g} %, {what}: {sentence}.")
-    return out
 
 
 def answer_b(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]], margin: float = 0.05) -> list[str]:

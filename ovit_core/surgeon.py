@@ -1,6 +1,7 @@
 """One dense model, one seed: the Fisher, the lambda of each method, and pruned copies at any sparsity."""
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from ovit_core.batches import batches
 from ovit_core.config import Config
 from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs
 from ovit_core.dense import Upstream
-from ovit_core.plan import Plan
+from ovit_core.plan import Plan, Pruned, parse_pattern
 from ovit_core.progress import progress
 from ovit_core.pruning import METHODS, get_method, install
 from ovit_core.results import Run
@@ -32,19 +33,14 @@ class Surgeon:
         self.config, self.upstream, self.seed = config, upstream, seed
         self.weights = models.prunable(upstream.model, config.prunable)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple, Plan] = {}
         self._curvatures: dict[str, Curvature] = {}
         self._inverses: tuple[tuple | None, dict] = (None, {})  # the last lambda's, shared by its methods
 
     def curvature(self, kind: str) -> Curvature:
         """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model."""
         if kind not in self._curvatures:
-            c = self.config
-            estimate = estimate_inputs if kind == "inputs" else estimate_fisher
-            loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
-            # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
-            options = dict(prunable=c.prunable, dtype=torch.float64)
-            self._curvatures[kind] = estimate(self.upstream.model, loader, c.gradients, c.block_size, **options)
+            self._curvatures[kind] = self._estimate(self.upstream.model, kind)
         return self._curvatures[kind]
 
     def damp(self, method: str) -> float | None:
@@ -60,7 +56,7 @@ class Surgeon:
             loader = batches(self.upstream.data.val, 500)
             self.search[method] = {}
             for damp in progress(self.config.damps, desc=f"lambda of {method}"):
-                model = self._copy(self._solve(method, damp), self.config.damp_sparsity)
+                model = self.pruned(method, self.config.damp_sparsity, damp=damp)
                 self.search[method][damp] = float(training.evaluate(model, loader)[0].mean())
         best = max(self.search[method].values())
         error = (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
@@ -92,26 +88,51 @@ class Surgeon:
             damp=(self.damp(method) or "") if known else "",
         )
 
-    def pruned(self, method: str, sparsity: float, allocation: str = "global") -> nn.Module:
-        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy."""
-        if method == "dense":
-            return copy.deepcopy(self.upstream.model)
-        if method not in self._plans:
+    def point(
+        self,
+        method: str,
+        sparsity: float,
+        allocation: str = "global",
+        pattern: str = "unstructured",
+        damp: float | None = None,
+    ) -> Pruned:
+        """A point of a method's curve, at its chosen lambda or at `damp`."""
+        key = (method, pattern, damp or self.damp(method))
+        if key not in self._plans:
             self._plans.clear()  # one factorization in memory at a time; methods are asked for in turn
-            self._plans[method] = self._solve(method, self.damp(method))
-        return self._copy(self._plans[method], sparsity, allocation)
+            self._plans[key] = self._solve(method, key[2], pattern)
+        return self._plans[key].at(sparsity, allocation)
 
-    def _solve(self, method: str, damp: float | None) -> Plan:
+    def pruned(self, method: str, sparsity: float, **options) -> nn.Module:
+        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Options as of `point`."""
+        model = copy.deepcopy(self.upstream.model)
+        if method != "dense":
+            install(model, self.point(method, sparsity, **options))
+        return model
+
+    def prune_again(self, model: nn.Module, method: str, sparsity: float) -> None:
+        """Prunes a model further in place: curvature of its current weights under their masks, zeros stay zero."""
+        chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
+        curvature = self._estimate(model, chosen.curvature) if chosen.needs_curvature else None
+        plan = Plan(weights, chosen, curvature, self.damp(method), masks=masks.of(model), seed=self.seed, consume=True)
+        install(model, plan.at(sparsity))
+
+    def _estimate(self, model: nn.Module, kind: str) -> Curvature:
+        c = self.config
+        estimate = estimate_inputs if kind == "inputs" else estimate_fisher
+        loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
+        groups = [parse_pattern(p) for p in getattr(c, "regime_patterns", [])]
+        # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
+        options = dict(prunable=c.prunable, dtype=torch.float64, multiple=math.lcm(*(g[1] for g in groups if g)))
+        return estimate(model, loader, c.gradients, c.block_size, **options)
+
+    def _solve(self, method: str, damp: float | None, pattern: str = "unstructured") -> Plan:
         chosen = get_method(method)
+        options = dict(pattern=pattern, seed=self.seed)
         if not chosen.needs_curvature:
-            return Plan(self.weights, chosen, seed=self.seed)
+            return Plan(self.weights, chosen, **options)
         curvature, key = self.curvature(chosen.curvature), (chosen.curvature, damp)
         if self._inverses[0] != key:
             self._inverses = (None, {})  # one set in memory at a time
             self._inverses = key, {name: curvature.inverse(name, damp) for name in self.weights}
-        return Plan(self.weights, chosen, curvature, damp, self._inverses[1], seed=self.seed)
-
-    def _copy(self, plan: Plan, sparsity: float, allocation: str = "global") -> nn.Module:
-        model = copy.deepcopy(self.upstream.model)
-        install(model, plan.at(sparsity, allocation))
-        return model
+        return Plan(self.weights, chosen, curvature, damp, self._inverses[1], **options)

@@ -10,10 +10,9 @@ from ovit_core.transfer import FLOORS, mean_per_class
 
 def rows(values, phase="one_shot", dataset="d"):
     """(method, sparsity, seed) -> accuracy, as rows."""
-    return pd.DataFrame(
-        [dict(phase=phase, dataset=dataset, method=m, sparsity_target=s, seed=k, metric="top1", scope="all", value=v)
-         for (m, s, k), v in values.items()]
-    )  # fmt: skip
+    fixed = dict(experiment="e", phase=phase, dataset=dataset, allocation="global", pattern="unstructured", scope="all")
+    points = [dict(method=m, sparsity_target=s, seed=k, metric="top1", value=v) for (m, s, k), v in values.items()]
+    return pd.DataFrame([fixed | point for point in points])
 
 
 def test_t_interval_by_hand():

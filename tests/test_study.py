@@ -14,13 +14,16 @@ import papermill
 import pytest
 import yaml
 
+from ovit_core import plots
 from ovit_core.config import EXPERIMENTS, NoWeightUpdate, Transfer, from_parameters
+from ovit_core.pruning import METHODS
 from ovit_core.results import COLUMNS
 from ovit_core.study import NOTEBOOKS, PROFILES, main, read_profile
 
 TINY = [
     "profile=tiny", "upstream=digits", "epochs=2", "model_args={img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2}",
     "seeds=[0, 1]", "gradients=8", "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200",
+    "gradual_images=200", "sensitivity_block_sizes=[12, 24]", "sensitivity_damps=[1.0e-5]",
     "datasets=[digits]", "transfer_sparsities=[0.5, 0.9]", "full_steps=4", "probe_Cs=[0.1]",
 ]  # fmt: skip
 
@@ -45,18 +48,24 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
     assert list(rows.columns) == COLUMNS and set(rows.seed) == {0, 1}
     phases = {
-        "no_weight_update": {"one_shot", "recovered", "lambda_search"},
+        "no_weight_update": {"one_shot", "recovered", "gradual", "lambda_search"},
         "transfer": {"linear", "full", "one_shot", "lambda_search"},
     }
     assert set(rows.phase) == phases[name]
-    pruned = rows[rows.sparsity_target.notna() & rows.score.notna() & (rows.phase != "lambda_search")]
+    pruned = rows[
+        (rows.metric != "validation_top1") & (rows.scope == "all") & rows.score.notna() & rows.sparsity.notna()
+    ]
     total = 13824
     assert ((pruned.sparsity * total).round() == (pruned.sparsity_target * total).round()).all()  # after training too
-    assert rows.value.between(0, 1).all()
-    for figure in {
-        "no_weight_update": ["no_weight_update", "no_weight_update_gain"],
+    assert rows[rows.metric.isin(("top1", "mean_per_class", "sparsity"))].value.between(0, 1).all()
+    figures = {
+        "no_weight_update": [
+            "no_weight_update", "no_weight_update_gain", "attribution", "regimes", "gradual", "sensitivity", "layers",
+            "prediction",
+        ],
         "transfer": ["transfer_linear", "transfer_full"],
-    }[name]:
+    }[name]  # fmt: skip
+    for figure in figures:
         for suffix in ("png", "svg", "json"):
             assert (folder / "figures" / "tiny" / f"{figure}.{suffix}").stat().st_size > 100
     assert {"command", "commit", "device", "seeds"} <= json.loads(
@@ -66,7 +75,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     page = nbformat.read(folder / "runs" / "tiny" / f"{name}.ipynb", as_version=4)
     outputs = [o for c in page.cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == len(figures)
 
 
 def test_the_same_command_again_computes_nothing(ran):
@@ -77,7 +86,7 @@ def test_the_same_command_again_computes_nothing(ran):
     assert study(folder, "--only", name).returncode == 0
     numbers = lambda text: pd.read_csv(pd.io.common.StringIO(text)).drop(columns=["seconds", "device", "commit"])
     for file, text in zip(files, before):
-        key = ["phase", "method", "dataset", "sparsity_target", "damp"]
+        key = "experiment phase method sparsity_target pattern metric scope_name damp dataset block_size".split()
         a, b = (numbers(t).sort_values(key).reset_index(drop=True) for t in (file.read_text(), text))
         pd.testing.assert_frame_equal(a, b)
     assert files[1].read_text() == before[1]
@@ -124,6 +133,8 @@ def test_a_smaller_request_reads_the_same_rows(ran):
     name, folder, _ = ran
     files = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
     fewer = ["methods=[ovit]", "transfer_methods=[ovit]", "seeds=[0, 1]", "recovery_sparsities=[0.9]"]
+    fewer += ["recovery_methods=[ovit]", "gradual_methods=[]", "regimes=[global]", "sensitivity_damps=[]"]
+    fewer += ["sensitivity_block_sizes=[]"]
     assert study(folder, "--only", name, settings=[*TINY, *fewer]).returncode == 0
     assert files == {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
@@ -182,10 +193,16 @@ def test_profiles_are_valid_and_state_cost_and_expectation(profile):
     assert "Cost:" in comment and "Expect:" in comment
 
 
+def test_every_method_has_its_colour():
+    assert set(plots.STYLE) == set(METHODS)
+
+
 def test_benchmark_runs_and_both_forms_agree(tmp_path):
     command = ["-m", "ovit_core.benchmark", "--d", "4096", "--m", "32", "--sizes", "16", "32", "--device", "cpu"]
     environment = os.environ | {"OVIT_STUDY_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, *command], check=True, env=environment, cwd=NOTEBOOKS.parent, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *command], check=True, env=environment, cwd=NOTEBOOKS.parent, stdout=subprocess.DEVNULL
+    )
     rows = pd.read_csv(tmp_path / "figures/benchmark/side_by_side.csv")
     assert (rows.largest_difference.dropna() < 1e-3).all() and (rows.same_order.dropna() > 0.9).all()
     assert (tmp_path / "figures/benchmark/scaling.png").exists()

@@ -1,0 +1,110 @@
+"""Where oViT's gain over magnitude comes from: the score, the update, or the two together; and what ablation A says.
+
+With a(score, update) the accuracy of a method, paired by seed:
+
+    score        a(s, none) - a(magnitude, none)
+    update       a(magnitude, joint) - a(magnitude, none)
+    interaction  what is left of a(s, joint) - a(magnitude, none)
+
+The other path adds the update first; the Shapley parts are the means of both. Parts can be negative.
+"""
+
+import pandas as pd
+
+from ovit_core.statistics import WHERE, accuracies, difference, main, points, t_interval, verdict
+
+# score -> (method without update, method with the joint update)
+SCORES = {
+    "static": ("obert_mask_only", "obert_joint"),
+    "greedy_frozen": ("ovit_no_update", "ovit_no_update_joint"),
+    "greedy": ("ovit_mask_only", "ovit"),
+}
+PARTS = {
+    "score": "score, no update",
+    "update": "update, magnitude's mask",
+    "interaction": "interaction",
+    "score_other": "score, with update",
+    "update_other": "update, this score's mask",
+    "score_shapley": "score (Shapley)",
+    "update_shapley": "update (Shapley)",
+    "total": "all",
+}
+
+
+def attribution(rows: pd.DataFrame) -> pd.DataFrame:
+    """The parts of every score's gain: `mean`, `half`, `seeds` (fractions) per phase, dataset, sparsity, score, part."""
+    values = accuracies(main(rows))
+    index = [*WHERE, "sparsity_target", "seed"]
+    wide = values.pivot_table(index=index, columns="method", values="value")
+    parts = []
+    for score, (none, joint) in SCORES.items():
+        if not {none, joint, "magnitude", "magnitude_joint"} <= set(wide.columns):
+            continue
+        w = wide[[none, joint, "magnitude", "magnitude_joint"]].dropna()
+        base = w["magnitude"]
+        found = pd.DataFrame(index=w.index)
+        found["score"] = w[none] - base
+        found["update"] = w["magnitude_joint"] - base
+        found["total"] = w[joint] - base
+        found["interaction"] = found.total - found.score - found["update"]
+        found["score_other"] = w[joint] - w["magnitude_joint"]
+        found["update_other"] = w[joint] - w[none]
+        found["score_shapley"] = (found.score + found.score_other) / 2
+        found["update_shapley"] = (found["update"] + found.update_other) / 2
+        long = found.reset_index().melt(id_vars=index, var_name="part").assign(score_kind=score)
+        parts.append(long)
+    if not parts:
+        return pd.DataFrame(columns=[*WHERE, "sparsity_target", "score_kind", "part", "mean", "half", "seeds"])
+    groups = pd.concat(parts).groupby([*WHERE, "sparsity_target", "score_kind", "part"], sort=False).value
+    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
+    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and value."""
+    rows = rows[(rows.experiment == "sensitivity") & (rows.metric == "top1")]
+    out = []
+    for column in dict.fromkeys(rows.scope_name):
+        here = rows[rows.scope_name == column]
+        wide = here.pivot_table(index=[column, "seed"], columns="method", values="value").dropna()
+        gain = (wide["ovit"] - wide["ovit_mask_only"]).groupby(column).agg(["mean", t_interval, "count"])
+        gain.columns = ["mean", "half", "seeds"]
+        out.append(gain.reset_index(names="setting").assign(column=column))
+    return (
+        pd.concat(out, ignore_index=True)
+        if out
+        else pd.DataFrame(columns=["setting", "mean", "half", "seeds", "column"])
+    )
+
+
+def answer_a(rows: pd.DataFrame) -> list[str]:
+    """What ablation A found, one sentence per comparison, from the rows alone."""
+    out = []
+    for phase, title in (("one_shot", "One-shot"), ("recovered", "After recovery"), ("gradual", "Pruned gradually")):
+        for other, what in (
+            ("ovit_mask_only", "the weight update at oViT's own mask"),
+            ("ovit_no_update", "the weight update in scores and weights"),
+            ("magnitude", "oViT against magnitude"),
+            ("obert", "oViT against oBERT"),
+        ):
+            found = difference(main(rows[rows.phase == phase]), "ovit", other)
+            for _, r in found[found.sparsity_target.isin((0.8, 0.9))].iterrows():
+                sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
+                out.append(f"{title}, {100 * r.sparsity_target:g} %, {what}: {sentence}.")
+    return out
+
+
+def answer_attribution(rows: pd.DataFrame) -> list[str]:
+    """Where oViT's gain over magnitude comes from at each sparsity, in one sentence per phase and sparsity."""
+    found, out = attribution(rows), []
+    titles = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
+    for phase in [p for p in titles if p in set(found.phase)]:
+        here = found[(found.phase == phase) & (found.score_kind == "greedy")]
+        for at in [s for s in (0.8, 0.9) if s in set(here.sparsity_target)]:
+            part = here[here.sparsity_target == at].set_index("part")
+            say = lambda name: points(part.loc[name, "mean"], part.loc[name, "half"])
+            out.append(
+                f"{titles[phase]}, {100 * at:g} %: of oViT's {say('total')} points over magnitude, the score alone brings "
+                f"{say('score')}, the update alone {say('update')}, the two together {say('interaction')} more; "
+                f"averaged over both orders (Shapley), score {say('score_shapley')} and update {say('update_shapley')}."
+            )
+    return out

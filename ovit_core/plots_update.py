@@ -1,0 +1,226 @@
+"""Ablation A's figures: accuracy against sparsity, the update's worth, where the gain comes from, where it acts."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ovit_core import statistics
+from ovit_core.attribution import attribution, sensitivity
+from ovit_core.plots import STYLE, curves, intervals, percent, reference, shown
+
+PART_COLOURS = dict(
+    score=sns.color_palette("colorblind")[2], update=sns.color_palette("colorblind")[0], interaction="0.6"
+)
+
+
+def ablation_a(rows: pd.DataFrame) -> Figure:
+    """Top-1 against sparsity one-shot (left), and after recovery (right)."""
+    found = statistics.accuracy(statistics.main(rows))
+    one, rec = (found[found.phase == phase] for phase in ("one_shot", "recovered"))
+    methods = shown(found)
+    if rec.empty:
+        fig, left = plt.subplots(figsize=(6, 3.9))
+        right = None
+    else:
+        fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, width_ratios=(3, 2))
+    reference(left, one, "dense", "dense")
+    curves(left, one, methods)
+    left.set(
+        title="One-shot",
+        xlabel="sparsity (zeros / prunable weights)",
+        ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)",
+    )
+    percent(left)
+    if right is not None:
+        reference(right, rec, "dense", "dense, same training", "-.")
+        groups = sorted(set(rec.sparsity_target) - {0})
+        intervals(right, rec, groups, "sparsity_target", [m for m in methods if m in set(rec.method)])
+        percent(right)
+        right.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
+        right.set(title="After recovery, masks fixed", xlabel="sparsity")
+    # The left panel's lines stand for both, so that a method has one entry.
+    handles = {label: handle for ax in (right, left) if ax for handle, label in zip(*ax.get_legend_handles_labels())}
+    labels = sorted(handles, key=lambda label: (not label.startswith("dense"), label == "dense, same training"))
+    fig.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 7 if right else 4),
+        columnspacing=1.2,
+    )
+    return fig
+
+
+def ablation_a_gain(rows: pd.DataFrame) -> Figure | None:
+    """What the update brings one-shot: ovit minus each ablated form and rival, paired by seed."""
+    methods = [m for m in shown(rows[rows.phase == "one_shot"]) if m != "ovit"]
+    if "ovit" not in set(rows.method) or not methods:
+        return None
+    fig, ax = plt.subplots(figsize=(6, 3.6))
+    ax.axhline(0, color="black", lw=1)
+    for method in methods:
+        gain = statistics.difference(statistics.main(rows[rows.phase == "one_shot"]), "ovit", method).assign(
+            method=method
+        )
+        curves(ax, gain, [method])
+    ax.set(
+        xlabel="sparsity (zeros / prunable weights)",
+        ylabel="top-1 of ovit minus method, points",
+        title="One-shot gain of oViT over",
+    )
+    percent(ax, accuracy=False)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
+    fig.legend(loc="outside right upper")
+    return fig
+
+
+def regimes(rows: pd.DataFrame) -> Figure | None:
+    """One-shot with one threshold per weight, and with N:M patterns; a panel each, where they were run."""
+    found = statistics.accuracy(rows)
+    found = found[found.phase == "one_shot"]
+    uniform = found[(found.allocation == "uniform") & (found.pattern == "unstructured")]
+    patterns = found[found.pattern != "unstructured"]
+    methods = shown(found)
+    panels = [p for p in (uniform, patterns) if len(p)]
+    if not panels:
+        return None
+    fig, axes = plt.subplots(1, len(panels), figsize=(1.2 + 3.9 * len(panels), 3.9), sharey=True, squeeze=False)
+    for ax, here in zip(axes[0], panels):
+        reference(ax, found, "dense", "dense")
+        if here is uniform:
+            curves(ax, here, methods)
+            ax.set(title="Uniform: the same sparsity in every weight", xlabel="sparsity (zeros / prunable weights)")
+            percent(ax)
+        else:
+            groups = sorted(set(here.pattern))
+            intervals(ax, here, groups, "pattern", methods)
+            percent(ax)
+            names = [f"{g} (keeps {g.split(':')[0]} of {g.split(':')[1]})" for g in groups]
+            ax.set_xticks(range(len(groups)), names)
+            ax.set(title="N:M patterns")
+    axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test), one-shot")
+    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels())}
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    return fig
+
+
+def gradual(rows: pd.DataFrame) -> Figure | None:
+    """Top-1 after gradual pruning beside recovery from one step."""
+    found = statistics.accuracy(statistics.main(rows))
+    phases = [p for p in ("recovered", "gradual") if p in set(found.phase)]
+    if not phases:
+        return None
+    titles = dict(recovered="One step, then trained", gradual="Gradually, trained between steps")
+    methods = shown(found[found.phase.isin(phases)])
+    fig, axes = plt.subplots(1, len(phases), figsize=(4.5 * len(phases), 3.7), sharey=True, squeeze=False)
+    for ax, phase in zip(axes[0], phases):
+        here = found[found.phase == phase]
+        reference(ax, here, "dense", "dense, same training", "-.")
+        groups = sorted(set(here.sparsity_target) - {0})
+        intervals(ax, here, groups, "sparsity_target", [m for m in methods if m in set(here.method)])
+        percent(ax)
+        ax.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
+        ax.set(title=titles[phase], xlabel="sparsity")
+    axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test)")
+    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels())}
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    return fig
+
+
+def parts(rows: pd.DataFrame, phase: str) -> Figure | None:
+    """The gain over magnitude taken apart, a panel per score: diverging bars with intervals, per sparsity."""
+    found = attribution(rows)
+    found = found[found.phase == phase]
+    if found.empty:
+        return None
+    scores = list(dict.fromkeys(found.score_kind))
+    fig, axes = plt.subplots(1, len(scores), figsize=(1.2 + 2.8 * len(scores), 3.6), sharey=True, squeeze=False)
+    for ax, score in zip(axes[0], scores):
+        here = found[found.score_kind == score]
+        groups = sorted(set(here.sparsity_target))
+        for k, (part, colour) in enumerate(PART_COLOURS.items()):
+            p = here[here.part == part].set_index("sparsity_target").reindex(groups)
+            x = np.arange(len(groups)) + (k - 1) * 0.26
+            ax.bar(x, p["mean"], 0.24, color=colour, yerr=p.half.fillna(0), capsize=2, error_kw=dict(lw=1), label=part)
+        total = here[here.part == "total"].set_index("sparsity_target").reindex(groups)
+        ax.plot(np.arange(len(groups)), total["mean"], "kD", ms=4, label="sum: joint minus magnitude")
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_xticks(range(len(groups)), [f"{100 * g:g}" for g in groups])
+        ax.set(title=f"score: {score}", xlabel="sparsity, %")
+        ax.grid(axis="x", visible=False)
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
+    axes[0, 0].set_ylabel("gain over magnitude, points of top-1")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    return fig
+
+
+def sensitivities(rows: pd.DataFrame) -> Figure | None:
+    """The update's gain at oViT's mask against each setting that was varied, a panel each."""
+    found = sensitivity(rows)
+    if found.empty:
+        return None
+    names = dict(block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ")
+    columns = [c for c in names if c in set(found.column)]
+    fig, axes = plt.subplots(1, len(columns), figsize=(1.2 + 2.6 * len(columns), 3.2), sharey=True, squeeze=False)
+    at = rows[rows.experiment == "sensitivity"].sparsity_target.iloc[0]
+    for ax, column in zip(axes[0], columns):
+        f = found[found.column == column].sort_values("setting")
+        ax.errorbar(
+            f.setting, f["mean"], yerr=f.half.fillna(0), marker="o", ms=4.5, capsize=2.5, color=STYLE["ovit"][0]
+        )
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set(xscale="log", xlabel=names[column])
+        if column != "damp":
+            ax.set_xticks(f.setting, [f"{v:g}" for v in f.setting])
+            ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
+    axes[0, 0].set_ylabel(f"ovit minus ovit_mask_only\nat {100 * at:g} %, points of top-1")
+    return fig
+
+
+def layers(rows: pd.DataFrame) -> Figure | None:
+    """Heat maps, layers by sparsity, means over seeds: what oViT removes, and where its correction acts."""
+    rows = rows[rows.scope == "layer"]
+    if rows.empty:
+        return None
+    order = list(dict.fromkeys(rows.scope_name))
+    titles = dict(sparsity="Sparsity", correction_share="Share of the correction's squared norm")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * len(order)), sharey=True)
+    for ax, (metric, title) in zip(axes, titles.items()):
+        table = rows[rows.metric == metric].pivot_table(index="scope_name", columns="sparsity_target", values="value")
+        table = table.reindex(order).rename(columns=lambda s: f"{100 * s:g} %")
+        table.index = [n.removesuffix(".weight") for n in table.index]
+        sns.heatmap(100 * table, ax=ax, cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size=7),
+                    cbar_kws=dict(label="%"))  # fmt: skip
+        ax.set(title=title, xlabel="sparsity of the model", ylabel="")
+        ax.grid(False)
+    return fig
+
+
+def prediction(rows: pd.DataFrame) -> Figure | None:
+    """The loss increase that oViT's accumulated score predicts against the one measured on test images."""
+    at = ["sparsity_target", "seed"]
+    rows = statistics.main(rows)
+    rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
+    loss = rows[rows.metric == "cross_entropy"]
+    dense = loss[loss.method == "dense"].set_index("seed").value
+    predicted = rows[rows.metric == "predicted_loss_increase"].set_index(at).value
+    if predicted.empty:
+        return None
+    fig, ax = plt.subplots(figsize=(5, 3.9))
+    for method in ("ovit", "ovit_mask_only"):
+        found = loss[loss.method == method].set_index(at).value
+        both = pd.DataFrame(
+            dict(predicted=predicted, measured=found - dense.reindex(found.index, level="seed"))
+        ).dropna()
+        colour, marker = STYLE[method]
+        ax.plot(both.predicted, both.measured, ls="", marker=marker, ms=5, color=colour, label=method)
+    low, high = predicted.min(), predicted.max()
+    ax.plot([low, high], [low, high], color="black", lw=1, ls="--", label="as predicted for ovit")
+    ax.set(xscale="log", yscale="symlog", xlabel="accumulated score of ovit (predicted increase)")
+    ax.set_yscale("symlog", linthresh=1e-2)
+    ax.set_ylabel("measured increase of cross-entropy (test)")
+    ax.legend()
+    return fig

@@ -1,0 +1,84 @@
+"""Ablation A beyond one step: gradual pruning, and the attribution of the gain by hand."""
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+
+from ovit_core import masks, schedule
+from ovit_core.attribution import answer_attribution, attribution, sensitivity
+from ovit_core.pruning import prune
+from ovit_core.statistics import t_interval
+
+
+def test_cubic_starts_and_ends_where_it_should_and_slows_down():
+    steps = schedule.cubic(0.4, 0.9, 5)
+    assert steps[0] == pytest.approx(0.4) and steps[-1] == 0.9
+    gaps = [b - a for a, b in zip(steps, steps[1:])]
+    assert all(a > b > 0 for a, b in zip(gaps, gaps[1:]))
+    for bad in ((0.9, 0.4, 5), (0.4, 0.9, 1), (0.4, 1.2, 3)):
+        with pytest.raises(ValueError, match="gradual pruning needs"):
+            schedule.cubic(*bad)
+
+
+def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tiny, tiny_batches):
+    seen, options = [], dict(loader=tiny_batches, gradients=8, block_size=24, damp=1e-4)
+
+    def cut(model, sparsity):
+        before = masks.of(model)
+        before = {n: m.clone() for n, m in before.items()}
+        prune(model, "ovit", sparsity, **options)
+        assert all((masks.of(model)[n] <= m).all() for n, m in before.items())
+        seen.append(copy.deepcopy(model))
+
+    def train(model):  # a step that moves every kept weight
+        with torch.no_grad():
+            for name, mask in masks.of(model).items():
+                w = model.get_parameter(name)
+                w.add_(0.1 * torch.randn(w.shape, generator=torch.Generator().manual_seed(len(seen))) * mask)
+
+    final = schedule.gradual(tiny, schedule.cubic(0.4, 0.9, 3), cut, train)
+    total = sum(m.numel() for m in masks.of(final).values())
+    assert masks.sparsity(final) == round(0.9 * total) / total
+    # The second step is what `prune` makes of the first step's model as training left it.
+    again = copy.deepcopy(seen[0])
+    seen = seen[:1]
+    train(again)
+    prune(again, "ovit", schedule.cubic(0.4, 0.9, 3)[1], **options)
+    second = schedule.gradual(copy.deepcopy(seen[0]), [], cut, train)
+    assert masks.sparsity(second) < masks.sparsity(again)
+
+
+def rows(values):
+    """One row per (method, seed) of accuracy at 90 %."""
+    columns = dict(experiment="no_weight_update", phase="one_shot", dataset="d", allocation="global", scope="all",
+                   pattern="unstructured", sparsity_target=0.9, metric="top1")  # fmt: skip
+    return pd.DataFrame([columns | dict(method=m, seed=s, value=v) for (m, s), v in values.items()])
+
+
+def test_attribution_by_hand():
+    a = {"magnitude": (0.3, 0.4), "magnitude_joint": (0.5, 0.7), "ovit_mask_only": (0.2, 0.2), "ovit": (0.8, 0.8)}
+    found = attribution(rows({(m, s): v for m, both in a.items() for s, v in enumerate(both)}))
+    part = found[found.score_kind == "greedy"].set_index("part")
+    assert part.loc["score", "mean"] == pytest.approx(-0.15)  # (-0.1 - 0.2) / 2
+    assert part.loc["update", "mean"] == pytest.approx(0.25)
+    assert part.loc["total", "mean"] == pytest.approx(0.45)
+    assert part.loc["interaction", "mean"] == pytest.approx(0.35)
+    assert part.loc["score_other", "mean"] == pytest.approx(0.2)
+    assert part.loc["update_other", "mean"] == pytest.approx(0.6)
+    assert part.loc["score_shapley", "mean"] + part.loc["update_shapley", "mean"] == pytest.approx(0.45)
+    assert part.loc["score", "half"] == pytest.approx(t_interval([-0.1, -0.2]))
+    assert set(found.score_kind) == {"greedy"}  # the other scores have no rows
+    assert (
+        "of oViT's +45.0"
+        in answer_attribution(rows({(m, 0): v[0] for m, v in a.items()} | {(m, 1): v[1] for m, v in a.items()}))[0]
+    )
+
+
+def test_sensitivity_pairs_by_seed():
+    base = rows({("ovit", 0): 0.8, ("ovit", 1): 0.9, ("ovit_mask_only", 0): 0.5, ("ovit_mask_only", 1): 0.4})
+    found = sensitivity(base.assign(experiment="sensitivity", scope_name="block_size", block_size=16))
+    assert found.to_dict("records")[0] == dict(
+        setting=16, mean=pytest.approx(0.4), half=pytest.approx(t_interval([0.3, 0.5])), seeds=2, column="block_size"
+    )
