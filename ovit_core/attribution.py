@@ -108,3 +108,20 @@ def answer_attribution(rows: pd.DataFrame) -> list[str]:
                 f"averaged over both orders (Shapley), score {say('score_shapley')} and update {say('update_shapley')}."
             )
     return out
+
+
+def answer_prediction(rows: pd.DataFrame) -> list[str]:
+    """The loss increase oViT's score predicts beside the measured one, means over seeds, at 80 and 90 %."""
+    rows = main(rows)
+    rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
+    mean = rows.groupby(["method", "metric", "sparsity_target"]).value.mean()
+    out = []
+    for at in (0.8, 0.9):
+        if ("ovit", "predicted_loss_increase", at) in mean:
+            predicted = mean["ovit", "predicted_loss_increase", at]
+            measured = mean["ovit", "cross_entropy", at] - mean["dense", "cross_entropy", 0.0]
+            out.append(
+                f"oViT's score at {100 * at:g} % predicts an increase of the loss by {predicted:.1e}; on test images it "
+                f"is {measured:.2g}."
+            )
+    return out

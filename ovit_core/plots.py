@@ -15,20 +15,20 @@ from ovit_core.results import FIGURES, write_atomically
 
 COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
 # Seaborn's colour-blind safe palette; one colour and one marker per method, the same in every figure.
-_PALETTE = sns.color_palette("colorblind")
+_PALETTE, _DARK = sns.color_palette("colorblind"), sns.color_palette("dark")
 STYLE = {
     "ovit": (_PALETTE[0], "o"),
     "ovit_mask_only": (_PALETTE[1], "s"),
     "ovit_no_update": (_PALETTE[2], "^"),
     "obert": (_PALETTE[4], "D"),
     "magnitude": (_PALETTE[3], "v"),
-    "ovit_no_update_joint": (_PALETTE[5], "P"),
+    "ovit_no_update_joint": (_DARK[2], "P"),
     "obert_mask_only": (_PALETTE[6], "X"),
     "obert_joint": (_PALETTE[9], "*"),
-    "magnitude_joint": (_PALETTE[8], "<"),
+    "magnitude_joint": (_PALETTE[5], "<"),
     "obc": (_PALETTE[7], "h"),
     "obc_mask_only": ("0.75", "H"),
-    "wanda": (sns.color_palette("dark")[2], ">"),
+    "wanda": (_DARK[8], ">"),
     "diag_fisher": ("0.35", "p"),
     "random": ("0.6", "."),
 }

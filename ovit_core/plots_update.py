@@ -47,7 +47,7 @@ def ablation_a(rows: pd.DataFrame) -> Figure:
         [handles[label] for label in labels],
         labels,
         loc="outside lower center",
-        ncols=min(len(labels), 7 if right else 4),
+        ncols=4 if right is None or len(labels) > 7 else len(labels),
         columnspacing=1.2,
     )
     return fig
@@ -200,7 +200,9 @@ def layers(rows: pd.DataFrame) -> Figure | None:
 
 
 def prediction(rows: pd.DataFrame) -> Figure | None:
-    """The loss increase that oViT's accumulated score predicts against the one measured on test images."""
+    """The loss increase that oViT's accumulated score predicts against the one measured on test images, log-log (a
+    decrease cannot be shown).
+    """
     at = ["sparsity_target", "seed"]
     rows = statistics.main(rows)
     rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
@@ -219,8 +221,7 @@ def prediction(rows: pd.DataFrame) -> Figure | None:
         ax.plot(both.predicted, both.measured, ls="", marker=marker, ms=5, color=colour, label=method)
     low, high = predicted.min(), predicted.max()
     ax.plot([low, high], [low, high], color="black", lw=1, ls="--", label="as predicted for ovit")
-    ax.set(xscale="log", yscale="symlog", xlabel="accumulated score of ovit (predicted increase)")
-    ax.set_yscale("symlog", linthresh=1e-2)
+    ax.set(xscale="log", yscale="log", xlabel="increase predicted for ovit (accumulated score)")
     ax.set_ylabel("measured increase of cross-entropy (test)")
     ax.legend()
     return fig
