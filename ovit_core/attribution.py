@@ -20,14 +20,14 @@ SCORES = {
     "greedy": ("ovit_mask_only", "ovit"),
 }
 PARTS = {
-    "score": "score, no update",
-    "update": "update, magnitude's mask",
+    "total": "ovit minus magnitude",
+    "score": "score, without update",
+    "update": "update, at magnitude's mask",
     "interaction": "interaction",
     "score_other": "score, with update",
-    "update_other": "update, this score's mask",
-    "score_shapley": "score (Shapley)",
-    "update_shapley": "update (Shapley)",
-    "total": "all",
+    "update_other": "update, at oViT's mask",
+    "score_shapley": "score, Shapley",
+    "update_shapley": "update, Shapley",
 }
 
 
@@ -57,6 +57,19 @@ def attribution(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=[*WHERE, "sparsity_target", "score_kind", "part", "mean", "half", "seeds"])
     groups = pd.concat(parts).groupby([*WHERE, "sparsity_target", "score_kind", "part"], sort=False).value
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The parts of oViT's own gain by phase and sparsity, "mean ± half" in points; None without the rows for it."""
+    found = attribution(rows)
+    found = found[found.score_kind == "greedy"]
+    if found.empty:
+        return None
+    text = [points(m, h) for m, h in zip(found["mean"], found.half)]
+    wide = found.assign(text=text).pivot(index=["phase", "part"], columns="sparsity_target", values="text")
+    order = [(phase, part) for phase in dict.fromkeys(found.phase) for part in PARTS]
+    wide = wide.loc[order].rename(columns=lambda s: f"{100 * s:g} %").fillna("")
+    return wide.rename(index=PARTS, level="part").rename_axis(columns="points of top-1")
 
 
 def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:

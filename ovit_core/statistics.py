@@ -83,20 +83,6 @@ def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
     return wide.loc[order].rename(columns=lambda s: "dense" if s == 0 else f"{100 * s:g} %").fillna("")
 
 
-def points_table(parts: pd.DataFrame) -> pd.DataFrame:
-    """The parts of a gain by sparsity, "mean ± half" in percentage points."""
-    text = [points(m, h) for m, h in zip(parts["mean"], parts.half)]
-    index = ["phase", "score_kind", "part"]
-    wide = parts.assign(text=text).pivot(index=index, columns="sparsity_target", values="text")
-    order = list(dict.fromkeys(zip(*(parts[c] for c in index))))
-    return (
-        wide.loc[order]
-        .rename(columns=lambda s: f"{100 * s:g} %")
-        .rename_axis(index=["phase", "score", "part"])
-        .fillna("")
-    )
-
-
 def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
     """`table` of every phase and dataset, as Markdown."""
     out = []

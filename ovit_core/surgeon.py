@@ -16,8 +16,16 @@ from ovit_core.progress import progress
 from ovit_core.pruning import METHODS, get_method, install
 from ovit_core.results import Run
 
-# The ablated forms inherit oViT's lambda: they ask what is lost by removing a part of it, all else equal.
-INHERITS = {"ovit_mask_only": "ovit", "ovit_no_update": "ovit", "obc_mask_only": "obc"}
+# Forms of a method that only differ in the update share its lambda, and so its mask: they ask what is lost or won by
+# that part, all else equal. So does `ovit_no_update`, which is oViT without it. Magnitude's mask knows no lambda.
+INHERITS = {
+    "ovit_mask_only": "ovit",
+    "ovit_no_update": "ovit",
+    "ovit_no_update_joint": "ovit",
+    "obert_mask_only": "obert",
+    "obert_joint": "obert",
+    "obc_mask_only": "obc",
+}
 
 
 class Surgeon:
