@@ -68,3 +68,24 @@ def test_an_indefinite_block_names_itself_and_a_lambda_that_works():
         fisher.inverse("w")
     proposed = float(str(error.value).split("damp=")[-1].split()[0])
     assert torch.isfinite(fisher.inverse("w", damp=proposed)).all()
+
+
+@pytest.mark.parametrize("k", [-9, 5])
+def test_scaling_gradients_by_2k_and_lambda_by_4k_scales_the_inverse_exactly(k):
+    """Powers of two round nothing: the elimination's orders cannot depend on the loss's unit."""
+    a, b = BlockFisher({"w": (4, 24)}, 12, damp=1e-3), BlockFisher({"w": (4, 24)}, 12, damp=1e-3 * 4.0**k)
+    for g in gradients((4, 24), 40):
+        a.add({"w": g})
+        b.add({"w": g * 2.0**k})
+    assert torch.equal(a.inverse("w"), b.inverse("w") * 4.0**k)
+
+
+def test_a_consumed_fisher_takes_no_more_gradients():
+    fisher = BlockFisher({"a": (2, 4), "b": (2, 4)}, 4)
+    for g in gradients((2, 4), 5):
+        fisher.add({"a": g, "b": g})
+    kept = fisher.inverse("b", damp=0.1)
+    fisher.inverse("a", damp=0.1, consume=True)
+    assert torch.equal(fisher.inverse("b", damp=0.1, consume=True), kept)  # the others are still there
+    with pytest.raises(KeyError):
+        fisher.add({"a": torch.zeros(2, 4), "b": torch.zeros(2, 4)})
