@@ -153,11 +153,12 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def export(rows: pd.DataFrame, profile: str) -> Path:
-    """Writes a profile's rows to figures/PROFILE/results.csv, replacing those of the same experiment."""
+    """Writes a profile's rows to figures/PROFILE/results.csv, replacing those of the same notebook."""
     path = FIGURES / profile / "results.csv"
     if path.exists():
         before = pd.read_csv(path)
-        rows = pd.concat([before[~before.experiment.isin(rows.experiment.unique())], rows], ignore_index=True)
+        notebook = before.experiment.replace("sensitivity", "no_weight_update")  # one notebook writes both
+        rows = pd.concat([before[~notebook.isin(rows.experiment.unique())], rows], ignore_index=True)
     write_atomically(path, rows[COLUMNS].sort_values("experiment", kind="stable").to_csv(index=False))
     return path
 
