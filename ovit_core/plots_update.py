@@ -72,7 +72,7 @@ def ablation_a_gain(rows: pd.DataFrame) -> Figure | None:
     )
     percent(ax, accuracy=False)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
-    fig.legend(loc="outside right upper")
+    fig.legend(loc="outside right center")
     return fig
 
 
