@@ -19,6 +19,7 @@ SCORES = {
     "greedy_frozen": ("ovit_no_update", "ovit_no_update_joint"),
     "greedy": ("ovit_mask_only", "ovit"),
 }
+TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
 PARTS = {
     "total": "ovit minus magnitude",
     "score": "score, without update",
@@ -92,7 +93,7 @@ def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
 def answer_a(rows: pd.DataFrame) -> list[str]:
     """What ablation A found, one sentence per comparison, from the rows alone."""
     out = []
-    for phase, title in (("one_shot", "One-shot"), ("recovered", "After recovery"), ("gradual", "Pruned gradually")):
+    for phase, title in TITLES.items():
         for other, what in (
             ("ovit_mask_only", "the weight update at oViT's own mask"),
             ("ovit_no_update", "the weight update in scores and weights"),
@@ -109,14 +110,13 @@ def answer_a(rows: pd.DataFrame) -> list[str]:
 def answer_attribution(rows: pd.DataFrame) -> list[str]:
     """Where oViT's gain over magnitude comes from at each sparsity, in one sentence per phase and sparsity."""
     found, out = attribution(rows), []
-    titles = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
-    for phase in [p for p in titles if p in set(found.phase)]:
+    for phase in [p for p in TITLES if p in set(found.phase)]:
         here = found[(found.phase == phase) & (found.score_kind == "greedy")]
         for at in [s for s in (0.8, 0.9) if s in set(here.sparsity_target)]:
             part = here[here.sparsity_target == at].set_index("part")
             say = lambda name: points(part.loc[name, "mean"], part.loc[name, "half"])
             out.append(
-                f"{titles[phase]}, {100 * at:g} %: of oViT's {say('total')} points over magnitude, the score alone brings "
+                f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say('total')} points over magnitude, the score alone brings "
                 f"{say('score')}, the update alone {say('update')}, the two together {say('interaction')} more; "
                 f"averaged over both orders (Shapley), score {say('score_shapley')} and update {say('update_shapley')}."
             )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,12 @@ class Seed:
         everything = dict.fromkeys((*c.methods, *c.recovery_methods, *c.gradual_methods))
         s.choose_damps(self.out, list(everything))
         self.measure("one_shot", "dense", 0.0, lambda: self.upstream.model)
-        jobs = [*self.one_shot_jobs(), *self.recovered_jobs(), *self.gradual_jobs(), *self.sensitivity_jobs()]
+        jobs = [
+            *self.one_shot_jobs(),
+            *self.trained_jobs("recovered", c.recovery_methods, c.recovery_sparsities, self.recovered),
+            *self.trained_jobs("gradual", c.gradual_methods, c.gradual_sparsities, self.gradual),
+            *self.sensitivity_jobs(),
+        ]
         with progress(total=len(jobs), desc=f"ablation A, seed {self.seed}") as bar:
             for job in jobs:
                 job()
@@ -96,12 +102,10 @@ class Seed:
                     n, m = parse_pattern(pattern)
                     sparsities = [round(1 - n / m, 6)]
                 for at in sparsities:
-                    make = lambda method=method, at=at, options=options: s.pruned(method, at, **options)
-                    yield lambda method=method, at=at, make=make, options=options: self.measure(
-                        "one_shot", method, at, make, **options
-                    )
+                    make = partial(s.pruned, method, at, **options)
+                    yield partial(self.measure, "one_shot", method, at, make, **options)
                 if method == "ovit" and regime == "global":
-                    yield from (lambda at=at: self.where_it_acts(at) for at in sparsities)
+                    yield from (partial(self.where_it_acts, at) for at in sparsities)
 
     def where_it_acts(self, at: float) -> None:
         """Per layer: oViT's sparsity and its share of the correction's squared norm; and the loss it predicts."""
@@ -120,14 +124,13 @@ class Seed:
             self.out.add(moved[name] / sum(moved.values()), **layer, metric="correction_share", write=False)
         self.out.add(point.loss, **row, metric="predicted_loss_increase")
 
-    def recovered_jobs(self):
-        c = self.config
-        # The dense control gets the same images and steps; it has no sparsity, so once is enough.
-        pairs = [("dense", 0.0)] * bool(c.recovery_sparsities and c.recovery_methods)
-        pairs += [(m, at) for m in c.recovery_methods for at in c.recovery_sparsities]
-        for method, at in pairs:
-            make = lambda method=method, at=at: self.recovered(method, at)
-            yield lambda method=method, at=at, make=make: self.measure("recovered", method, at, make)
+    def trained_jobs(self, phase: str, methods: list[str], sparsities: list[float], make):
+        """Each method at each sparsity by `make`, and the dense control: the same images and steps, and as it has no
+        sparsity, once is enough.
+        """
+        pairs = [(method, at) for method in methods for at in sparsities]
+        for method, at in [("dense", 0.0)] * bool(pairs) + pairs:
+            yield partial(self.measure, phase, method, at, partial(make, method, at))
 
     def recovered(self, method: str, at: float) -> nn.Module:
         """One-shot, then finetuning with the masks fixed."""
@@ -136,14 +139,6 @@ class Seed:
         loader = self.part(c.recovery_images)
         model = self.surgeon.pruned(method, at)
         return training.train(model, loader, c.recovery_epochs, c.recovery_lr, c.weight_decay, desc=desc)
-
-    def gradual_jobs(self):
-        c = self.config
-        pairs = [("dense", 0.0)] * bool(c.gradual_sparsities and c.gradual_methods)
-        pairs += [(m, at) for m in c.gradual_methods for at in c.gradual_sparsities]
-        for method, at in pairs:
-            make = lambda method=method, at=at: self.gradual(method, at)
-            yield lambda method=method, at=at, make=make: self.measure("gradual", method, at, make)
 
     def gradual(self, method: str, at: float) -> nn.Module:
         """Cycles of pruning and training; the dense control trains through the same cycles."""
@@ -161,25 +156,23 @@ class Seed:
     def sensitivity_jobs(self):
         """The update's gain as one of block size, gradients, gradient batch and lambda varies."""
         c = self.config
+        at = c.sensitivity_sparsity
         for name, values in c.sweeps.items():
             if name != "damp":
-                yield from (lambda name=name, value=value: self.sensitive(name, value) for value in values)
+                yield from (partial(self.sensitive, name, value) for value in values)
         for damp in c.sweeps["damp"]:
             for method in PAIR:
-                at = c.sensitivity_sparsity
-                make = lambda method=method, at=at, damp=damp: self.surgeon.pruned(method, at, damp=damp)
+                make = partial(self.surgeon.pruned, method, at, damp=damp)
                 where = dict(experiment="sensitivity", scope_name="damp", damp=damp)
-                yield lambda method=method, at=at, make=make, where=where: self.measure(
-                    "one_shot", method, at, make, **where
-                )
+                yield partial(self.measure, "one_shot", method, at, make, **where)
 
     def sensitive(self, name: str, value: int) -> None:
         """Both methods with one setting changed, lambda chosen anew for it."""
         other = Surgeon(dataclasses.replace(self.config, **{name: value}), self.upstream, self.seed)
+        at = self.config.sensitivity_sparsity
         for method in PAIR:
             key = dict(experiment="sensitivity", scope_name=name, **{name: value})
-            make = lambda method=method: other.pruned(method, self.config.sensitivity_sparsity)
-            self.measure("one_shot", method, self.config.sensitivity_sparsity, make, other, **key)
+            self.measure("one_shot", method, at, partial(other.pruned, method, at), other, **key)
 
     def part(self, count: int):
         """Batches of a seeded part of the training images."""

@@ -5,6 +5,7 @@ A method is a score and an update; an ablation is a row of the table.
 
 import tempfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -145,10 +146,7 @@ def prune(
         with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
             plan, seen = None, None
             for i, names in enumerate(groups):
-                if i + 1 < len(groups):
-                    with replayable(loader):
-                        part, losses = solve(names)
-                else:
+                with replayable(loader) if i + 1 < len(groups) else nullcontext():
                     part, losses = solve(names)
                 if seen is not None and not torch.allclose(torch.tensor(losses), torch.tensor(seen), rtol=1e-3):
                     raise RuntimeError(

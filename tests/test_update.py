@@ -42,12 +42,11 @@ def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tiny, t
     total = sum(m.numel() for m in masks.of(final).values())
     assert masks.sparsity(final) == round(0.9 * total) / total
     # The second step is what `prune` makes of the first step's model as training left it.
-    again = copy.deepcopy(seen[0])
-    seen = seen[:1]
-    train(again)
-    prune(again, "ovit", schedule.cubic(0.4, 0.9, 3)[1], **options)
-    second = schedule.gradual(copy.deepcopy(seen[0]), [], cut, train)
-    assert masks.sparsity(second) < masks.sparsity(again)
+    first, second = seen[:2]
+    del seen[1:]  # `train` moves the weights by how many steps there were
+    train(first)
+    prune(first, "ovit", schedule.cubic(0.4, 0.9, 3)[1], **options)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters()))
 
 
 def rows(values):
