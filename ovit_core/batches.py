@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 AUGMENTATIONS = ("flip", "shift")
+EVAL_BATCH = 125  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
 
 
 @dataclass

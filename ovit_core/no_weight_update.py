@@ -23,7 +23,7 @@ from ovit_core import (
     surgeon,
     training,
 )
-from ovit_core.batches import Images, batches
+from ovit_core.batches import EVAL_BATCH, Images, batches
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
 from ovit_core.plan import ALLOCATIONS, parse_pattern
@@ -55,7 +55,7 @@ class Seed:
         self.upstream = dense.upstream(config, seed)
         self.out = Run(config, seed, [self.upstream.data.fingerprint], CODE)
         self.surgeon = Surgeon(config, self.upstream, seed)
-        self.test = batches(self.upstream.data.test, 500)
+        self.test = batches(self.upstream.data.test, EVAL_BATCH)
 
     def run(self) -> Path:
         c, s = self.config, self.surgeon

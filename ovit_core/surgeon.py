@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ovit_core import masks, models, training
-from ovit_core.batches import batches
+from ovit_core.batches import EVAL_BATCH, batches
 from ovit_core.config import Config
 from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs
 from ovit_core.dense import Upstream
@@ -61,7 +61,7 @@ class Surgeon:
         if not get_method(method).needs_curvature:
             return None
         if method not in self.search:
-            loader = batches(self.upstream.data.val, 500)
+            loader = batches(self.upstream.data.val, EVAL_BATCH)
             self.search[method] = {}
             for damp in progress(self.config.damps, desc=f"lambda of {method}"):
                 model = self.pruned(method, self.config.damp_sparsity, damp=damp)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ovit_core import config as configs
 from ovit_core import data, dense, models, training
-from ovit_core.batches import Steps, batches
+from ovit_core.batches import EVAL_BATCH, Steps, batches
 from ovit_core.config import Transfer
 from ovit_core.no_weight_update import PRUNER
 from ovit_core.progress import progress
@@ -78,7 +78,7 @@ def _run_seed(config: Transfer, seed: int) -> Path:
         key = dict(phase="one_shot", method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
         if not out.done(**key):
             model = s.pruned(method, sparsity)
-            correct, _ = training.evaluate(model, batches(up.data.test, 500))
+            correct, _ = training.evaluate(model, batches(up.data.test, EVAL_BATCH))
             out.add(correct.mean(), correct, **key, **s.describe(method, model))
     return out.folder
 
@@ -92,13 +92,13 @@ def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
 def extract(model: nn.Module, part) -> tuple[np.ndarray, np.ndarray]:
     """(n, num_features) float32 features before the head, and (n,) labels."""
     device = next(model.parameters()).device
-    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y) for x, y in batches(part, 500)]
+    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y) for x, y in batches(part, EVAL_BATCH)]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
 
 
 def raw_pixels(part) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3 * 16 * 16) float32 pixels, averaged down to 16 x 16, and (n,) labels."""
-    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y) for x, y in batches(part, 500)]
+    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y) for x, y in batches(part, EVAL_BATCH)]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
 
 
@@ -142,7 +142,7 @@ def finetune(
         candidate.to(next(model.parameters()).device)
         loader = Steps(batches(d.train, config.full_batch_size, seed), config.full_steps)
         training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
-        now = training.evaluate(candidate, batches(d.val, 500))[0].mean()
+        now = training.evaluate(candidate, batches(d.val, EVAL_BATCH))[0].mean()
         if now > accuracy:
             best, accuracy, chosen = candidate, now, lr
-    return best, training.evaluate(best, batches(d.test, 500))[0], dict(lr=chosen)
+    return best, training.evaluate(best, batches(d.test, EVAL_BATCH))[0], dict(lr=chosen)
