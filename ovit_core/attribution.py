@@ -74,20 +74,23 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
-    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and value."""
-    rows = rows[(rows.experiment == "sensitivity") & (rows.metric == "top1")]
-    out = []
-    for column in dict.fromkeys(rows.scope_name):
-        here = rows[rows.scope_name == column]
-        wide = here.pivot_table(index=[column, "seed"], columns="method", values="value").dropna()
-        gain = (wide["ovit"] - wide["ovit_mask_only"]).groupby(column).agg(["mean", t_interval, "count"])
+    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and value.
+
+    The study's own block size, gradients and gradient batch are a point of each sweep. Its lambda is none: it is
+    chosen for each seed, where a sweep of lambda holds one for all.
+    """
+    varied = rows[(rows.experiment == "sensitivity") & (rows.metric == "top1")]
+    own = accuracies(main(rows[rows.phase == "one_shot"]))
+    own = own[own.sparsity_target.isin(varied.sparsity_target)]
+    out = [pd.DataFrame(columns=["setting", "mean", "half", "seeds", "column"])]
+    for column in dict.fromkeys(varied.scope_name):
+        here = varied[varied.scope_name == column]
+        here = here if column == "damp" else pd.concat([here, own])
+        wide = here.pivot_table(index=[column, "seed"], columns="method", values="value")
+        gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna().groupby(column).agg(["mean", t_interval, "count"])
         gain.columns = ["mean", "half", "seeds"]
         out.append(gain.reset_index(names="setting").assign(column=column))
-    return (
-        pd.concat(out, ignore_index=True)
-        if out
-        else pd.DataFrame(columns=["setting", "mean", "half", "seeds", "column"])
-    )
+    return pd.concat([o for o in out if len(o)], ignore_index=True) if len(out) > 1 else out[0]
 
 
 def answer_a(rows: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ovit_core import statistics
-from ovit_core.attribution import attribution, sensitivity
+from ovit_core.attribution import TITLES, attribution, sensitivity
 from ovit_core.plots import STYLE, curves, intervals, percent, reference, shown
 
 PART_COLOURS = dict(
@@ -129,16 +129,15 @@ def gradual(rows: pd.DataFrame) -> Figure | None:
     return fig
 
 
-def parts(rows: pd.DataFrame, phase: str) -> Figure | None:
-    """The gain over magnitude taken apart, a panel per score: diverging bars with intervals, per sparsity."""
+def parts(rows: pd.DataFrame, *phases: str) -> Figure | None:
+    """The gain over magnitude taken apart, a panel per phase and score: diverging bars with intervals, per sparsity."""
     found = attribution(rows)
-    found = found[found.phase == phase]
-    if found.empty:
+    panels = [p for phase in phases for p in found[found.phase == phase].groupby("score_kind", sort=False)]
+    if not panels:
         return None
-    scores = list(dict.fromkeys(found.score_kind))
-    fig, axes = plt.subplots(1, len(scores), figsize=(1.2 + 2.8 * len(scores), 3.6), sharey=True, squeeze=False)
-    for ax, score in zip(axes[0], scores):
-        here = found[found.score_kind == score]
+    width = 1.2 + 2.8 * len(panels) if len(panels) > 1 else 6
+    fig, axes = plt.subplots(1, len(panels), figsize=(width, 3.6), sharey=True, squeeze=False)
+    for ax, (score, here) in zip(axes[0], panels):
         groups = sorted(set(here.sparsity_target))
         for k, (part, colour) in enumerate(PART_COLOURS.items()):
             p = here[here.part == part].set_index("sparsity_target").reindex(groups)
@@ -148,9 +147,10 @@ def parts(rows: pd.DataFrame, phase: str) -> Figure | None:
         ax.plot(np.arange(len(groups)), total["mean"], "kD", ms=4, label="sum: joint minus magnitude")
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(groups)), [f"{100 * g:g}" for g in groups])
-        ax.set(title=f"score: {score}", xlabel="sparsity, %")
+        title = f"score: {score}" if len(phases) == 1 else TITLES[here.phase.iloc[0]]
+        ax.set(title=title, xlabel="sparsity, %")
         ax.grid(axis="x", visible=False)
-        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}" if v else "0")
     axes[0, 0].set_ylabel("gain over magnitude, points of top-1")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
     return fig

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ovit_core.pruning import METHODS
+
 WHERE = ["phase", "dataset", "allocation", "pattern"]
 CURVE = [*WHERE, "method", "sparsity_target"]
 
@@ -119,6 +121,31 @@ def setting(rows: pd.DataFrame, config) -> str:
         f"the choice of images, not of seeds. λ chosen on validation, the largest within one standard error of the best: "
         f"{chosen}.{edge}"
     )
+
+
+def not_run(config) -> str:
+    """Which parts of ablation A the parameters leave out, so that what is not on the page is not taken for no effect."""
+    phases = dict(recovered="after recovery", gradual="pruned gradually")
+    out = []
+    if missing := [m for m in METHODS if m not in config.methods]:
+        out.append(f"one-shot: {', '.join(f'`{m}`' for m in missing)}")
+    for phase, (methods, sparsities) in config.points.items():
+        if phase == "one_shot":
+            continue
+        missing = [m for m in config.methods if m not in methods]
+        fewer = [s for s in config.sparsities if s not in sparsities]
+        what = [", ".join(f"`{m}`" for m in missing)] * bool(missing)
+        what += [", ".join(f"{100 * s:g} %" for s in fewer)] * bool(fewer and methods)
+        out += [f"{phases[phase]}: {' and '.join(what)}"] * bool(what)
+    trained = [p for p in phases if config.points[p][0]]
+    rest = [r for r in ("uniform", "2:4") if r in config.regimes]
+    if trained and rest:
+        out.append(f"{' and '.join(rest)} other than one-shot")
+    if absent := [r for r in ("uniform", "2:4") if r not in config.regimes]:
+        out.append(f"the regimes {', '.join(absent)}")
+    if absent := [name.replace("_", " ") for name, values in config.sweeps.items() if not values]:
+        out.append(f"sensitivity to {', '.join(absent).replace('damp', 'λ')}")
+    return f"Not run: {'; '.join(out)}." if out else ""
 
 
 def answer_b(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]], margin: float = 0.05) -> list[str]:

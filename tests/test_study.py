@@ -60,8 +60,8 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert rows[rows.metric.isin(("top1", "mean_per_class", "sparsity"))].value.between(0, 1).all()
     figures = {
         "no_weight_update": [
-            "no_weight_update", "no_weight_update_gain", "attribution", "regimes", "gradual", "sensitivity", "layers",
-            "prediction",
+            "no_weight_update", "no_weight_update_gain", "attribution", "regimes", "gradual", "attribution_trained",
+            "sensitivity", "layers", "prediction",
         ],
         "transfer": ["transfer_linear", "transfer_full"],
     }[name]  # fmt: skip

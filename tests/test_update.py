@@ -8,8 +8,10 @@ import torch
 
 from ovit_core import masks, schedule
 from ovit_core.attribution import answer_attribution, attribution, sensitivity
+from ovit_core.config import NoWeightUpdate, from_parameters
 from ovit_core.pruning import prune
-from ovit_core.statistics import t_interval
+from ovit_core.statistics import not_run, t_interval
+from ovit_core.study import read_profile
 
 
 def test_cubic_starts_and_ends_where_it_should_and_slows_down():
@@ -81,3 +83,20 @@ def test_sensitivity_pairs_by_seed():
     assert found.to_dict("records")[0] == dict(
         setting=16, mean=pytest.approx(0.4), half=pytest.approx(t_interval([0.3, 0.5])), seeds=2, column="block_size"
     )
+
+
+def test_sensitivity_has_the_studys_own_setting_as_a_point():
+    varied = rows({("ovit", 0): 0.8, ("ovit_mask_only", 0): 0.5}).assign(
+        experiment="sensitivity", scope_name="block_size", block_size=16
+    )
+    own = rows({("ovit", 0): 0.9, ("ovit_mask_only", 0): 0.5}).assign(scope_name="", block_size=48)
+    found = sensitivity(pd.concat([varied, own]))
+    assert found.setting.tolist() == [16, 48] and found["mean"].tolist() == pytest.approx([0.3, 0.4])
+
+
+def test_what_was_not_run_is_listed():
+    settings = ["methods=[ovit, magnitude]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]", "regimes=[global]"]
+    said = not_run(from_parameters(NoWeightUpdate, read_profile("quick", [*settings, "gradual_methods=[]"])))
+    assert "one-shot: `ovit_mask_only`" in said and "the regimes uniform, 2:4" in said
+    assert "after recovery: `magnitude` and 50 %, 60 %, 70 %, 80 %, 95 %" in said
+    assert "pruned gradually: `ovit`, `magnitude`;" in said and "sensitivity to block size" in said
