@@ -61,7 +61,7 @@ class Config:
 
     def __post_init__(self):
         check_name(self.profile)
-        data.check_folder(self.upstream, self.data_path)
+        data.check(self.upstream, self.data_path)
         if self.model not in models.timm.list_models():
             models.create(self.model, 1)  # raises with the nearest names
         for name in ("batch_size", "gradients", "gradient_batch", "block_size"):
@@ -191,15 +191,21 @@ class Transfer(Config):
             one_shot=(self.transfer_methods, sorted({s for p in self.protocols for s in sparsities[p]}))
         )
 
+    @property
+    def class_sparsity(self) -> float:
+        """Where accuracies by class are kept: the highest sparsity that is finetuned, or probed if none is."""
+        return max(self.full_sparsities or self.transfer_sparsities)
+
     def __post_init__(self):
         super().__post_init__()
         for dataset in self.datasets:
-            data.check_folder(dataset, self.data_path)
+            data.check(dataset, self.data_path)
         for method in self.transfer_methods:
             get_method(method)
         for s in (*self.transfer_sparsities, *self.full_sparsities):
             check_sparsity(s)
-        require(bool(self.datasets), "datasets", "at least one", self.datasets)
+        for name in ("datasets", "transfer_methods", "transfer_sparsities"):
+            require(bool(getattr(self, name)), name, "at least one", getattr(self, name))
         require(
             set(self.protocols) <= set(PROTOCOLS) and self.protocols,
             "protocols",

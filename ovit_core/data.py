@@ -1,11 +1,12 @@
 """Datasets by name, split into train, validation (carved from train, seeded) and test.
 
-Small sets live in memory as uint8 and are normalized batch by batch; image folders are read by torchvision with
-timm's own transforms.
+Small images for a small model live in memory as uint8 and are normalized batch by batch; all others are opened one
+at a time and go through timm's own transforms.
 """
 
 import difflib
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,32 +15,38 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
-from ovit_core import glyphs
+from ovit_core import archives, glyphs
+from ovit_core.archives import ARCHIVES, Listing
 from ovit_core.batches import Images
+from ovit_core.pictures import Pictures
 
 EMBEDDED = ("glyph_letters", "digits", "glyph_symbols", "glyph_typefaces")
-NAMES = (*EMBEDDED, "fashion_mnist")
+NAMES = (*EMBEDDED, "fashion_mnist", "imagenet", *ARCHIVES)
+IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
+MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 
 
 @dataclass
 class Data:
-    """A dataset ready for a model: `train`, `val` and `test` are Images or torch datasets."""
+    """A dataset ready for a model."""
 
     name: str
     classes: list[str]
-    train: Images | Dataset
-    val: Images | Dataset
-    test: Images | Dataset
+    train: Images | Pictures
+    val: Images | Pictures
+    test: Images | Pictures
     fingerprint: str = field(default="")  # of the bytes in memory, or of the file list
 
     def labels(self, split: str) -> np.ndarray:
-        part = getattr(self, split)
-        if isinstance(part, Images):
-            return part.labels.numpy()
-        return np.asarray(part.dataset.targets)[part.indices]
+        return np.asarray(getattr(self, split).labels)
+
+    def verify(self) -> None:
+        """Reads every image file once. Raises ValueError naming one that is missing, truncated or no image."""
+        for part in (self.train, self.val, self.test):
+            if isinstance(part, Pictures):
+                part.verify()
 
 
 def check_name(name: str) -> str:
@@ -54,21 +61,26 @@ def check_name(name: str) -> str:
     )
 
 
-def check_folder(name: str, data_dir: str | Path) -> Path | None:
-    """The root of a `folder:NAME` dataset, None for other names.
-
-    Raises:
-        FileNotFoundError: its folders are not there; says how to lay them out.
+def check(name: str, data_dir: str | Path) -> None:
+    """Raises what is known at once to be wrong: an unknown name (ValueError), or images that are not in `data_dir` and
+    cannot be downloaded (FileNotFoundError; says what to put where).
     """
-    if not check_name(name).startswith("folder:"):
-        return None
-    root = Path(data_dir) / name.removeprefix("folder:")
-    if not ((root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())):
-        raise FileNotFoundError(
-            f"{name} needs the folders {root}/train and {root}/test, with one sub-folder of images per class: "
-            f"{root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
-        )
-    return root
+    check_name(name)
+    if root := _folder_of(name, data_dir):
+        if not ((root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())):
+            raise FileNotFoundError(
+                f"{name} needs the folders {root}/train and {root}/test, with one sub-folder of images per class: "
+                f"{root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg (val serves as test)"
+            )
+    elif name in ARCHIVES:
+        archives.check(name, Path(data_dir))
+
+
+def _folder_of(name: str, data_dir: str | Path) -> Path | None:
+    """The root of a dataset that is folders of images; None for others."""
+    if name == "imagenet" or name.startswith("folder:"):
+        return Path(data_dir) / name.removeprefix("folder:")
+    return None
 
 
 def load(
@@ -80,30 +92,53 @@ def load(
         name: one of NAMES, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png` (`val` serves as `test`).
         data_dir: where datasets lie or are downloaded to.
         input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
-        val_fraction: part of train set aside for validation, the same images for the same seed.
+        val_fraction: part of train set aside for validation (MOST_VALIDATION images at most), the same images for the
+            same seed.
         seed: of that split.
 
     Raises:
         ValueError: unknown name, or images that cannot be read.  FileNotFoundError: says what to put where.
     """
-    root = check_folder(name, data_dir)
+    check(name, data_dir)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-    if root is not None:
-        return _folder(name, root, config, val_fraction, seed)
-    if name == "fashion_mnist":
+    if root := _folder_of(name, data_dir):
+        classes, train, test = _folder(name, root)
+    elif name in ARCHIVES:
+        classes, train, test = archives.read(name, Path(data_dir))
+    elif name == "fashion_mnist":
         classes, train, test = _fashion_mnist(Path(data_dir))
     elif name == "digits":
         classes, train, test = _digits()
     else:
         classes, train, test = glyphs.load(name)
-    fingerprint = hashlib.sha256()
-    for images, labels in (train, test):
-        fingerprint.update(images.numpy().tobytes() + labels.numpy().tobytes())
+    labels = np.asarray(train[1])
+    rest, val = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
+    fingerprint = _fingerprint(train, test, Path(data_dir))
     size = tuple(config["input_size"][1:])
-    make = lambda part: Images(resize(part[0], size), part[1].long(), tuple(config["mean"]), tuple(config["std"]))
-    rest, val = split(train[1].numpy(), val_fraction, seed)
-    whole = make(train)
-    return Data(name, classes, whole.take(rest), whole.take(val), make(test), fingerprint.hexdigest()[:16])
+    if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
+        make = lambda part: Images(
+            resize(part[0], size), torch.as_tensor(part[1]).long(), tuple(config["mean"]), tuple(config["std"])
+        )
+        whole = make(train)
+        return Data(name, classes, whole.take(rest), whole.take(val), make(test), fingerprint)
+    from timm.data import create_transform
+
+    still, moving = (create_transform(**config, is_training=training) for training in (False, True))
+    whole = Pictures(*train, still, moving)
+    return Data(name, classes, whole.take(rest), whole.take(val).unaugmented(), Pictures(*test, still), fingerprint)
+
+
+def _fingerprint(train: tuple, test: tuple, data_dir: Path) -> str:
+    """Of the bytes of images in memory, or of the names and sizes of files; and of the labels."""
+    found = hashlib.sha256()
+    for sources, labels in (train, test):
+        if isinstance(sources, Tensor):
+            found.update(sources.contiguous().numpy().tobytes())
+        else:
+            sizes = (f"{os.path.relpath(p, data_dir)} {p.stat().st_size if p.exists() else 0}" for p in sources)
+            found.update("\n".join(sizes).encode())
+        found.update(np.asarray(labels, dtype=np.int64).tobytes())
+    return found.hexdigest()[:16]
 
 
 def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,28 +203,17 @@ def _fashion_mnist(data_dir: Path) -> tuple[list[str], tuple[Tensor, Tensor], tu
     return list(FashionMNIST.classes), *((s.data.unsqueeze(1), s.targets) for s in sets)
 
 
-def _folder(name: str, root: Path, config: dict, val_fraction: float, seed: int) -> Data:
-    import timm
+def _folder(name: str, root: Path) -> Listing:
+    """train/CLASS/* and test/CLASS/* (or val), as torchvision's ImageFolder lists them."""
     from torchvision.datasets import ImageFolder
 
     test_name = "test" if (root / "test").is_dir() else "val"
-    eval_transform = timm.data.create_transform(**config, is_training=False)
-    train_transform = timm.data.create_transform(**config, is_training=True)
     try:
-        train, plain, test = (
-            ImageFolder(str(root / part), transform)
-            for part, transform in (("train", train_transform), ("train", eval_transform), (test_name, eval_transform))
-        )
+        train, test = (ImageFolder(str(root / part)) for part in ("train", test_name))
     except FileNotFoundError as error:  # torchvision's own words name the empty class
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {error} (in {root})") from error
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
-    rest, val = split(np.asarray(train.targets), val_fraction, seed)
-    listing = "\n".join(
-        f"{Path(p).relative_to(root)} {Path(p).stat().st_size}" for p, _ in train.samples + test.samples
-    )
-    fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return Data(
-        name, train.classes, Subset(train, rest), Subset(plain, val), Subset(test, range(len(test))), fingerprint
-    )
+    parts = [([Path(path) for path, _ in part.samples], part.targets) for part in (train, test)]
+    return train.classes, *parts

@@ -10,7 +10,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ovit_core import statistics
 from ovit_core.results import FIGURES, write_atomically
 
 COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
@@ -33,7 +32,6 @@ STYLE = {
     "random": ("0.6", "."),
 }
 HEADLINE = ("ovit", "ovit_mask_only", "ovit_no_update", "obert", "magnitude", "magnitude_joint")
-FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": ":"}
 plt.rcParams |= {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "ovit", "figure.constrained_layout.use": True,
@@ -95,58 +93,6 @@ def intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[str
         ax.axvline(edge, color="0.85", lw=0.8)
     ax.set_xlim(-0.5, len(groups) - 0.5)
     ax.grid(axis="x", visible=False)
-
-
-def transfer_linear(rows: pd.DataFrame, floors: tuple[str, ...]) -> Figure | None:
-    """Linear-probe accuracy against sparsity, a panel per dataset, dense and the floors as lines."""
-    found = statistics.accuracy(rows)
-    found = found[found.phase == "linear"]
-    if found.empty:
-        return None
-    datasets = list(dict.fromkeys(found.dataset))
-    methods = [m for m in STYLE if m in set(found.method)]
-    fig, axes = plt.subplots(1, len(datasets), figsize=(1.2 + 2.9 * len(datasets), 3.7), squeeze=False)
-    for ax, dataset in zip(axes[0], datasets):
-        here = found[found.dataset == dataset]
-        reference(ax, here, "dense", "dense")
-        for floor in floors:
-            reference(ax, here, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
-        curves(ax, here, methods)
-        ax.set(title=dataset, xlabel="sparsity")
-        percent(ax)
-    axes[0, 0].set_ylabel(f"{_metric(rows, 'linear')}, linear probe (test)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.2, handletextpad=0.5)
-    return fig
-
-
-def transfer_full(rows: pd.DataFrame, floors: tuple[str, ...]) -> Figure | None:
-    """Accuracy after full finetuning at the highest sparsity run, a panel per dataset, dense and floor as lines."""
-    found = statistics.accuracy(rows)
-    found = found[found.phase == "full"]
-    if found.empty:
-        return None
-    top = found.sparsity_target.max()
-    datasets = list(dict.fromkeys(found.dataset))
-    methods = [m for m in STYLE if m in set(found.method)]
-    fig, axes = plt.subplots(1, len(datasets), figsize=(1.2 + 2.9 * len(datasets), 3.4), squeeze=False)
-    for ax, dataset in zip(axes[0], datasets):
-        here = found[found.dataset == dataset]
-        reference(ax, here, "dense", "dense, finetuned")
-        for floor in floors:
-            reference(ax, here, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
-        intervals(ax, here[here.sparsity_target == top], [top], "sparsity_target", methods)
-        percent(ax)
-        ax.set(title=dataset, xlabel=f"{100 * top:g} % sparsity", xticks=[])
-    axes[0, 0].set_ylabel(f"{_metric(rows, 'full')}, full finetuning (test)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.2, handletextpad=0.5)
-    return fig
-
-
-def _metric(rows: pd.DataFrame, phase: str) -> str:
-    names = set(rows[rows.phase == phase].metric)
-    return {"top1": "top-1", "mean_per_class": "mean per class"}[names.pop()] if len(names) == 1 else "accuracy"
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, str]:

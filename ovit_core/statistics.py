@@ -146,23 +146,3 @@ def not_run(config) -> str:
     if absent := [name.replace("_", " ") for name, values in config.sweeps.items() if not values]:
         out.append(f"sensitivity to {', '.join(absent).replace('damp', 'λ')}")
     return f"Not run: {'; '.join(out)}." if out else ""
-
-
-def answer_b(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]], margin: float = 0.05) -> list[str]:
-    """What ablation B found per dataset and protocol; silent where dense barely beats its floor, and says so."""
-    found, out = accuracy(rows), []
-    for phase in [p for p in ("linear", "full") if p in set(rows.phase)]:
-        for dataset in dict.fromkeys(rows[rows.phase == phase].dataset):
-            here = found[(found.phase == phase) & (found.dataset == dataset)].set_index("method")["mean"]
-            floor = max(here[f].max() for f in floors[phase])
-            if here["dense"] < floor + margin:
-                out.append(
-                    f"{dataset}, {phase}: dense ({100 * here['dense']:.1f} %) barely beats the best floor "
-                    f"({100 * floor:.1f} %), so nothing is claimed about transfer here."
-                )
-                continue
-            for a, b in (("ovit", "dense"), ("ovit", "ovit_mask_only"), ("ovit", "magnitude")):
-                gains = difference(rows[(rows.phase == phase) & (rows.dataset == dataset)], a, b)
-                for _, r in gains[gains.sparsity_target == 0.9].iterrows():
-                    out.append(f"{dataset}, {phase}, 90 %: {verdict(r['mean'], r.half, f'`{a}`', f'`{b}`')}.")
-    return out

@@ -3,6 +3,7 @@
 import copy
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from ovit_core import config as configs
-from ovit_core import data, dense, models, training
+from ovit_core import data, dense, masks, models, training
 from ovit_core.batches import EVAL_BATCH, Steps, batches
 from ovit_core.config import Transfer
 from ovit_core.no_weight_update import PRUNER
+from ovit_core.pictures import Pictures
 from ovit_core.progress import progress
-from ovit_core.results import Run
+from ovit_core.results import CACHE, Run, write_atomically
 from ovit_core.surgeon import Surgeon
 
 CODE = PRUNER + configs.source(sys.modules[__name__])
@@ -37,50 +39,70 @@ def run(config: Transfer) -> Path:
 
 
 def _run_seed(config: Transfer, seed: int) -> Path:
+    # The downstream sets first: what is wrong with them should be known before anything is trained.
+    preprocessing = models.input_config(dense.blank(config, 0, seed))
+    sets = [data.load(name, config.data_path, preprocessing, val_fraction=0.2, seed=seed) for name in config.datasets]
+    for d in sets:
+        _verify(d)
     up = dense.upstream(config, seed)
-    sets = [
-        data.load(name, config.data_path, models.input_config(up.model), val_fraction=0.2, seed=seed)
-        for name in config.datasets
-    ]
     out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], CODE)
     s = Surgeon(config, up, seed)
     s.choose_damps(out, config.transfer_methods)
-    pairs = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.transfer_sparsities)]
-    full = [("dense", 0.0), *((m, p) for m in config.transfer_methods for p in config.full_sparsities)]
-    floors = {p: [(f, 0.0) for f in FLOORS[p]] for p in config.protocols}
-    jobs = {"linear": pairs, "full": full}
+    asked = dict(linear=config.transfer_sparsities, full=config.full_sparsities)
+    jobs = [
+        (protocol, method, sparsity)
+        for protocol in config.protocols
+        for method, sparsity in [
+            ("dense", 0.0),
+            *((m, s) for m in config.transfer_methods for s in asked[protocol]),
+            *((floor, 0.0) for floor in FLOORS[protocol]),
+        ]
+    ]
+    # One model at a time, in every protocol and on every dataset: pruning is done once per method.
+    order = list(dict.fromkeys(method for _, method, _ in jobs))
+    jobs.sort(key=lambda job: order.index(job[1]))
 
     def make(method: str, sparsity: float) -> nn.Module:
         if method in ("random_init", "from_scratch", "raw_pixels"):
             return dense.blank(config, len(up.data.classes), seed + 1000)
         return s.pruned(method, sparsity)
 
-    everything = [(p, *job) for p in config.protocols for job in (*jobs[p], *floors[p])]
-    # One model at a time, in every protocol and on every dataset: pruning is done once per method.
-    order = list(dict.fromkeys(method for _, method, _ in everything))
-    everything.sort(key=lambda job: order.index(job[1]))
-    with progress(total=len(everything) * len(sets), desc=f"ablation B, seed {seed}") as bar:
-        for protocol, method, sparsity in everything:
+    with progress(total=len(jobs) * len(sets), desc=f"ablation B, seed {seed}") as bar:
+        for protocol, method, sparsity in jobs:
             for d in sets:
                 metric = "mean_per_class" if d.name in MEAN_PER_CLASS else "top1"
-                key = dict(phase=protocol, method=method, sparsity_target=sparsity, dataset=d.name, metric=metric)
-                if not out.done(**key):
+                key = dict(phase=protocol, method=method, sparsity_target=sparsity, dataset=d.name)
+                if not out.done(**key, metric=metric, scope="all"):
                     model = make(method, sparsity)
                     if protocol == "linear":
-                        reader = raw_pixels if method == "raw_pixels" else lambda part: extract(model, part)
+                        reader = raw_pixels if method == "raw_pixels" else partial(extract, model)
                         correct, chosen = probe(reader, d, config.probe_Cs)
                     else:
                         model, correct, chosen = finetune(model, d, config, seed, desc=f"{method} on {d.name}")
-                    value = mean_per_class(correct, d.labels("test")) if metric == "mean_per_class" else correct.mean()
-                    out.add(value, correct, **key, **chosen, **s.describe(method, model))
+                    row = key | chosen | s.describe(method, model)
+                    labels = d.labels("test")
+                    if sparsity in (0.0, config.class_sparsity) and method not in FLOORS[protocol]:
+                        for c, name in enumerate(d.classes):
+                            where = dict(scope="class", scope_name=name, metric="top1")
+                            out.add(correct[labels == c].mean(), **row, **where, write=False)
+                    value = mean_per_class(correct, labels) if metric == "mean_per_class" else correct.mean()
+                    out.add(value, correct, **row, metric=metric)
                 bar.update()
-    for method, sparsity in dict.fromkeys(pairs + full):
+    for method, sparsity in dict.fromkeys((m, s) for _, m, s in jobs if m not in sum(FLOORS.values(), ())):
         key = dict(phase="one_shot", method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
         if not out.done(**key):
             model = s.pruned(method, sparsity)
             correct, _ = training.evaluate(model, batches(up.data.test, EVAL_BATCH))
             out.add(correct.mean(), correct, **key, **s.describe(method, model))
     return out.folder
+
+
+def _verify(d: data.Data) -> None:
+    """Reads every image of a dataset, once for the same files: a mark in the cache says that they were sound."""
+    mark = CACHE / f"verified-{d.fingerprint}"
+    if not mark.exists():
+        d.verify()
+        write_atomically(mark, f"{d.name}\n")
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -90,16 +112,21 @@ def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
 
 @torch.no_grad()
 def extract(model: nn.Module, part) -> tuple[np.ndarray, np.ndarray]:
-    """(n, num_features) float32 features before the head, and (n,) labels."""
+    """(n, num_features) float32 features before the head, and (n,) labels; images as an evaluation sees them."""
     device = next(model.parameters()).device
-    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y) for x, y in batches(part, EVAL_BATCH)]
+    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y) for x, y in _still(part)]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
 
 
 def raw_pixels(part) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3 * 16 * 16) float32 pixels, averaged down to 16 x 16, and (n,) labels."""
-    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y) for x, y in batches(part, EVAL_BATCH)]
+    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y) for x, y in _still(part)]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
+
+
+def _still(part):
+    """Batches in the stored order and without augmentation, of a training split too."""
+    return batches(part.unaugmented() if isinstance(part, Pictures) else part, EVAL_BATCH)
 
 
 def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
@@ -133,6 +160,9 @@ def finetune(
 
     Returns:
         The model, (n_test,) bool correctness, and the chosen learning rate.
+
+    Raises:
+        RuntimeError: training changed the number of zeros.
     """
     best, accuracy = None, -1.0
     for lr in config.full_lrs:
@@ -142,6 +172,10 @@ def finetune(
         candidate.to(next(model.parameters()).device)
         loader = Steps(batches(d.train, config.full_batch_size, seed), config.full_steps)
         training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
+        if masks.sparsity(candidate) != masks.sparsity(model):
+            raise RuntimeError(
+                f"{desc}: finetuning moved the sparsity from {masks.sparsity(model)} to {masks.sparsity(candidate)}"
+            )
         now = training.evaluate(candidate, batches(d.val, EVAL_BATCH))[0].mean()
         if now > accuracy:
             best, accuracy, chosen = candidate, now, lr

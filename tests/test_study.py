@@ -63,7 +63,10 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
             "no_weight_update", "no_weight_update_gain", "attribution", "regimes", "gradual", "attribution_trained",
             "sensitivity", "layers", "prediction",
         ],
-        "transfer": ["transfer_linear", "transfer_full"],
+        "transfer": [
+            "transfer_linear", "transfer_full", "transfer_errors", "transfer_upstream", "transfer_classes_linear",
+            "transfer_classes_full",
+        ],
     }[name]  # fmt: skip
     for figure in figures:
         for suffix in ("png", "svg", "json"):

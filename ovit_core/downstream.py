@@ -1,0 +1,135 @@
+"""What ablation B's rows say: which sets can tell anything, errors relative to dense, upstream accuracy as a predictor,
+the classes that lose, and the sentences.
+"""
+
+import numpy as np
+import pandas as pd
+
+from ovit_core.statistics import accuracies, accuracy, difference, t_interval, verdict
+
+PROTOCOLS = dict(linear="linear probe", full="full finetuning")
+MARGIN = 0.05  # dense must beat its best floor by this much for a set to say anything about transfer
+# What the sentences compare: what is lost to dense, what the update brings in two ways, and the plain rival.
+PAIRS = (("ovit", "dense"), ("ovit", "ovit_mask_only"), ("ovit", "ovit_no_update"), ("ovit", "magnitude"))
+
+
+def telling(rows: pd.DataFrame, phase: str, floors: tuple[str, ...]) -> list[str]:
+    """The datasets where dense beats its best floor by MARGIN, means over seeds; no claim is made about the others."""
+    found = accuracy(rows[rows.phase == phase])
+    mean = found.pivot_table(index="dataset", columns="method", values="mean", sort=False)
+    floor = mean[[f for f in floors if f in mean]].max(axis=1)
+    return list(mean.index[mean["dense"] >= floor + MARGIN])
+
+
+def error_increase(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+    """(error - dense error) / dense error, averaged over the telling datasets of each seed, then over seeds.
+
+    Returns:
+        `mean`, `half`, `seeds`, `datasets` per phase, method, sparsity_target (fractions: 0.1 is a tenth more errors).
+    """
+    out = [pd.DataFrame(columns=["phase", "method", "sparsity_target", "mean", "half", "seeds", "datasets"])]
+    for phase in _phases(rows):
+        sets = telling(rows, phase, floors[phase])
+        values = accuracies(rows[(rows.phase == phase) & rows.dataset.isin(sets)])
+        dense = values[values.method == "dense"].set_index(["dataset", "seed"]).value
+        pruned = values[values.sparsity_target > 0]
+        if pruned.empty:
+            continue
+        base = 1 - dense.reindex(pd.MultiIndex.from_frame(pruned[["dataset", "seed"]])).to_numpy()
+        # A dense model without errors has none to be relative to.
+        pruned = pruned.assign(more=(1 - pruned.value - base) / np.where(base > 0, base, np.nan)).dropna(subset="more")
+        seeds = pruned.groupby(["phase", "method", "sparsity_target", "seed"], sort=False).more.mean()
+        found = seeds.groupby(["phase", "method", "sparsity_target"], sort=False)
+        out.append(found.agg(mean="mean", half=t_interval, seeds="count").reset_index().assign(datasets=len(sets)))
+    return pd.concat([o for o in out if len(o)] or out, ignore_index=True)
+
+
+def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every pruned model's transfer accuracy beside its upstream top-1: `value`, `upstream_top1` per phase, dataset,
+    method, sparsity_target and seed.
+    """
+    top1 = rows[(rows.phase == "one_shot") & (rows.metric == "top1") & (rows.scope == "all")]
+    top1 = top1[["method", "sparsity_target", "seed", "value"]].rename(columns=dict(value="upstream_top1"))
+    return accuracies(rows[rows.phase.isin(PROTOCOLS)]).merge(top1, on=["method", "sparsity_target", "seed"])
+
+
+def correlation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of transfer and upstream accuracy over the pruned models of a seed: `mean`, `half`,
+    `seeds`, `models` per phase and dataset. Five models at least.
+    """
+    both = beside_upstream(rows)
+    both = both[both.sparsity_target > 0]
+    seeds = [
+        dict(phase=phase, dataset=dataset, models=len(f), rho=f.value.corr(f.upstream_top1, method="spearman"))
+        for (phase, dataset, _), f in both.groupby(["phase", "dataset", "seed"], sort=False)
+        if len(f) >= 5
+    ]
+    if not seeds:
+        return pd.DataFrame(columns=["phase", "dataset", "models", "mean", "half", "seeds"])
+    groups = pd.DataFrame(seeds).dropna().groupby(["phase", "dataset", "models"], sort=False).rho
+    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def class_losses(rows: pd.DataFrame, phase: str, dataset: str, method: str) -> pd.DataFrame:
+    """By class, what a pruned model loses to dense at the highest sparsity kept by class, paired by seed: `mean`,
+    `half`, `seeds` (fractions of the class's test images), largest loss first.
+    """
+    rows = rows[(rows.scope == "class") & (rows.phase == phase) & (rows.dataset == dataset)]
+    pruned = rows[rows.method == method]
+    pruned = pruned[pruned.sparsity_target == pruned.sparsity_target.max()]
+    both = pruned.merge(rows[rows.method == "dense"], on=["scope_name", "seed"], suffixes=("", "_dense"))
+    lost = (both.value_dense - both.value).groupby(both.scope_name, sort=False)
+    found = lost.agg(mean="mean", half=t_interval, seeds="count").rename_axis("class").reset_index()
+    return found.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def answers(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]]) -> list[str]:
+    """What ablation B found, one sentence per comparison, from the rows alone; silent where dense barely beats its floor,
+    and says so.
+    """
+    found, out = accuracy(rows), []
+    at = _headline(rows)
+    for phase in _phases(rows):
+        name, sets = PROTOCOLS[phase], telling(rows, phase, floors[phase])
+        for dataset in dict.fromkeys(rows[rows.phase == phase].dataset):
+            here = rows[(rows.phase == phase) & (rows.dataset == dataset)]
+            mean = found[(found.phase == phase) & (found.dataset == dataset)].set_index("method")["mean"]
+            if dataset not in sets:
+                floor = max(mean[f].max() for f in floors[phase])
+                out.append(
+                    f"{dataset}, {name}: dense ({100 * mean['dense']:.1f} %) does not beat the best floor "
+                    f"({100 * floor:.1f} %) by {100 * MARGIN:g} points, so nothing is claimed about transfer here."
+                )
+                continue
+            for a, b in PAIRS:
+                gains = difference(here, a, b) if {a, b} <= set(here.method) else found.iloc[:0]
+                for _, r in gains[gains.sparsity_target == at].iterrows():
+                    out.append(f"{dataset}, {name}, {100 * at:g} %: {verdict(r['mean'], r.half, f'`{a}`', f'`{b}`')}.")
+    more = error_increase(rows, floors)
+    for (phase, count), here in more[more.sparsity_target == at].groupby(["phase", "datasets"], sort=False):
+        parts = [f"`{r.method}` {_percent(r['mean'], r.half)}" for _, r in here.iterrows()]
+        sets = f"{count} dataset{'s' if count > 1 else ''} that can tell"
+        out.append(f"{PROTOCOLS[phase].capitalize()}, {100 * at:g} %, errors relative to dense over the {sets}: {', '.join(parts)}.")
+    for _, r in correlation(rows).iterrows():
+        if r.dataset in telling(rows, r.phase, floors[r.phase]):
+            tells = "goes with" if r["mean"] - r.half > 0 else "goes against" if r["mean"] + r.half < 0 else "does not predict"
+            half = "" if np.isnan(r.half) else f" ± {r.half:.2f}"
+            out.append(
+                f"{r.dataset}, {PROTOCOLS[r.phase]}: upstream top-1 {tells} transfer accuracy over the {r.models} pruned "
+                f"models (rank correlation {r['mean']:+.2f}{half})."
+            )
+    return out
+
+
+def _phases(rows: pd.DataFrame) -> list[str]:
+    return [p for p in PROTOCOLS if p in set(rows.phase)]
+
+
+def _headline(rows: pd.DataFrame) -> float:
+    """The sparsity the sentences speak of: 90 % where it was run, else the highest."""
+    there = set(rows[rows.phase.isin(PROTOCOLS)].sparsity_target)
+    return 0.9 if 0.9 in there else max(there)
+
+
+def _percent(mean: float, half: float) -> str:
+    return f"{100 * mean:+.0f}" + ("" if np.isnan(half) else f" ± {100 * half:.0f}") + " %"

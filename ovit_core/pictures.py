@@ -1,0 +1,68 @@
+"""Images decoded one at a time: files of any size, or small images in memory that a model wants larger."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Pictures(Dataset):
+    """A split whose images are opened when asked for; items are (transformed image, int label).
+
+    Args:
+        sources: paths of image files, or (n, C, H, W) uint8.
+        labels: (n,) integers.
+        still: transform of a PIL image in RGB, for evaluation.
+        moving: the same with random augmentation, for training; `still` if None.
+    """
+
+    def __init__(self, sources: Sequence[Path] | Tensor, labels: Sequence[int], still: Callable, moving=None):
+        self.sources, self.labels, self.still, self.moving = sources, np.asarray(labels), still, moving
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int):
+        return (self.moving or self.still)(self.image(i)), int(self.labels[i])
+
+    def image(self, i: int) -> Image.Image:
+        """In RGB, as stored. Raises ValueError naming the file if it cannot be read."""
+        if isinstance(self.sources, Tensor):
+            channels_last = self.sources[i].permute(1, 2, 0).numpy()
+            return Image.fromarray(channels_last.squeeze(2) if channels_last.shape[2] == 1 else channels_last).convert("RGB")
+        return open_image(self.sources[i])
+
+    def take(self, index: np.ndarray) -> "Pictures":
+        """A part of the split."""
+        sources = self.sources[index] if isinstance(self.sources, Tensor) else [self.sources[i] for i in index]
+        return Pictures(sources, self.labels[index], self.still, self.moving)
+
+    def unaugmented(self) -> "Pictures":
+        """The same images as an evaluation would see them."""
+        return Pictures(self.sources, self.labels, self.still)
+
+    def verify(self) -> None:
+        """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
+        if not isinstance(self.sources, Tensor):
+            with ThreadPoolExecutor() as pool:
+                for _ in pool.map(lambda path: open_image(path, small=True), self.sources):
+                    pass
+
+
+def open_image(path: Path, small: bool = False) -> Image.Image:
+    """A file in RGB. `small` lets JPEG decode at an eighth of the size: it still reads the file to its end.
+
+    Raises:
+        ValueError: the file is missing, truncated or no image; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if small:
+                image.draft("RGB", (32, 32))
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+        raise ValueError(f"cannot read image {path}: {error}") from error
