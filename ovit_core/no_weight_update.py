@@ -23,7 +23,7 @@ from ovit_core import (
     surgeon,
     training,
 )
-from ovit_core.batches import EVAL_BATCH, Images, batches
+from ovit_core.batches import EVAL_BATCH, batches
 from ovit_core.config import NoWeightUpdate
 from ovit_core.kernels import cpu, reference
 from ovit_core.plan import ALLOCATIONS, parse_pattern
@@ -177,6 +177,5 @@ class Seed:
     def part(self, count: int):
         """Batches of a seeded part of the training images."""
         c, images = self.config, self.upstream.data.train
-        if isinstance(images, Images):
-            images = images.take(np.random.default_rng(self.seed).permutation(len(images))[:count])
+        images = images.take(np.random.default_rng(self.seed).permutation(len(images))[:count])
         return batches(images, c.batch_size, self.seed, tuple(c.augment))

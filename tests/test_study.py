@@ -108,6 +108,8 @@ def test_the_same_command_again_computes_nothing(ran):
         ("sparsity=0.5", "profile quick has no such parameter"),
         ("protocols=[linnear]", "parameter protocols must be among linear, full"),
         ("upstream=folder:nowhere", "folder:nowhere needs the folders"),
+        ("datasets=[digits, cub200]", "cub200 is not in"),
+        ("transfer_methods=[]", "parameter transfer_methods must be at least one"),
         ("device=cudda", "parameter device must be"),
         ("recovery_lr=-1.0", "parameter recovery_lr must be positive"),
         ("checkpoint=nowhere.pt", "parameter checkpoint must be an existing file"),
@@ -123,7 +125,7 @@ def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
 
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["quik"]) == 2
-    assert "there are fashion, quick" in capsys.readouterr().err
+    assert "there are fashion, imagenet, quick" in capsys.readouterr().err
 
 
 def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path):
@@ -185,13 +187,15 @@ def test_notebooks_declare_what_the_config_has_and_the_quick_profile_says(kind, 
 
 
 @pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
-def test_profiles_are_valid_and_state_cost_and_expectation(profile):
+def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path):
     parameters = read_profile(profile, [])
+    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011"):
+        (tmp_path / folder).mkdir(parents=True)
     known = {f.name for kind in EXPERIMENTS for f in dataclasses.fields(kind)}
     assert parameters.keys() == known
     assert parameters["profile"] == profile
     for kind in (NoWeightUpdate, Transfer):
-        assert len(from_parameters(kind, parameters).seeds) >= 3
+        assert len(from_parameters(kind, parameters | dict(data_dir=str(tmp_path))).seeds) >= 3
     comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
     assert "Cost:" in comment and "Expect:" in comment
 
