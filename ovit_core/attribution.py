@@ -141,3 +141,8 @@ def answer_prediction(rows: pd.DataFrame) -> list[str]:
                 f"is {measured:.2g}."
             )
     return out
+
+
+def answers(rows: pd.DataFrame) -> list[str]:
+    """All of ablation A's sentences."""
+    return answer_a(rows) + answer_attribution(rows) + answer_prediction(rows)

@@ -35,7 +35,7 @@ def transfer(rows: pd.DataFrame, phase: str, floors: Floors) -> Figure | None:
         percent(ax)
         if len(sparsities) == 1:
             ax.set(xlabel=f"{100 * sparsities[0]:g} % sparsity", xticks=[])
-    fig.supylabel(f"test accuracy, {PROTOCOLS[phase]}", fontsize=9)
+    fig.supylabel(f"test accuracy, {PROTOCOLS[phase]}", fontsize="medium")
     _legend(fig, axes)
     return fig
 
@@ -60,7 +60,7 @@ def errors(rows: pd.DataFrame, floors: Floors) -> Figure | None:
         if len(sparsities) == 1:
             ax.set(xlabel=f"{100 * sparsities[0]:g} % sparsity", xticks=[])
         names = ", ".join(telling(rows, phase, floors[phase]))
-        ax.set_title(f"{PROTOCOLS[phase].capitalize()}\n{names}", fontsize=9)
+        ax.set_title(f"{PROTOCOLS[phase].capitalize()}\n{names}", fontsize="medium")
     axes[0, 0].set_ylabel("errors relative to dense, mean over datasets")
     _legend(fig, dict(enumerate(axes[0])))
     return fig
@@ -97,10 +97,10 @@ def upstream(rows: pd.DataFrame, floors: Floors) -> Figure | None:
                 claim = "" if dataset in telling(rows, phase, floors[phase]) else ", no claim"
                 said.append(f"{PROTOCOLS[phase]} {r['mean']:+.2f}{half}{claim}")
         if said:
-            ax.set_title(f"{dataset}\nrank correlation: {'; '.join(said)}", fontsize=8)
+            ax.set_title(f"{dataset}\nrank correlation: {'; '.join(said)}", fontsize="small")
         percent(ax)
         ax.set_xlabel("upstream top-1 (test)")
-    fig.supylabel("transfer accuracy (test); hollow: full finetuning", fontsize=9)
+    fig.supylabel("transfer accuracy (test); hollow: full finetuning", fontsize="medium")
     _legend(fig, axes)
     return fig
 
@@ -127,7 +127,7 @@ def classes(rows: pd.DataFrame, phase: str, most: int = 8) -> Figure | None:
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(f"lost to dense at {100 * at:g} %, points")
         ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
-    fig.supylabel(f"classes, {PROTOCOLS[phase]}", fontsize=9)
+    fig.supylabel(f"classes, {PROTOCOLS[phase]}", fontsize="medium")
     _legend(fig, axes)
     return fig
 
@@ -142,7 +142,7 @@ def _panels(found: pd.DataFrame, title, height: float = 3.2):
     for ax in axes.flat[len(datasets) :]:
         ax.set_visible(False)
     for ax, dataset in zip(axes.flat, datasets):
-        ax.set_title(title(dataset), fontsize=9)
+        ax.set_title(title(dataset), fontsize="medium")
     return fig, dict(zip(datasets, axes.flat))
 
 

@@ -192,7 +192,7 @@ def layers(rows: pd.DataFrame) -> Figure | None:
         table = rows[rows.metric == metric].pivot_table(index="scope_name", columns="sparsity_target", values="value")
         table = table.reindex(order).rename(columns=lambda s: f"{100 * s:g} %")
         table.index = [n.removesuffix(".weight") for n in table.index]
-        sns.heatmap(100 * table, ax=ax, cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size=7),
+        sns.heatmap(100 * table, ax=ax, cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"),
                     cbar_kws=dict(label="%"))  # fmt: skip
         ax.set(title=title, xlabel="sparsity of the model", ylabel="")
         ax.grid(False)

@@ -90,7 +90,7 @@ class Run:
             recomputations=0, allocation="global", pattern="unstructured", scope="all", scope_name="", seed=seed,
             device=device_name(models.pick_device(config.device)), commit=commit(), versions=versions(), run_id=configs.digest(self.settings_id, seed),
         )  # fmt: skip
-        self.rows = _read(self.path).to_dict("records") if self.path.exists() else []
+        self.rows = read(self.path).to_dict("records") if self.path.exists() else []
         self.clock = time.perf_counter()
         write_atomically(self.folder / "settings.json", json.dumps(settings, indent=1))
 
@@ -133,7 +133,7 @@ def load(folder: Path, config: Config) -> pd.DataFrame:
     files = [folder / f"seed{seed}.csv" for seed in config.seeds]
     if missing := [f.name for f in files if not f.exists()]:
         raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: run the notebook first")
-    rows = pd.concat([_read(f) for f in files], ignore_index=True)
+    rows = pd.concat([read(f) for f in files], ignore_index=True)
     asked = rows.phase == "lambda_search"
     for phase, (methods, sparsities) in config.points.items():
         pruned = rows.method.isin(methods) & rows.sparsity_target.isin(sparsities)
@@ -144,7 +144,7 @@ def load(folder: Path, config: Config) -> pd.DataFrame:
     return rows[asked].reset_index(drop=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read(path: Path) -> pd.DataFrame:
     """Rows of a file: an empty cell is "" in a text column and NaN in a number column."""
     rows = pd.read_csv(path, keep_default_na=False)
     for column in set(COLUMNS) - set(TEXT):
@@ -152,9 +152,13 @@ def _read(path: Path) -> pd.DataFrame:
     return rows
 
 
-def export(rows: pd.DataFrame, profile: str) -> Path:
-    """Writes a profile's rows to figures/PROFILE/results.csv, replacing those of the same notebook."""
-    path = FIGURES / profile / "results.csv"
+def export(rows: pd.DataFrame, config: Config) -> Path:
+    """Writes a profile's rows to figures/PROFILE/results.csv, replacing those of the same notebook, and its parameters
+    beside them.
+    """
+    folder = FIGURES / config.profile
+    write_atomically(folder / f"{config.experiment}.parameters.json", json.dumps(asdict(config), indent=1) + "\n")
+    path = folder / "results.csv"
     if path.exists():
         before = pd.read_csv(path)
         notebook = before.experiment.replace("sensitivity", "no_weight_update")  # one notebook writes both

@@ -86,11 +86,12 @@ def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
 
 
 def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
-    """`table` of every phase and dataset, as Markdown."""
+    """`table` of every phase and dataset that was run, as Markdown."""
     out = []
     for phase in phases:
         for dataset in datasets:
-            wide = table(rows, phase, dataset)
+            if (wide := table(rows, phase, dataset)) is None:
+                continue
             head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}"
             body = "\n".join(f"| `{m}` | {' | '.join(r)} |" for m, r in zip(wide.index, wide.values))
             out.append(f"**{dataset}, {phase}**\n\n{head}\n{body}")

@@ -81,6 +81,27 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert sum("image/png" in o.get("data", {}) for o in outputs) == len(figures)
 
 
+def test_a_report_is_drawn_from_the_results_alone(ran):
+    name, folder, _ = ran
+    done = subprocess.run(
+        [sys.executable, "-m", "ovit_core.study", "report", "tiny"],
+        capture_output=True, text=True, env=os.environ | {"OVIT_STUDY_DIR": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (folder / "runs" / "tiny" / "report.html").read_text()
+    there = len(list((folder / "figures" / "tiny").glob("*.png")))
+    assert page.count('src="data:image/png;base64,') == there > 4
+    assert page.count("Not run in this profile") == 2  # the other ablation's answer and tables
+    assert not re.search(r'(src|href)="(https?:)?//', page) and "<script" not in page and "Traceback" not in page
+    prints = list((folder / "figures" / "tiny" / "print").glob("*.pdf"))
+    assert len(prints) == there and all(b"FontFile2" in f.read_bytes() for f in prints)  # fonts embedded
+
+
+def test_a_report_without_results_says_which_command_makes_them(capsys):
+    assert main(["report", "nowhere"]) == 2
+    assert "run `python -m ovit_core.study nowhere` first" in capsys.readouterr().err
+
+
 def test_the_same_command_again_computes_nothing(ran):
     name, folder, _ = ran
     files = sorted((folder / "results").rglob("seed*.csv"))
