@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
@@ -66,7 +65,11 @@ def read(name: str, data_dir: Path) -> Listing:
             last = error
     if there:
         names = ", ".join(str(data_dir / file) for file in there)
-        raise ValueError(f"{name}: {names} is there but cannot be read: {first}; wanted is {archive.place}") from first
+        why = f"{first}" if last is first or str(last) == str(first) else f"{first}; unpacking or downloading: {last}"
+        raise ValueError(
+            f"{name}: {names} is there, but the dataset is incomplete or cannot be read: {why}. Remove what is half unpacked, "
+            f"and put there {archive.place}"
+        ) from last
     raise FileNotFoundError(
         f"{name} is not in {data_dir.resolve()} and its download failed ({type(last).__name__}). "
         f"Put there {archive.place}."
@@ -77,7 +80,9 @@ def check(name: str, data_dir: Path) -> None:
     """Raises FileNotFoundError for a dataset that is not there and that nobody serves for download any more."""
     archive = ARCHIVES[name]
     if not archive.downloads and not archive.there(data_dir):
-        raise FileNotFoundError(f"{name} is not in {data_dir.resolve()} and cannot be downloaded. Put there {archive.place}.")
+        raise FileNotFoundError(
+            f"{name} is not in {data_dir.resolve()} and cannot be downloaded. Put there {archive.place}."
+        )
 
 
 def _cifar(kind) -> Archive:
@@ -115,21 +120,20 @@ def _files(dataset) -> tuple[list[Path], list[int]]:
 
 def _caltech101(root: Path, download: bool) -> Listing:
     """30 training images a class as committed in CALTECH_SPLIT, the rest test; no background class."""
-    found = datasets.Caltech101(str(root), download=download)
-    images = Path(found.root) / "101_ObjectCategories"
+    if download:
+        datasets.Caltech101(str(root), download=True)
+    images = root / "caltech101" / "101_ObjectCategories"
     split = json.loads(CALTECH_SPLIT.read_text())
-    counts = np.bincount(found.y, minlength=len(found.categories))
-    for category, part in split.items():
-        have = int(counts[found.categories.index(category)]) if category in found.categories else 0
-        if have != part["images"]:
-            raise ValueError(f"{images / category} has {have} images, not {part['images']}")
     train, test = ([], []), ([], [])
-    for y, number in zip(found.y, found.index):
-        category = found.categories[y]
-        paths, labels = train if number in split[category]["train"] else test
-        paths.append(images / category / f"image_{number:04d}.jpg")
-        labels.append(y)
-    return list(found.categories), train, test
+    for y, (category, part) in enumerate(split.items()):
+        there = len(list((images / category).glob("image_*.jpg")))
+        if there != part["images"]:
+            raise ValueError(f"{images / category} has {there} images, not {part['images']}")
+        for number in range(1, there + 1):
+            paths, labels = train if number in part["train"] else test
+            paths.append(images / category / f"image_{number:04d}.jpg")
+            labels.append(y)
+    return list(split), train, test
 
 
 def _cub200(root: Path, download: bool) -> Listing:

@@ -20,6 +20,7 @@ SCORES = {
     "greedy": ("ovit_mask_only", "ovit"),
 }
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
+SWEPT = dict(block_size="the block size", gradients="the number of gradients", gradient_batch="the images per gradient", damp="λ")  # fmt: skip
 PARTS = {
     "total": "ovit minus magnitude",
     "score": "score, without update",
@@ -70,32 +71,59 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     wide = found.assign(text=text).pivot(index=["phase", "part"], columns="sparsity_target", values="text")
     order = [(phase, part) for phase in dict.fromkeys(found.phase) for part in PARTS]
     wide = wide.loc[order].rename(columns=lambda s: f"{100 * s:g} %").fillna("")
-    return wide.rename(index=PARTS, level="part").rename_axis(columns="points of top-1")
+    return (
+        wide.rename(index=TITLES, level="phase")
+        .rename(index=PARTS, level="part")
+        .rename_axis(columns="points of top-1")
+    )
 
 
-def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
-    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and value.
+def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 of every sweep: `column` (what was varied), `setting`, `method`, `seed`, `value`.
 
     The study's own block size, gradients and gradient batch are a point of each sweep. Its lambda is none: it is
     chosen for each seed, where a sweep of lambda holds one for all.
     """
     varied = rows[(rows.experiment == "sensitivity") & (rows.metric == "top1")]
     own = accuracies(main(rows[rows.phase == "one_shot"]))
-    own = own[own.sparsity_target.isin(varied.sparsity_target)]
-    out = [pd.DataFrame(columns=["setting", "mean", "half", "seeds", "column"])]
+    own = own[own.sparsity_target.isin(varied.sparsity_target) & own.method.isin(varied.method)]
+    out = [pd.DataFrame(columns=["column", "setting", "method", "seed", "value"])]
     for column in dict.fromkeys(varied.scope_name):
         here = varied[varied.scope_name == column]
         here = here if column == "damp" else pd.concat([here, own])
-        wide = here.pivot_table(index=[column, "seed"], columns="method", values="value")
-        gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna().groupby(column).agg(["mean", t_interval, "count"])
-        gain.columns = ["mean", "half", "seeds"]
-        out.append(gain.reset_index(names="setting").assign(column=column))
-    return pd.concat([o for o in out if len(o)], ignore_index=True) if len(out) > 1 else out[0]
+        found = here[[column, "method", "seed", "value"]].rename(columns={column: "setting"})
+        out.append(found.assign(column=column))
+    return pd.concat(out[1:] or out, ignore_index=True)
+
+
+def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
+    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and setting."""
+    wide = sweeps(rows).pivot_table(
+        index=["column", "setting", "seed"], columns="method", values="value", sort=False, aggfunc="first"
+    )
+    if not {"ovit", "ovit_mask_only"} <= set(wide.columns):
+        return pd.DataFrame(columns=["column", "setting", "mean", "half", "seeds"])
+    gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna().groupby(["column", "setting"], sort=False)
+    return gain.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+
+
+def answers(rows: pd.DataFrame) -> list[str]:
+    """What ablation A found, one sentence per comparison, from the rows alone."""
+    found = [f(rows) for f in (answer_a, answer_attribution, answer_regimes, answer_sensitivity, answer_layers)]
+    return sum(found, []) + answer_prediction(rows) or ["No pair of methods to compare was run."]
+
+
+def _spoken(rows: pd.DataFrame) -> list[float]:
+    """The sparsities the sentences speak of: those of trained models, else the two highest one-shot."""
+    rows = accuracies(main(rows))
+    rows = rows[rows.sparsity_target > 0]
+    trained = rows[rows.phase.isin(("recovered", "gradual"))]
+    return sorted(set(trained.sparsity_target)) or sorted(set(rows.sparsity_target))[-2:]
 
 
 def answer_a(rows: pd.DataFrame) -> list[str]:
-    """What ablation A found, one sentence per comparison, from the rows alone."""
-    out = []
+    """oViT against its forms without an update and against its rivals, in each phase."""
+    out, spoken = [], _spoken(rows)
     for phase, title in TITLES.items():
         for other, what in (
             ("ovit_mask_only", "the weight update at oViT's own mask"),
@@ -104,7 +132,7 @@ def answer_a(rows: pd.DataFrame) -> list[str]:
             ("obert", "oViT against oBERT"),
         ):
             found = difference(main(rows[rows.phase == phase]), "ovit", other)
-            for _, r in found[found.sparsity_target.isin((0.8, 0.9))].iterrows():
+            for _, r in found[found.sparsity_target.isin(spoken)].iterrows():
                 sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
                 out.append(f"{title}, {100 * r.sparsity_target:g} %, {what}: {sentence}.")
     return out
@@ -112,37 +140,91 @@ def answer_a(rows: pd.DataFrame) -> list[str]:
 
 def answer_attribution(rows: pd.DataFrame) -> list[str]:
     """Where oViT's gain over magnitude comes from at each sparsity, in one sentence per phase and sparsity."""
-    found, out = attribution(rows), []
+    found, out, spoken = attribution(rows), [], _spoken(rows)
     for phase in [p for p in TITLES if p in set(found.phase)]:
         here = found[(found.phase == phase) & (found.score_kind == "greedy")]
-        for at in [s for s in (0.8, 0.9) if s in set(here.sparsity_target)]:
+        for at in [s for s in spoken if s in set(here.sparsity_target)]:
             part = here[here.sparsity_target == at].set_index("part")
-            say = lambda name: points(part.loc[name, "mean"], part.loc[name, "half"])
+            say = {name: points(part.loc[name, "mean"], part.loc[name, "half"]) for name in part.index}
             out.append(
-                f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say('total')} points over magnitude, the score alone brings "
-                f"{say('score')}, the update alone {say('update')}, the two together {say('interaction')} more; "
-                f"averaged over both orders (Shapley), score {say('score_shapley')} and update {say('update_shapley')}."
+                f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say['total']} points over magnitude, the score alone brings "
+                f"{say['score']}, the update alone {say['update']}, the two together {say['interaction']} more; "
+                f"averaged over both orders (Shapley), score {say['score_shapley']} and update {say['update_shapley']}."
             )
     return out
+
+
+def answer_regimes(rows: pd.DataFrame) -> list[str]:
+    """The update one-shot, with uniform sparsity and with N:M patterns."""
+    out, spoken = [], _spoken(rows)
+    for other in ("ovit_mask_only", "magnitude"):
+        found = difference(rows[rows.phase == "one_shot"], "ovit", other)
+        for _, r in found.iterrows():
+            sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
+            if r.pattern != "unstructured":
+                out.append(f"{r.pattern}, one-shot: {sentence}.")
+            elif r.allocation == "uniform" and r.sparsity_target in spoken:
+                out.append(f"Uniform, one-shot, {100 * r.sparsity_target:g} %: {sentence}.")
+    return out
+
+
+def answer_sensitivity(rows: pd.DataFrame) -> list[str]:
+    """Where in each sweep the update brings least and most; and what the mask alone reaches at the lambda that suits it."""
+    found, out = sensitivity(rows), []
+    for column in dict.fromkeys(found.column):
+        here = found[found.column == column]
+        low, high = (here.loc[pick] for pick in (here["mean"].idxmin(), here["mean"].idxmax()))
+        if len(here) > 1:
+            out.append(
+                f"As {SWEPT[column]} varies, the update at oViT's mask brings from {points(low['mean'], low.half)} "
+                f"(at {low.setting:g}) to {points(high['mean'], high.half)} points (at {high.setting:g})."
+            )
+    masked = sweeps(rows)
+    masked = masked[(masked.column == "damp") & (masked.method == "ovit_mask_only")]
+    at = rows[rows.experiment == "sensitivity"].sparsity_target
+    plain = accuracies(main(rows[(rows.phase == "one_shot") & (rows.method == "magnitude")]))
+    if len(masked) and len(plain := plain[plain.sparsity_target.isin(at)]):
+        best = masked.groupby("setting").value.mean().idxmax()
+        gain = masked[masked.setting == best].set_index("seed").value - plain.set_index("seed").value
+        sentence = verdict(gain.mean(), t_interval(gain.dropna()), "`ovit_mask_only`", "`magnitude`")
+        out.append(f"At the λ of the sweep that suits the mask alone best ({best:.0e}), {sentence}.")
+    return out
+
+
+def answer_layers(rows: pd.DataFrame) -> list[str]:
+    """The layer whose kept weights the correction moves most, at the highest sparsity spoken of."""
+    spoken = _spoken(rows)
+    rows = rows[(rows.scope == "layer") & (rows.metric == "correction_share") & rows.sparsity_target.isin(spoken)]
+    rows = rows[rows.sparsity_target == rows.sparsity_target.max()]
+    if rows.empty:
+        return []
+    share = rows.groupby("scope_name").value.agg(["mean", t_interval])
+    top = share["mean"].idxmax()
+    half = share.t_interval[top]
+    return [
+        f"At {100 * rows.sparsity_target.iloc[0]:g} % the largest share of the correction's squared norm is in "
+        f"`{top.removesuffix('.weight')}`: {100 * share['mean'][top]:.0f}"
+        + (f" ± {100 * half:.0f}" if half == half else "")
+        + " %."
+    ]
 
 
 def answer_prediction(rows: pd.DataFrame) -> list[str]:
-    """The loss increase oViT's score predicts beside the measured one, means over seeds, at 80 and 90 %."""
+    """The loss increase oViT's score predicts beside the measured one."""
+    spoken = _spoken(rows)
     rows = main(rows)
     rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
-    mean = rows.groupby(["method", "metric", "sparsity_target"]).value.mean()
+    loss = rows[rows.metric == "cross_entropy"]
+    dense = loss[loss.method == "dense"].set_index("seed").value
     out = []
-    for at in (0.8, 0.9):
-        if ("ovit", "predicted_loss_increase", at) in mean:
-            predicted = mean["ovit", "predicted_loss_increase", at]
-            measured = mean["ovit", "cross_entropy", at] - mean["dense", "cross_entropy", 0.0]
+    for at in spoken:
+        here = rows[(rows.method == "ovit") & (rows.sparsity_target == at)]
+        predicted = here[here.metric == "predicted_loss_increase"].value
+        measured = (here[here.metric == "cross_entropy"].set_index("seed").value - dense).dropna()
+        if len(predicted) and len(measured):
+            half = t_interval(measured)
             out.append(
-                f"oViT's score at {100 * at:g} % predicts an increase of the loss by {predicted:.1e}; on test images it "
-                f"is {measured:.2g}."
+                f"oViT's score at {100 * at:g} % predicts an increase of the loss by {predicted.mean():.1e} (mean over seeds); "
+                f"on test images it is {measured.mean():+.2g}" + (f" ± {half:.1g}" if half == half else "") + "."
             )
     return out
-
-
-def answers(rows: pd.DataFrame) -> list[str]:
-    """All of ablation A's sentences."""
-    return answer_a(rows) + answer_attribution(rows) + answer_prediction(rows)

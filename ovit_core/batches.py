@@ -3,6 +3,7 @@
 Small sets live in memory as uint8; anything else is a torch dataset behind a DataLoader.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 AUGMENTATIONS = ("flip", "shift")
+WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
 EVAL_BATCH = 125  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
 
 
@@ -77,6 +79,23 @@ class Batches:
         return x
 
 
+class Loader(DataLoader):
+    """Batches of a dataset whose images are opened one by one; `epoch` sets order and augmentation as in `Batches`."""
+
+    def __init__(self, split: Dataset, batch_size: int, seed: int | None, workers: int):
+        self.seed, self.epoch = seed, 0
+        shuffle = seed is not None
+        super().__init__(
+            split, batch_size, shuffle=shuffle, drop_last=shuffle and len(split) >= batch_size, num_workers=workers,
+            generator=torch.Generator(), pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.generator.manual_seed((self.seed or 0) * 100_003 + self.epoch)
+        self.epoch += self.seed is not None
+        return super().__iter__()
+
+
 class Steps:
     """Exactly `steps` batches of a loader, going round it as often as needed."""
 
@@ -97,18 +116,13 @@ class Steps:
 
 
 def batches(
-    split: Images | Dataset, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = (), workers: int = 4
+    split: Images | Dataset,
+    batch_size: int,
+    seed: int | None = None,
+    augment: tuple[str, ...] = (),
+    workers: int = WORKERS,
 ):
     """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
     if isinstance(split, Images):
         return Batches(split, batch_size, seed, augment)
-    g = torch.Generator().manual_seed(seed or 0)
-    return DataLoader(
-        split,
-        batch_size,
-        shuffle=seed is not None,
-        drop_last=seed is not None,
-        num_workers=workers,
-        generator=g,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return Loader(split, batch_size, seed, workers)

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,6 +142,11 @@ class NoWeightUpdate(Config):
         )
 
     @property
+    def regime_pairs(self) -> set[tuple[str, str]]:
+        """(allocation, pattern) of each of `regimes`, as in the rows."""
+        return {(r, "unstructured") if r in ALLOCATIONS else ("uniform", r) for r in self.regimes}
+
+    @property
     def regime_patterns(self) -> list[str]:
         """ "unstructured" or N:M, for each of `regimes`."""
         return ["unstructured" if r in ALLOCATIONS else r for r in self.regimes]
@@ -163,8 +169,13 @@ class NoWeightUpdate(Config):
             require(getattr(self, name) >= self.batch_size, name, "at least batch_size", getattr(self, name))
         for name in ("recovery_lr", "gradual_lr", "gradual_final_lr"):
             require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for s in (*self.sparsities, *self.recovery_sparsities, *self.gradual_sparsities, self.sensitivity_sparsity):
+            require(0 < s < 1, "a sparsity", "above 0 and below 1 (dense is always measured)", s)
+        multiple = math.lcm(*(found[1] for p in self.regime_patterns if (found := parse_pattern(p))))
         for name in ("sensitivity_block_sizes", "sensitivity_gradients", "sensitivity_batches"):
-            require(min(getattr(self, name), default=1) >= 1, name, "at least 1", getattr(self, name))
+            least = multiple if name == "sensitivity_block_sizes" else 1
+            require(min(getattr(self, name), default=least) >= least, name, f"at least {least}", getattr(self, name))
+        require(self.block_size >= multiple, "block_size", f"at least {multiple}, for {self.regimes}", self.block_size)
         require(min(self.sensitivity_damps, default=1.0) > 0, "sensitivity_damps", "positive", self.sensitivity_damps)
 
 
@@ -190,11 +201,6 @@ class Transfer(Config):
         return asked | dict(
             one_shot=(self.transfer_methods, sorted({s for p in self.protocols for s in sparsities[p]}))
         )
-
-    @property
-    def class_sparsity(self) -> float:
-        """Where accuracies by class are kept: the highest sparsity that is finetuned, or probed if none is."""
-        return max(self.full_sparsities or self.transfer_sparsities)
 
     def __post_init__(self):
         super().__post_init__()

@@ -42,16 +42,12 @@ class Data:
     def labels(self, split: str) -> np.ndarray:
         return np.asarray(getattr(self, split).labels)
 
-    def verify(self) -> None:
-        """Reads every image file once. Raises ValueError naming one that is missing, truncated or no image."""
-        for part in (self.train, self.val, self.test):
-            if isinstance(part, Pictures):
-                part.verify()
-
 
 def check_name(name: str) -> str:
     """Raises ValueError, with the names there are, unless `name` is a dataset's."""
     if name in NAMES or name.startswith("folder:"):
+        if "/" in name or name == "folder:":
+            raise ValueError(f"{name!r}: folder:NAME takes the name of a folder in data_dir, not a path")
         return name
     near = difflib.get_close_matches(name, NAMES, n=1)
     raise ValueError(
@@ -112,6 +108,9 @@ def load(
     else:
         classes, train, test = glyphs.load(name)
     labels = np.asarray(train[1])
+    both = np.concatenate([labels, np.asarray(test[1])])
+    if both.min() < 0 or both.max() >= len(classes):
+        raise ValueError(f"{name}: labels reach from {both.min()} to {both.max()}, but it names {len(classes)} classes")
     rest, val = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
     fingerprint = _fingerprint(train, test, Path(data_dir))
     size = tuple(config["input_size"][1:])
@@ -208,10 +207,13 @@ def _folder(name: str, root: Path) -> Listing:
     from torchvision.datasets import ImageFolder
 
     test_name = "test" if (root / "test").is_dir() else "val"
-    try:
-        train, test = (ImageFolder(str(root / part)) for part in ("train", test_name))
-    except FileNotFoundError as error:  # torchvision's own words name the empty class
-        raise ValueError(f"{name}: {error} (in {root})") from error
+    parts = []
+    for part in ("train", test_name):
+        try:
+            parts.append(ImageFolder(str(root / part)))
+        except FileNotFoundError as error:  # torchvision's own words name the empty class
+            raise ValueError(f"{name}: {root / part}: {error}") from error
+    train, test = parts
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")

@@ -9,14 +9,23 @@ from torch import nn
 
 from ovit_core import batches as loading
 from ovit_core import config as configs
-from ovit_core import data, masks, models, training
+from ovit_core import data, masks, models, pictures, training
 from ovit_core.batches import batches
 from ovit_core.config import Config
-from ovit_core.results import CACHE
+from ovit_core.pictures import Pictures
+from ovit_core.results import CACHE, write_atomically
 
 # The images themselves have a fingerprint; this is the code that turns them into a trained model.
 CODE = configs.source(
-    training.train, loading, data.split, data.resize, models.create, models.input_config, sys.modules[__name__]
+    training.train,
+    loading,
+    pictures,
+    data.load,
+    data.split,
+    data.resize,
+    models.create,
+    models.input_config,
+    sys.modules[__name__],
 )
 
 
@@ -35,6 +44,20 @@ def blank(config: Config, num_classes: int, seed: int) -> nn.Module:
     return models.create(config.model, num_classes, **config.model_args).to(models.pick_device(config.device))
 
 
+def verify(d: data.Data) -> None:
+    """Reads every image file of a dataset, once for the same files: a mark in the cache says that they were sound.
+
+    Raises:
+        ValueError: an image is missing, truncated or none; names it.
+    """
+    parts = [p for p in (d.train, d.val, d.test) if isinstance(p, Pictures) and p.on_disk]
+    mark = CACHE / f"verified-{d.fingerprint}"
+    if parts and not mark.exists():
+        for part in parts:
+            part.verify()
+        write_atomically(mark, f"{d.name}\n")
+
+
 def upstream(config: Config, seed: int) -> Upstream:
     """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
     seed = seed if config.dense_per_seed else 0
@@ -42,6 +65,7 @@ def upstream(config: Config, seed: int) -> Upstream:
     models.prunable(model, config.prunable)  # a pattern that matches nothing is an error now, not after training
     checkpoint = config.checkpoint_path
     loaded = data.load(config.upstream, config.data_path, models.input_config(model))
+    verify(loaded)
     classes = len(loaded.classes)
     if config.pretrained or checkpoint:
         model = models.create(config.model, classes, config.pretrained, checkpoint, **config.model_args)

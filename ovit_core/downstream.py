@@ -5,6 +5,7 @@ the classes that lose, and the sentences.
 import numpy as np
 import pandas as pd
 
+from ovit_core.pruning import METHODS
 from ovit_core.statistics import accuracies, accuracy, difference, t_interval, verdict
 
 PROTOCOLS = dict(linear="linear probe", full="full finetuning")
@@ -70,13 +71,12 @@ def correlation(rows: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
-def class_losses(rows: pd.DataFrame, phase: str, dataset: str, method: str) -> pd.DataFrame:
-    """By class, what a pruned model loses to dense at the highest sparsity kept by class, paired by seed: `mean`,
-    `half`, `seeds` (fractions of the class's test images), largest loss first.
+def class_losses(rows: pd.DataFrame, phase: str, dataset: str, method: str, at: float) -> pd.DataFrame:
+    """By class, what a model pruned to sparsity `at` loses to dense, paired by seed: `mean`, `half`, `seeds` (fractions
+    of the class's test images), largest loss first.
     """
     rows = rows[(rows.scope == "class") & (rows.phase == phase) & (rows.dataset == dataset)]
-    pruned = rows[rows.method == method]
-    pruned = pruned[pruned.sparsity_target == pruned.sparsity_target.max()]
+    pruned = rows[(rows.method == method) & (rows.sparsity_target == at)]
     both = pruned.merge(rows[rows.method == "dense"], on=["scope_name", "seed"], suffixes=("", "_dense"))
     lost = (both.value_dense - both.value).groupby(both.scope_name, sort=False)
     found = lost.agg(mean="mean", half=t_interval, seeds="count").rename_axis("class").reset_index()
@@ -88,8 +88,8 @@ def answers(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]]) -> list[str]
     and says so.
     """
     found, out = accuracy(rows), []
-    at = _headline(rows)
     for phase in _phases(rows):
+        at = _headline(rows, phase)
         name, sets = PROTOCOLS[phase], telling(rows, phase, floors[phase])
         for dataset in dict.fromkeys(rows[rows.phase == phase].dataset):
             here = rows[(rows.phase == phase) & (rows.dataset == dataset)]
@@ -106,29 +106,52 @@ def answers(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]]) -> list[str]
                 for _, r in gains[gains.sparsity_target == at].iterrows():
                     out.append(f"{dataset}, {name}, {100 * at:g} %: {verdict(r['mean'], r.half, f'`{a}`', f'`{b}`')}.")
     more = error_increase(rows, floors)
-    for (phase, count), here in more[more.sparsity_target == at].groupby(["phase", "datasets"], sort=False):
+    for (phase, count), here in more.groupby(["phase", "datasets"], sort=False):
+        at = _headline(rows, phase)
+        here = here[here.sparsity_target == at]
         parts = [f"`{r.method}` {_percent(r['mean'], r.half)}" for _, r in here.iterrows()]
         sets = f"{count} dataset{'s' if count > 1 else ''} that can tell"
-        out.append(f"{PROTOCOLS[phase].capitalize()}, {100 * at:g} %, errors relative to dense over the {sets}: {', '.join(parts)}.")
+        out.append(
+            f"{PROTOCOLS[phase].capitalize()}, {100 * at:g} %, errors relative to dense over the {sets}: {', '.join(parts)}."
+        )
     for _, r in correlation(rows).iterrows():
         if r.dataset in telling(rows, r.phase, floors[r.phase]):
-            tells = "goes with" if r["mean"] - r.half > 0 else "goes against" if r["mean"] + r.half < 0 else "does not predict"
-            half = "" if np.isnan(r.half) else f" ± {r.half:.2f}"
             out.append(
-                f"{r.dataset}, {PROTOCOLS[r.phase]}: upstream top-1 {tells} transfer accuracy over the {r.models} pruned "
-                f"models (rank correlation {r['mean']:+.2f}{half})."
+                f"{r.dataset}, {PROTOCOLS[r.phase]}: {_tells(r['mean'], r.half)} over the {r.models} pruned models."
             )
     return out
+
+
+def not_run(config) -> str:
+    """Which parts of ablation B the parameters leave out."""
+    out = [name for phase, name in PROTOCOLS.items() if phase not in config.protocols]
+    if "full" in config.protocols and (
+        fewer := [s for s in config.transfer_sparsities if s not in config.full_sparsities]
+    ):
+        out.append(f"{PROTOCOLS['full']} at {', '.join(f'{100 * s:g} %' for s in fewer)}")
+    if others := [m for m in METHODS if m not in config.transfer_methods]:
+        out.append(", ".join(f"`{m}`" for m in others))
+    return f"Not run: {'; '.join(out)}." if out else ""
 
 
 def _phases(rows: pd.DataFrame) -> list[str]:
     return [p for p in PROTOCOLS if p in set(rows.phase)]
 
 
-def _headline(rows: pd.DataFrame) -> float:
-    """The sparsity the sentences speak of: 90 % where it was run, else the highest."""
-    there = set(rows[rows.phase.isin(PROTOCOLS)].sparsity_target)
+def _headline(rows: pd.DataFrame, phase: str) -> float:
+    """The sparsity the sentences about a protocol speak of: 90 % where it was run, else the highest."""
+    there = set(rows[rows.phase == phase].sparsity_target)
     return 0.9 if 0.9 in there else max(there)
+
+
+def _tells(rho: float, half: float) -> str:
+    """Whether upstream top-1 predicts transfer, in words that follow the interval."""
+    if np.isnan(half):
+        return f"the rank correlation of upstream top-1 and transfer accuracy is {rho:+.2f} (one seed, no interval)"
+    size = f"rank correlation {rho:+.2f} ± {half:.2f}"
+    if abs(rho) <= half:
+        return f"no relation of upstream top-1 and transfer accuracy is resolved ({size})"
+    return f"transfer accuracy {'rises' if rho > 0 else 'falls'} with upstream top-1 ({size})"
 
 
 def _percent(mean: float, half: float) -> str:

@@ -27,8 +27,8 @@ FIGURES = {
         "transfer_full": lambda rows: plots_transfer.transfer(rows, "full", FLOORS),
         "transfer_errors": lambda rows: plots_transfer.errors(rows, FLOORS),
         "transfer_upstream": lambda rows: plots_transfer.upstream(rows, FLOORS),
-        "transfer_classes_linear": lambda rows: plots_transfer.classes(rows, "linear"),
-        "transfer_classes_full": lambda rows: plots_transfer.classes(rows, "full"),
+        "transfer_classes_linear": lambda rows: plots_transfer.classes(rows, "linear", FLOORS),
+        "transfer_classes_full": lambda rows: plots_transfer.classes(rows, "full", FLOORS),
     },
 }
 COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of the usual two-column paper
@@ -46,6 +46,8 @@ def print_all(rows: pd.DataFrame, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, make in FIGURES[rows.experiment.replace("sensitivity", "no_weight_update").iloc[0]].items():
+        file = folder / f"{name}.pdf"
+        file.unlink(missing_ok=True)
         with plt.rc_context(PRINT):
             if (fig := make(rows)) is None:
                 continue
@@ -53,7 +55,7 @@ def print_all(rows: pd.DataFrame, folder: Path) -> dict[str, Path]:
             wanted = COLUMN if width <= 6 else PAGE
             fig.set_size_inches(wanted, height * max(wanted / width, 0.72))
             origin = "; ".join(f"{k}: {v}" for k, v in plots.provenance(rows).items())
-            files[name] = folder / f"{name}.pdf"
-            fig.savefig(files[name], metadata={"Subject": origin, "CreationDate": None})
+            files[name] = file
+            fig.savefig(file, metadata={"Subject": origin, "CreationDate": None})
             plt.close(fig)
     return files

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ovit_core.progress import progress
+
 
 class Pictures(Dataset):
     """A split whose images are opened when asked for; items are (transformed image, int label).
@@ -31,26 +33,29 @@ class Pictures(Dataset):
 
     def image(self, i: int) -> Image.Image:
         """In RGB, as stored. Raises ValueError naming the file if it cannot be read."""
-        if isinstance(self.sources, Tensor):
-            channels_last = self.sources[i].permute(1, 2, 0).numpy()
-            return Image.fromarray(channels_last.squeeze(2) if channels_last.shape[2] == 1 else channels_last).convert("RGB")
+        if not self.on_disk:
+            pixels = self.sources[i].permute(1, 2, 0).numpy()  # (H, W, C)
+            return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
         return open_image(self.sources[i])
 
     def take(self, index: np.ndarray) -> "Pictures":
         """A part of the split."""
-        sources = self.sources[index] if isinstance(self.sources, Tensor) else [self.sources[i] for i in index]
+        sources = [self.sources[i] for i in index] if self.on_disk else self.sources[index]
         return Pictures(sources, self.labels[index], self.still, self.moving)
 
     def unaugmented(self) -> "Pictures":
         """The same images as an evaluation would see them."""
         return Pictures(self.sources, self.labels, self.still)
 
+    @property
+    def on_disk(self) -> bool:
+        return not isinstance(self.sources, Tensor)
+
     def verify(self) -> None:
         """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
-        if not isinstance(self.sources, Tensor):
-            with ThreadPoolExecutor() as pool:
-                for _ in pool.map(lambda path: open_image(path, small=True), self.sources):
-                    pass
+        with ThreadPoolExecutor() as pool, progress(total=len(self), desc="checking images") as bar:
+            for _ in pool.map(lambda path: open_image(path, small=True), self.sources):
+                bar.update()
 
 
 def open_image(path: Path, small: bool = False) -> Image.Image:

@@ -107,11 +107,13 @@ def provenance(rows: pd.DataFrame) -> dict[str, str]:
 def save(fig: Figure | None, name: str, rows: pd.DataFrame) -> Figure | None:
     """Writes figures/PROFILE/NAME.png, .svg and .json (provenance, also inside both pictures); returns the figure.
 
-    None, for which there was nothing to draw, stays None.
+    None, for which there was nothing to draw, stays None, and files of other rows go.
     """
-    if fig is None:
-        return None
     folder = FIGURES / rows.profile.iloc[0]
+    if fig is None:
+        for suffix in ("png", "svg", "json"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+        return None
     origin = provenance(rows)
     footer = f"seeds {origin['seeds']} · commit {origin['commit']} · {origin['device']}"
     fig.suptitle(footer, x=0.995, ha="right", fontsize=6, color="0.5")

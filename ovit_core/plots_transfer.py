@@ -68,7 +68,8 @@ def errors(rows: pd.DataFrame, floors: Floors) -> Figure | None:
 
 def upstream(rows: pd.DataFrame, floors: Floors) -> Figure | None:
     """Transfer accuracy against upstream top-1: a point per pruned model (mean and intervals over seeds), a panel per
-    dataset, linear probe filled and full finetuning hollow; the rank correlation in the corner.
+    dataset, linear probe filled and full finetuning hollow, the floors as lines; the rank correlation above, and where
+    no claim is made because dense does not beat its floor.
     """
     both = beside_upstream(rows)
     if both[both.sparsity_target > 0].empty:
@@ -79,6 +80,7 @@ def upstream(rows: pd.DataFrame, floors: Floors) -> Figure | None:
         x=("upstream_top1", "mean"), x_half=("upstream_top1", statistics.t_interval),
     ).reset_index()  # fmt: skip
     rho = correlation(rows).set_index(["phase", "dataset"])
+    levels = statistics.accuracy(rows)
     fig, axes = _panels(found, lambda dataset: dataset)
     for dataset, ax in axes.items():
         said = []
@@ -91,13 +93,17 @@ def upstream(rows: pd.DataFrame, floors: Floors) -> Figure | None:
                     color=colour, mfc=colour if phase == "linear" else "white",
                     label=method if phase == found.phase.iloc[0] else None,
                 )  # fmt: skip
+            here = levels[(levels.dataset == dataset) & (levels.phase == phase)]
+            for floor in floors[phase]:
+                reference(ax, here, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
+            note = []
             if (phase, dataset) in rho.index:
                 r = rho.loc[(phase, dataset)]
-                half = "" if np.isnan(r.half) else f" ± {r.half:.2f}"
-                claim = "" if dataset in telling(rows, phase, floors[phase]) else ", no claim"
-                said.append(f"{PROTOCOLS[phase]} {r['mean']:+.2f}{half}{claim}")
-        if said:
-            ax.set_title(f"{dataset}\nrank correlation: {'; '.join(said)}", fontsize="small")
+                note.append(f"ρ {r['mean']:+.2f}" + ("" if np.isnan(r.half) else f" ± {r.half:.2f}"))
+            if dataset not in telling(rows, phase, floors[phase]):
+                note.append("no claim")
+            said += [f"{phase}: {', '.join(note)}"] * bool(note)
+        ax.set_title("\n".join([dataset, "; ".join(said)]), fontsize="small")
         percent(ax)
         ax.set_xlabel("upstream top-1 (test)")
     fig.supylabel("transfer accuracy (test); hollow: full finetuning", fontsize="medium")
@@ -105,22 +111,26 @@ def upstream(rows: pd.DataFrame, floors: Floors) -> Figure | None:
     return fig
 
 
-def classes(rows: pd.DataFrame, phase: str, most: int = 8) -> Figure | None:
-    """The classes that lose most under oViT, beside what other methods lose there; a panel per dataset."""
-    rows = rows[rows.phase == phase]
-    kept = rows[(rows.scope == "class") & (rows.sparsity_target > 0)]
+def classes(rows: pd.DataFrame, phase: str, floors: Floors, most: int = 8) -> Figure | None:
+    """The classes that lose most under oViT, beside what other methods lose there; a panel per dataset, marked where
+    dense does not beat its floor.
+    """
+    kept = rows[(rows.phase == phase) & (rows.scope == "class")]
     if "ovit" not in set(kept.method):
         return None
+    at = kept[kept.method == "ovit"].sparsity_target.max()
     methods = [m for m in _methods(kept) if m in ("ovit", "ovit_mask_only", "magnitude")]
-    at = kept.sparsity_target.max()
-    fig, axes = _panels(kept, lambda dataset: dataset, height=0.8 + 0.34 * most)
+    tells = telling(rows, phase, floors[phase])
+    fig, axes = _panels(kept, lambda d: d if d in tells else f"{d} (no claim)", height=0.8 + 0.34 * most)
     for dataset, ax in axes.items():
-        worst = list(class_losses(rows, phase, dataset, "ovit")["class"][:most])
+        worst = list(class_losses(rows, phase, dataset, "ovit", at)["class"][:most])
         for i, method in enumerate(methods):
-            f = class_losses(rows, phase, dataset, method).set_index("class").reindex(worst)
+            f = class_losses(rows, phase, dataset, method, at).set_index("class").reindex(worst)
             colour, marker = STYLE[method]
             y = np.arange(len(worst)) + (i - (len(methods) - 1) / 2) * 0.22
-            ax.errorbar(f["mean"], y, xerr=f.half.fillna(0), ls="", marker=marker, ms=4.5, lw=1, color=colour, label=method)
+            ax.errorbar(
+                f["mean"], y, xerr=f.half.fillna(0), ls="", marker=marker, ms=4.5, lw=1, color=colour, label=method
+            )
         ax.axvline(0, color="black", lw=0.8)
         ax.set_yticks(range(len(worst)), [str(name)[:22] for name in worst])
         ax.invert_yaxis()

@@ -5,14 +5,17 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from ovit_core import statistics
-from ovit_core.attribution import TITLES, attribution, sensitivity
+from ovit_core.attribution import SWEPT, TITLES, attribution, sensitivity, sweeps
 from ovit_core.plots import STYLE, curves, intervals, percent, reference, shown
 
 PART_COLOURS = dict(
     score=sns.color_palette("colorblind")[2], update=sns.color_palette("colorblind")[0], interaction="0.6"
 )
+SCORES = dict(static="oBERT's score", greedy_frozen="greedy score, never corrected", greedy="oViT's score")
+AXES = dict(block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ")
 
 
 def ablation_a(rows: pd.DataFrame) -> Figure:
@@ -55,15 +58,14 @@ def ablation_a(rows: pd.DataFrame) -> Figure:
 
 def ablation_a_gain(rows: pd.DataFrame) -> Figure | None:
     """What the update brings one-shot: ovit minus each ablated form and rival, paired by seed."""
-    methods = [m for m in shown(rows[rows.phase == "one_shot"]) if m != "ovit"]
+    rows = statistics.accuracies(statistics.main(rows[rows.phase == "one_shot"]))
+    methods = [m for m in shown(rows) if m not in ("ovit", "dense")]
     if "ovit" not in set(rows.method) or not methods:
         return None
     fig, ax = plt.subplots(figsize=(6, 3.6))
     ax.axhline(0, color="black", lw=1)
     for method in methods:
-        gain = statistics.difference(statistics.main(rows[rows.phase == "one_shot"]), "ovit", method).assign(
-            method=method
-        )
+        gain = statistics.difference(rows, "ovit", method).assign(method=method)
         curves(ax, gain, [method])
     ax.set(
         xlabel="sparsity (zeros / prunable weights)",
@@ -147,7 +149,7 @@ def parts(rows: pd.DataFrame, *phases: str) -> Figure | None:
         ax.plot(np.arange(len(groups)), total["mean"], "kD", ms=4, label="sum: joint minus magnitude")
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(groups)), [f"{100 * g:g}" for g in groups])
-        title = f"score: {score}" if len(phases) == 1 else TITLES[here.phase.iloc[0]]
+        title = SCORES[score] if len(phases) == 1 else f"{TITLES[here.phase.iloc[0]]}, {SCORES[score]}"
         ax.set(title=title, xlabel="sparsity, %")
         ax.grid(axis="x", visible=False)
         ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}" if v else "0")
@@ -157,26 +159,39 @@ def parts(rows: pd.DataFrame, *phases: str) -> Figure | None:
 
 
 def sensitivities(rows: pd.DataFrame) -> Figure | None:
-    """The update's gain at oViT's mask against each setting that was varied, a panel each."""
-    found = sensitivity(rows)
-    if found.empty:
+    """Against each setting that was varied, a column each: above, oViT with and without its update at the same mask,
+    beside magnitude and dense; below, the difference.
+    """
+    gain, levels = sensitivity(rows), sweeps(rows)
+    if gain.empty:
         return None
-    names = dict(block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ")
-    columns = [c for c in names if c in set(found.column)]
-    fig, axes = plt.subplots(1, len(columns), figsize=(1.2 + 2.6 * len(columns), 3.2), sharey=True, squeeze=False)
+    levels = levels.groupby(["column", "setting", "method"]).value.agg(mean="mean", half=statistics.t_interval)
+    levels = levels.reset_index().rename(columns=dict(setting="sparsity_target"))  # what `curves` draws along x
+    plain = statistics.accuracy(statistics.main(rows))
     at = rows[rows.experiment == "sensitivity"].sparsity_target.iloc[0]
-    for ax, column in zip(axes[0], columns):
-        f = found[found.column == column].sort_values("setting")
-        ax.errorbar(
-            f.setting, f["mean"], yerr=f.half.fillna(0), marker="o", ms=4.5, capsize=2.5, color=STYLE["ovit"][0]
-        )
-        ax.axhline(0, color="black", lw=0.8)
-        ax.set(xscale="log", xlabel=names[column])
+    plain = plain[(plain.phase == "one_shot") & plain.sparsity_target.isin((0, at))]
+    columns = [c for c in SWEPT if c in set(gain.column)]
+    size = (1.2 + 2.6 * len(columns), 5.4)
+    fig, axes = plt.subplots(2, len(columns), figsize=size, sharex="col", sharey="row", squeeze=False)
+    for (top, bottom), column in zip(axes.T, columns):
+        reference(top, plain, "dense", "dense")
+        reference(top, plain, "magnitude", "magnitude", ":")
+        curves(top, levels[levels.column == column], ["ovit", "ovit_mask_only"])
+        f = gain[gain.column == column].sort_values("setting")
+        bottom.errorbar(f.setting, f["mean"], yerr=f.half.fillna(0), marker="o", ms=4.5, capsize=2.5, color="0.3")
+        bottom.axhline(0, color="black", lw=0.8)
+        percent(top)
+        bottom.set(xscale="log", xlabel=AXES[column])
         if column != "damp":
-            ax.set_xticks(f.setting, [f"{v:g}" for v in f.setting])
-            ax.set_xticks([], minor=True)
-        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
-    axes[0, 0].set_ylabel(f"ovit minus ovit_mask_only\nat {100 * at:g} %, points of top-1")
+            bottom.set_xticks(f.setting, [f"{v:g}" for v in f.setting])
+            bottom.set_xticks([], minor=True)
+        else:
+            bottom.xaxis.set_major_locator(LogLocator())
+            bottom.xaxis.set_major_formatter(LogFormatterSciNotation())
+        bottom.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
+    axes[0, 0].set_ylabel(f"top-1 at {100 * at:g} % (test)")
+    axes[1, 0].set_ylabel("the update: difference, points")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
     return fig
 
 

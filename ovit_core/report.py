@@ -51,6 +51,8 @@ def load(profile: str) -> Study:
 
 def _parameters(path: Path, kind: type[Config]) -> Config:
     """A config as it was when the rows were exported; unchecked, for the data need not be here."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: run `python -m ovit_core.study {path.parent.name}` again, it exports it")
     config = object.__new__(kind)
     config.__dict__.update(json.loads(path.read_text()))
     return config
@@ -73,10 +75,9 @@ def answers(study: Study, experiment: str) -> str:
         return NOT_RUN
     rows, config = study[experiment]
     if experiment == "transfer":
-        said, rest = downstream.answers(rows, FLOORS), ""
+        said, rest = downstream.answers(rows, FLOORS), downstream.not_run(config)
     else:
-        said = attribution.answers(rows)
-        rest = statistics.not_run(config)
+        said, rest = attribution.answers(rows), statistics.not_run(config)
     return "\n".join(f"- {s}" for s in said) + f"\n\n{statistics.setting(rows, config)}\n\n{rest}"
 
 
@@ -96,7 +97,10 @@ def tables(study: Study, experiment: str) -> str:
         return NOT_RUN
     rows, config = study[experiment]
     datasets = getattr(config, "datasets", [config.upstream])
-    return statistics.tables(rows, PHASES[experiment], datasets)
+    out = statistics.tables(rows, PHASES[experiment], datasets)
+    if (regimes := statistics.regimes_table(rows, config.upstream)) is not None:
+        out += f"\n\n**{config.upstream}, uniform and N:M, one_shot**\n\n{statistics.markdown(regimes)}"
+    return out
 
 
 def write_html(executed: Path, out: Path, title: str) -> Path:
@@ -105,7 +109,9 @@ def write_html(executed: Path, out: Path, title: str) -> Path:
 
     page = nbformat.read(executed, as_version=4)
     # "basic" is the bare body; the full templates load scripts from the network.
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
+    )
     body, _ = exporter.from_notebook_node(page)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
     results.write_atomically(out, f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>{body}</body></html>\n")

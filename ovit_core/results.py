@@ -81,6 +81,7 @@ class Run:
 
     def __init__(self, config: Config, seed: int, fingerprints: list[str], source: str):
         settings = {k: v for k, v in asdict(config).items() if k not in ("profile", "seeds", "data_dir", *configs.GRID)}
+        self.seed = seed
         self.settings_id = configs.digest(settings, sorted(fingerprints), source)
         self.folder = RESULTS / config.profile / f"{config.experiment}-{self.settings_id}"
         self.path = self.folder / f"seed{seed}.csv"
@@ -115,13 +116,20 @@ class Run:
         self.clock = now
         if correct is not None:
             full["n_test"] = len(correct)
-            key = "-".join(str(full[k]) for k in ("phase", "dataset", "method", "sparsity_target", "allocation"))
+        if correct is not None and full["experiment"] != "sensitivity":  # a sweep has many points of one name
+            key = "-".join(
+                str(full[k]) for k in ("phase", "dataset", "method", "sparsity_target", "allocation", "pattern")
+            )
             folder = self.folder / f"correct-seed{full['seed']}"
             folder.mkdir(exist_ok=True)
             np.save(folder / f"{key.replace(':', '_')}.npy", np.packbits(correct))
         self.rows.append(full)
         if write:
-            write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
+            self.write()
+
+    def write(self) -> None:
+        """Writes the run's file."""
+        write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
 
 
 def load(folder: Path, config: Config) -> pd.DataFrame:
@@ -139,14 +147,18 @@ def load(folder: Path, config: Config) -> pd.DataFrame:
         pruned = rows.method.isin(methods) & rows.sparsity_target.isin(sparsities)
         asked |= (rows.phase == phase) & (pruned | (rows.score == ""))  # dense and the floors have no score
     asked &= rows.experiment == config.experiment
-    for column, values in getattr(config, "sweeps", {}).items():
-        asked |= (rows.experiment == "sensitivity") & (rows.scope_name == column) & rows[column].isin(values)
+    if hasattr(config, "regimes"):
+        regime = pd.Series(list(zip(rows.allocation, rows.pattern)), index=rows.index)
+        asked &= regime.isin(config.regime_pairs) | (rows.phase != "one_shot") | (rows.score == "")
+        sweep = (rows.experiment == "sensitivity") & (rows.sparsity_target == config.sensitivity_sparsity)
+        for column, values in config.sweeps.items():
+            asked |= sweep & (rows.scope_name == column) & rows[column].isin(values)
     return rows[asked].reset_index(drop=True)
 
 
 def read(path: Path) -> pd.DataFrame:
     """Rows of a file: an empty cell is "" in a text column and NaN in a number column."""
-    rows = pd.read_csv(path, keep_default_na=False)
+    rows = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TEXT, str))
     for column in set(COLUMNS) - set(TEXT):
         rows[column] = pd.to_numeric(rows[column])
     return rows
@@ -160,7 +172,7 @@ def export(rows: pd.DataFrame, config: Config) -> Path:
     write_atomically(folder / f"{config.experiment}.parameters.json", json.dumps(asdict(config), indent=1) + "\n")
     path = folder / "results.csv"
     if path.exists():
-        before = pd.read_csv(path)
+        before = read(path)
         notebook = before.experiment.replace("sensitivity", "no_weight_update")  # one notebook writes both
         rows = pd.concat([before[~notebook.isin(rows.experiment.unique())], rows], ignore_index=True)
     write_atomically(path, rows[COLUMNS].sort_values("experiment", kind="stable").to_csv(index=False))

@@ -82,7 +82,24 @@ def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
     text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
     wide = found.assign(text=text).pivot(index="method", columns="sparsity_target", values="text")
     order = list(dict.fromkeys(found.method))
-    return wide.loc[order].rename(columns=lambda s: "dense" if s == 0 else f"{100 * s:g} %").fillna("")
+    return wide.loc[order].rename(columns=lambda s: "not pruned" if s == 0 else f"{100 * s:g} %").fillna("")
+
+
+def regimes_table(rows: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
+    """One-shot, methods by uniform sparsities and N:M patterns, "mean ± half" in percent; None if none was run."""
+    found = accuracy(rows)
+    found = found[(found.phase == "one_shot") & (found.dataset == dataset) & (found.allocation != "global")]
+    if found.empty:
+        return None
+    text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
+    uniform = found.pattern == "unstructured"
+    column = [f"uniform {100 * s:g} %" if u else p for u, s, p in zip(uniform, found.sparsity_target, found.pattern)]
+    wide = found.assign(text=text, column=column).pivot(index="method", columns="column", values="text")
+    return (
+        wide.loc[list(dict.fromkeys(found.method)), sorted(set(column), reverse=True)]
+        .fillna("")
+        .rename_axis(columns="")
+    )
 
 
 def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
@@ -92,10 +109,14 @@ def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
         for dataset in datasets:
             if (wide := table(rows, phase, dataset)) is None:
                 continue
-            head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}"
-            body = "\n".join(f"| `{m}` | {' | '.join(r)} |" for m, r in zip(wide.index, wide.values))
-            out.append(f"**{dataset}, {phase}**\n\n{head}\n{body}")
+            out.append(f"**{dataset}, {phase}**\n\n{markdown(wide)}")
     return "\n\n".join(out)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text, methods down, as Markdown."""
+    head = f"| method | {' | '.join(table.columns)} |\n|{'---|' * (len(table.columns) + 1)}"
+    return head + "\n" + "\n".join(f"| `{m}` | {' | '.join(r)} |" for m, r in zip(table.index, table.values))
 
 
 def setting(rows: pd.DataFrame, config) -> str:
@@ -114,14 +135,24 @@ def setting(rows: pd.DataFrame, config) -> str:
     dense = rows[(rows.phase == "one_shot") & (rows.method == "dense") & (rows.metric == "top1")].iloc[0]
     low, high = bootstrap(dense.value, int(dense.n_test))
     edges = [f"`{m}`" for m, v in damps.items() if {min(config.damps), max(config.damps)} & set(v)]
+    constant = (
+        "" if config.dense_per_seed else "An interval of ± 0.0 means that nothing in the method varies with the seed. "
+    )
     edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} An interval of ± 0.0 means that nothing in the method varies "
-        f"with the seed. The dense top-1 of seed {dense.seed}, {100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {constant}The dense top-1 of seed {dense.seed}, {100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
         f"{100 * high:.1f} % by bootstrap over the {int(dense.n_test)} test images (95 %): another kind of interval, for "
-        f"the choice of images, not of seeds. λ chosen on validation, the largest within one standard error of the best: "
-        f"{chosen}.{edge}"
+        f"the choice of images, not of seeds. λ chosen on validation, with one threshold for the model at "
+        f"{100 * config.damp_sparsity:g} %, the largest within one standard error of the best, and used in every regime "
+        f"(for layer inputs it is relative to the mean diagonal): {chosen}.{edge}"
     )
+
+
+def budgets(config) -> str:
+    """How many training images recovery and gradual pruning see."""
+    recovery = f"Recovery: {config.recovery_epochs} × {config.recovery_images} images at most."
+    cycle = f"{config.gradual_cycles} cycles of {config.gradual_epochs} × {config.gradual_images} images at most"
+    return f"{recovery} Gradual pruning: {cycle}. The dense control sees the same."
 
 
 def not_run(config) -> str:

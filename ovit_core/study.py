@@ -17,8 +17,9 @@ from pathlib import Path
 import papermill
 import yaml
 
-from ovit_core import figures, plots, report  # importing it also builds matplotlib's font cache here, not on a notebook's page
-from ovit_core.config import EXPERIMENTS, ROOT, Config, from_parameters
+# Importing plots also builds matplotlib's font cache here, not on a notebook's page.
+from ovit_core import figures, plots, report
+from ovit_core.config import EXPERIMENTS, ROOT, from_parameters
 from ovit_core.progress import ENVIRONMENT, terminal
 from ovit_core.results import FIGURES, HOME, RUNS
 
@@ -71,9 +72,12 @@ def write_report(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     begin = time.monotonic()
-    page = report.write_html(
-        execute("report", dict(profile=profile)), RUNS / profile / "report.html", f"The oViT study: {profile}"
-    )
+    try:
+        executed = execute("report", dict(profile=profile))
+    except papermill.PapermillExecutionError as error:
+        print(f"error in the report: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    page = report.write_html(executed, RUNS / profile / "report.html", f"The oViT study: {profile}")
     prints = [f for rows, _ in study.values() for f in figures.print_all(rows, FIGURES / profile / "print")]
     print(f"Done in {time.monotonic() - begin:.0f} s.")
     print(f"Page, in one file: {page.relative_to(HOME)}")

@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ovit_core.config import Transfer
 from ovit_core.no_weight_update import PRUNER
 from ovit_core.pictures import Pictures
 from ovit_core.progress import progress
-from ovit_core.results import CACHE, Run, write_atomically
+from ovit_core.results import Run
 from ovit_core.surgeon import Surgeon
 
 CODE = PRUNER + configs.source(sys.modules[__name__])
@@ -39,70 +39,66 @@ def run(config: Transfer) -> Path:
 
 
 def _run_seed(config: Transfer, seed: int) -> Path:
-    # The downstream sets first: what is wrong with them should be known before anything is trained.
-    preprocessing = models.input_config(dense.blank(config, 0, seed))
+    # What is wrong with the model's names or the downstream sets should be known before anything is trained.
+    blank = dense.blank(config, 0, seed)
+    models.prunable(blank, config.prunable)
+    preprocessing = models.input_config(blank)
     sets = [data.load(name, config.data_path, preprocessing, val_fraction=0.2, seed=seed) for name in config.datasets]
     for d in sets:
-        _verify(d)
+        dense.verify(d)
     up = dense.upstream(config, seed)
     out = Run(config, seed, [up.data.fingerprint, *(d.fingerprint for d in sets)], CODE)
     s = Surgeon(config, up, seed)
     s.choose_damps(out, config.transfer_methods)
+
     asked = dict(linear=config.transfer_sparsities, full=config.full_sparsities)
-    jobs = [
-        (protocol, method, sparsity)
-        for protocol in config.protocols
-        for method, sparsity in [
-            ("dense", 0.0),
-            *((m, s) for m in config.transfer_methods for s in asked[protocol]),
-            *((floor, 0.0) for floor in FLOORS[protocol]),
-        ]
-    ]
-    # One model at a time, in every protocol and on every dataset: pruning is done once per method.
-    order = list(dict.fromkeys(method for _, method, _ in jobs))
-    jobs.sort(key=lambda job: order.index(job[1]))
+    targets: dict[tuple[str, float], list[str]] = {("dense", 0.0): []}  # (method, sparsity) -> protocols
+    for protocol in config.protocols:
+        pruned = [(m, at) for m in config.transfer_methods for at in asked[protocol]]
+        for target in [("dense", 0.0), *pruned, *((floor, 0.0) for floor in FLOORS[protocol])]:
+            targets.setdefault(target, []).append(protocol)
+    # One method after the other, whatever the protocol: each is factorized once.
+    order = list(dict.fromkeys(method for method, _ in targets))
+    with progress(total=len(sets) * sum(map(len, targets.values())), desc=f"ablation B, seed {seed}") as bar:
+        for (method, at), protocols in sorted(targets.items(), key=lambda item: order.index(item[0][0])):
+            from_nothing = method in sum(FLOORS.values(), ())
 
-    def make(method: str, sparsity: float) -> nn.Module:
-        if method in ("random_init", "from_scratch", "raw_pixels"):
-            return dense.blank(config, len(up.data.classes), seed + 1000)
-        return s.pruned(method, sparsity)
+            @cache
+            def model() -> nn.Module:  # made when a row is missing, once
+                return dense.blank(config, len(up.data.classes), seed + 1000) if from_nothing else s.pruned(method, at)
 
-    with progress(total=len(jobs) * len(sets), desc=f"ablation B, seed {seed}") as bar:
-        for protocol, method, sparsity in jobs:
-            for d in sets:
-                metric = "mean_per_class" if d.name in MEAN_PER_CLASS else "top1"
-                key = dict(phase=protocol, method=method, sparsity_target=sparsity, dataset=d.name)
-                if not out.done(**key, metric=metric, scope="all"):
-                    model = make(method, sparsity)
-                    if protocol == "linear":
-                        reader = raw_pixels if method == "raw_pixels" else partial(extract, model)
-                        correct, chosen = probe(reader, d, config.probe_Cs)
-                    else:
-                        model, correct, chosen = finetune(model, d, config, seed, desc=f"{method} on {d.name}")
-                    row = key | chosen | s.describe(method, model)
-                    labels = d.labels("test")
-                    if sparsity in (0.0, config.class_sparsity) and method not in FLOORS[protocol]:
-                        for c, name in enumerate(d.classes):
-                            where = dict(scope="class", scope_name=name, metric="top1")
-                            out.add(correct[labels == c].mean(), **row, **where, write=False)
-                    value = mean_per_class(correct, labels) if metric == "mean_per_class" else correct.mean()
-                    out.add(value, correct, **row, metric=metric)
-                bar.update()
-    for method, sparsity in dict.fromkeys((m, s) for _, m, s in jobs if m not in sum(FLOORS.values(), ())):
-        key = dict(phase="one_shot", method=method, sparsity_target=sparsity, dataset=config.upstream, metric="top1")
-        if not out.done(**key):
-            model = s.pruned(method, sparsity)
-            correct, _ = training.evaluate(model, batches(up.data.test, EVAL_BATCH))
-            out.add(correct.mean(), correct, **key, **s.describe(method, model))
+            key = dict(phase="one_shot", method=method, sparsity_target=at, dataset=config.upstream, metric="top1")
+            if not from_nothing and not out.done(**key):
+                correct, _ = training.evaluate(model(), batches(up.data.test, EVAL_BATCH))
+                out.add(correct.mean(), correct, **key, **s.describe(method, model()))
+            for protocol in protocols:
+                by_class = not from_nothing and at in (0.0, max(asked[protocol], default=0.0))
+                for d in sets:
+                    _measure(config, out, s, protocol, method, at, model, d, by_class)
+                    bar.update()
     return out.folder
 
 
-def _verify(d: data.Data) -> None:
-    """Reads every image of a dataset, once for the same files: a mark in the cache says that they were sound."""
-    mark = CACHE / f"verified-{d.fingerprint}"
-    if not mark.exists():
-        d.verify()
-        write_atomically(mark, f"{d.name}\n")
+def _measure(config, out: Run, s: Surgeon, protocol: str, method: str, at: float, model, d: data.Data, by_class: bool):
+    """The rows of one model by one protocol on one dataset, unless they are there."""
+    metric = "mean_per_class" if d.name in MEAN_PER_CLASS else "top1"
+    key = dict(phase=protocol, method=method, sparsity_target=at, dataset=d.name)
+    missing = not out.done(**key, metric=metric, scope="all")
+    if not missing and (not by_class or out.done(**key, scope="class")):
+        return
+    if protocol == "linear":
+        final = model()
+        correct, chosen = probe(raw_pixels if method == "raw_pixels" else partial(extract, final), d, config.probe_Cs)
+    else:
+        final, correct, chosen = finetune(model(), d, config, out.seed, desc=f"{method} on {d.name}")
+    row, labels = key | chosen | s.describe(method, final), d.labels("test")
+    if missing:
+        value = mean_per_class(correct, labels) if metric == "mean_per_class" else correct.mean()
+        out.add(value, correct, **row, metric=metric, write=False)
+    for c, name in enumerate(d.classes if by_class else []):
+        if (labels == c).any():
+            out.add(correct[labels == c].mean(), **row, scope="class", scope_name=name, metric="top1", write=False)
+    out.write()
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -162,21 +158,26 @@ def finetune(
         The model, (n_test,) bool correctness, and the chosen learning rate.
 
     Raises:
-        RuntimeError: training changed the number of zeros.
+        RuntimeError: a removed weight came back.  FloatingPointError: every learning rate diverged.
     """
-    best, accuracy = None, -1.0
+    best, accuracy, failed = None, -1.0, None
     for lr in config.full_lrs:
         candidate = copy.deepcopy(model)
         torch.manual_seed(seed)
         candidate.reset_classifier(len(d.classes))
         candidate.to(next(model.parameters()).device)
         loader = Steps(batches(d.train, config.full_batch_size, seed), config.full_steps)
-        training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
-        if masks.sparsity(candidate) != masks.sparsity(model):
-            raise RuntimeError(
-                f"{desc}: finetuning moved the sparsity from {masks.sparsity(model)} to {masks.sparsity(candidate)}"
-            )
+        try:
+            training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
+        except FloatingPointError as error:  # a rate that diverges is not chosen
+            failed = error
+            continue
+        for name, mask in masks.of(candidate).items():
+            if candidate.get_parameter(name)[~mask].any():
+                raise RuntimeError(f"finetuning {desc}: removed weights of {name} are no longer zero")
         now = training.evaluate(candidate, batches(d.val, EVAL_BATCH))[0].mean()
         if now > accuracy:
             best, accuracy, chosen = candidate, now, lr
+    if best is None:
+        raise failed
     return best, training.evaluate(best, batches(d.test, EVAL_BATCH))[0], dict(lr=chosen)

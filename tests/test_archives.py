@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from ovit_core import archives, data
+from ovit_core import archives, data, dense
 from ovit_core.batches import batches
 
 
@@ -77,7 +77,9 @@ def flowers102(root, patch):
         jpg(folder / "jpg" / f"image_{i:05d}.jpg")
     savemat(folder / "imagelabels.mat", {"labels": np.arange(24) % 102 + 1})
     savemat(folder / "setid.mat", {"trnid": np.arange(1, 11), "valid": np.arange(11, 19), "tstid": np.arange(19, 25)})
-    patch.setattr(datasets.Flowers102, "_file_dict", {k: (f, None) for k, (f, _) in datasets.Flowers102._file_dict.items()})
+    patch.setattr(
+        datasets.Flowers102, "_file_dict", {k: (f, None) for k, (f, _) in datasets.Flowers102._file_dict.items()}
+    )
     return 102, 18, 6
 
 
@@ -211,7 +213,7 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path, monke
     content = file.read_bytes()
     file.unlink() if damage == "missing" else file.write_bytes(content[:-200] if damage == "truncated" else b"text")
     with pytest.raises(ValueError, match=f"cannot read image {file}"):
-        data.load("cub200", tmp_path).verify()
+        dense.verify(data.load("cub200", tmp_path))
 
 
 def test_an_empty_class_folder_is_named(tmp_path):
