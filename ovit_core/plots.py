@@ -67,7 +67,8 @@ def percent(ax, accuracy: bool = True) -> None:
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     if accuracy:  # an interval may pass 0 or 100 %, the axis should not
         low, high = ax.get_ylim()
-        ax.set_ylim(max(low, -0.03), min(high, 1.03))
+        if low < -0.03 or high > 1.03:  # else left free: a panel that shares the axis may need more of it
+            ax.set_ylim(max(low, -0.03), min(high, 1.03))
 
 
 def intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[str]) -> None:
