@@ -170,11 +170,10 @@ class NoWeightUpdate(Config):
         for name in ("recovery_lr", "gradual_lr", "gradual_final_lr"):
             require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for s in (*self.sparsities, *self.recovery_sparsities, *self.gradual_sparsities, self.sensitivity_sparsity):
-            require(0 < s < 1, "a sparsity", "above 0 and below 1 (dense is always measured)", s)
+            require(0 < s < 1, "sparsity", "above 0 and below 1 (dense is always measured)", s)
         multiple = math.lcm(*(found[1] for p in self.regime_patterns if (found := parse_pattern(p))))
         for name in ("sensitivity_block_sizes", "sensitivity_gradients", "sensitivity_batches"):
-            least = multiple if name == "sensitivity_block_sizes" else 1
-            require(min(getattr(self, name), default=least) >= least, name, f"at least {least}", getattr(self, name))
+            require(min(getattr(self, name), default=1) >= 1, name, "at least 1", getattr(self, name))
         require(self.block_size >= multiple, "block_size", f"at least {multiple}, for {self.regimes}", self.block_size)
         require(min(self.sensitivity_damps, default=1.0) > 0, "sensitivity_damps", "positive", self.sensitivity_damps)
 

@@ -1,7 +1,6 @@
 """One dense model, one seed: the Fisher, the lambda of each method, and pruned copies at any sparsity."""
 
 import copy
-import math
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from ovit_core.batches import EVAL_BATCH, batches
 from ovit_core.config import Config
 from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs
 from ovit_core.dense import Upstream
+from ovit_core.fisher import fit_block_size
 from ovit_core.plan import Plan, Pruned, parse_pattern
 from ovit_core.progress import progress
 from ovit_core.pruning import METHODS, get_method, install
@@ -42,14 +42,23 @@ class Surgeon:
         self.weights = models.prunable(upstream.model, config.prunable)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._plans: dict[tuple, Plan] = {}
-        self._curvatures: dict[str, Curvature] = {}
+        self._curvatures: dict[tuple, Curvature] = {}
         self._inverses: tuple[tuple | None, dict] = (None, {})  # the last lambda's, shared by its methods
 
-    def curvature(self, kind: str) -> Curvature:
-        """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model."""
-        if kind not in self._curvatures:
-            self._curvatures[kind] = self._estimate(self.upstream.model, kind)
-        return self._curvatures[kind]
+    def curvature(self, kind: str, pattern: str = "unstructured") -> Curvature:
+        """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model; a pattern whose M does not divide
+        the blocks gets one of its own.
+        """
+        key = (kind, self._sizes(pattern))
+        if key not in self._curvatures:
+            self._curvatures[key] = self._estimate(self.upstream.model, kind, pattern)
+        return self._curvatures[key]
+
+    def _sizes(self, pattern: str) -> tuple[int, ...]:
+        """The block size of every weight."""
+        return tuple(
+            fit_block_size(w[0].numel(), self.config.block_size, _multiple(pattern)) for w in self.weights.values()
+        )
 
     def damp(self, method: str) -> float | None:
         """A method's lambda, from the one list, by validation top-1 at `damp_sparsity`; None if it needs none.
@@ -125,13 +134,12 @@ class Surgeon:
         plan = Plan(weights, chosen, curvature, self.damp(method), masks=masks.of(model), seed=self.seed, consume=True)
         install(model, plan.at(sparsity))
 
-    def _estimate(self, model: nn.Module, kind: str) -> Curvature:
+    def _estimate(self, model: nn.Module, kind: str, pattern: str = "unstructured") -> Curvature:
         c = self.config
         estimate = estimate_inputs if kind == "inputs" else estimate_fisher
         loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
-        groups = [parse_pattern(p) for p in getattr(c, "regime_patterns", [])]
         # The study's models are small: float64 keeps the smallest lambdas of the list meaningful.
-        options = dict(prunable=c.prunable, dtype=torch.float64, multiple=math.lcm(*(g[1] for g in groups if g)))
+        options = dict(prunable=c.prunable, dtype=torch.float64, multiple=_multiple(pattern))
         return estimate(model, loader, c.gradients, c.block_size, **options)
 
     def _solve(self, method: str, damp: float | None, pattern: str = "unstructured") -> Plan:
@@ -139,8 +147,14 @@ class Surgeon:
         options = dict(pattern=pattern, seed=self.seed)
         if not chosen.needs_curvature:
             return Plan(self.weights, chosen, **options)
-        curvature, key = self.curvature(chosen.curvature), (chosen.curvature, damp)
+        curvature = self.curvature(chosen.curvature, pattern)
+        key = (chosen.curvature, self._sizes(pattern), damp)
         if self._inverses[0] != key:
             self._inverses = (None, {})  # one set in memory at a time
             self._inverses = key, {name: curvature.inverse(name, damp) for name in self.weights}
         return Plan(self.weights, chosen, curvature, damp, self._inverses[1], **options)
+
+
+def _multiple(pattern: str) -> int:
+    """What N:M asks of a block size: to be a multiple of M."""
+    return group[1] if (group := parse_pattern(pattern)) else 1

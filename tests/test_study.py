@@ -125,6 +125,8 @@ def test_the_same_command_again_computes_nothing(ran):
         ("sparsities=[0.5, 1.5]", "sparsity must lie in [0, 1], not 1.5"),
         ("seeds=[]", "parameter seeds must be"),
         ("sparsities=0.5", "parameter sparsities must be a list"),
+        ("sparsities=[0.0, 0.5]", "parameter sparsity must be above 0 and below 1"),
+        ("block_size=2", "parameter block_size must be at least 4"),
         ("epochs=six", "parameter epochs must be a int"),
         ("sparsity=0.5", "profile quick has no such parameter"),
         ("protocols=[linnear]", "parameter protocols must be among linear, full"),

@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 import torch
 
-from ovit_core import masks, schedule
+from ovit_core import data, masks, schedule
 from ovit_core.attribution import answer_attribution, attribution, sensitivity
 from ovit_core.config import NoWeightUpdate, from_parameters
+from ovit_core.dense import Upstream
 from ovit_core.pruning import prune
 from ovit_core.statistics import not_run, t_interval
 from ovit_core.study import read_profile
+from ovit_core.surgeon import Surgeon
 
 
 def test_cubic_starts_and_ends_where_it_should_and_slows_down():
@@ -100,3 +102,12 @@ def test_what_was_not_run_is_listed():
     assert "one-shot: `ovit_mask_only`" in said and "the regimes uniform, 2:4" in said
     assert "after recovery: `magnitude` and 50 %, 70 %, 80 %, 95 %" in said
     assert "pruned gradually: `ovit`, `magnitude`;" in said and "sensitivity to block size" in said
+
+
+def test_a_pattern_that_does_not_divide_the_blocks_leaves_the_others_as_they_are(tiny):
+    """Asking for 2:4 as well must not change the blocks, and so the rows, of unstructured pruning."""
+    config = from_parameters(NoWeightUpdate, read_profile("quick", ["block_size=6", "gradients=2"]))
+    surgeon = Surgeon(config, Upstream(tiny, data.load("digits"), 0), 0)
+    assert set(surgeon.curvature("fisher").block_sizes.values()) == {6}
+    assert set(surgeon.curvature("fisher", "2:4").block_sizes.values()) == {4}
+    assert surgeon.curvature("fisher") is surgeon.curvature("fisher", "1:3")  # 6 is a multiple of 3
