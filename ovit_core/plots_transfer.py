@@ -27,14 +27,7 @@ def transfer(rows: pd.DataFrame, phase: str, floors: Floors) -> Figure | None:
         reference(ax, here, "dense", "dense")
         for floor in floors[phase]:
             reference(ax, here, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
-        if len(sparsities) > 1:
-            curves(ax, here, methods)
-            ax.set_xlabel("sparsity")
-        else:
-            intervals(ax, here, sparsities, "sparsity_target", methods)
-        percent(ax)
-        if len(sparsities) == 1:
-            ax.set(xlabel=f"{100 * sparsities[0]:g} % sparsity", xticks=[])
+        _against_sparsity(ax, here, sparsities, methods)
     fig.supylabel(f"test accuracy, {PROTOCOLS[phase]}", fontsize="medium")
     _legend(fig, axes)
     return fig
@@ -49,16 +42,8 @@ def errors(rows: pd.DataFrame, floors: Floors) -> Figure | None:
     fig, axes = plt.subplots(1, len(phases), figsize=(1.5 + 3.6 * len(phases), 3.6), squeeze=False)
     for phase, ax in zip(phases, axes[0]):
         here = found[found.phase == phase]
-        sparsities = sorted(set(here.sparsity_target))
         ax.axhline(0, color="black", ls="--", lw=1, label="dense")
-        if len(sparsities) > 1:
-            curves(ax, here, _methods(here))
-            ax.set_xlabel("sparsity")
-        else:
-            intervals(ax, here, sparsities, "sparsity_target", _methods(here))
-        percent(ax, accuracy=False)
-        if len(sparsities) == 1:
-            ax.set(xlabel=f"{100 * sparsities[0]:g} % sparsity", xticks=[])
+        _against_sparsity(ax, here, sorted(set(here.sparsity_target)), _methods(here), accuracy=False)
         names = ", ".join(telling(rows, phase, floors[phase]))
         ax.set_title(f"{PROTOCOLS[phase].capitalize()}\n{names}", fontsize="medium")
     axes[0, 0].set_ylabel("errors relative to dense, mean over datasets")
@@ -154,6 +139,18 @@ def _panels(found: pd.DataFrame, title, height: float = 3.2):
     for ax, dataset in zip(axes.flat, datasets):
         ax.set_title(title(dataset), fontsize="medium")
     return fig, dict(zip(datasets, axes.flat))
+
+
+def _against_sparsity(ax, here: pd.DataFrame, sparsities: list[float], methods: list[str], accuracy=True) -> None:
+    """Curves over several sparsities, or marks side by side at the only one."""
+    if len(sparsities) > 1:
+        curves(ax, here, methods)
+        percent(ax, accuracy)
+        ax.set_xlabel("sparsity")
+    else:
+        intervals(ax, here, sparsities, "sparsity_target", methods)
+        percent(ax, accuracy)
+        ax.set(xlabel=f"{100 * sparsities[0]:g} % sparsity", xticks=[])
 
 
 def _methods(found: pd.DataFrame) -> list[str]:

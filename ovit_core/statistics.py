@@ -73,14 +73,18 @@ def verdict(mean: float, half: float, what: str, against: str) -> str:
     return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % t interval over seeds)"
 
 
+def _cells(found: pd.DataFrame) -> list[str]:
+    """ "mean ± half" in percent, for each row of means and half widths."""
+    return [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
+
+
 def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
     """Methods by sparsities, "mean ± half" in percent; None if that phase was not run."""
     found = accuracy(main(rows))
     found = found[(found.phase == phase) & (found.dataset == dataset)]
     if found.empty:
         return None
-    text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
-    wide = found.assign(text=text).pivot(index="method", columns="sparsity_target", values="text")
+    wide = found.assign(text=_cells(found)).pivot(index="method", columns="sparsity_target", values="text")
     order = list(dict.fromkeys(found.method))
     return wide.loc[order].rename(columns=lambda s: "not pruned" if s == 0 else f"{100 * s:g} %").fillna("")
 
@@ -91,10 +95,9 @@ def regimes_table(rows: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
     found = found[(found.phase == "one_shot") & (found.dataset == dataset) & (found.allocation != "global")]
     if found.empty:
         return None
-    text = [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
     uniform = found.pattern == "unstructured"
     column = [f"uniform {100 * s:g} %" if u else p for u, s, p in zip(uniform, found.sparsity_target, found.pattern)]
-    wide = found.assign(text=text, column=column).pivot(index="method", columns="column", values="text")
+    wide = found.assign(text=_cells(found), column=column).pivot(index="method", columns="column", values="text")
     return (
         wide.loc[list(dict.fromkeys(found.method)), sorted(set(column), reverse=True)]
         .fillna("")
@@ -140,7 +143,8 @@ def setting(rows: pd.DataFrame, config) -> str:
     )
     edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {constant}The dense top-1 of seed {dense.seed}, {100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {constant}The dense top-1 of seed {dense.seed}, "
+        f"{100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
         f"{100 * high:.1f} % by bootstrap over the {int(dense.n_test)} test images (95 %): another kind of interval, for "
         f"the choice of images, not of seeds. λ chosen on validation, with one threshold for the model at "
         f"{100 * config.damp_sparsity:g} %, the largest within one standard error of the best, and used in every regime "
