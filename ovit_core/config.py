@@ -263,7 +263,7 @@ def from_parameters(kind: type[Config], parameters: dict[str, Any]) -> Config:
     # In a notebook other names are the reader's own; what papermill injected is in the cell it heads "# Parameters".
     cells = [c for c in plain.pop("In", []) if c.startswith("# Parameters\n")] if "In" in parameters else None
     plain.pop("Out", None)
-    known = {f.name for c in EXPERIMENTS for f in dataclasses.fields(c)}
+    known = {f.name for c in (*EXPERIMENTS, kind) for f in dataclasses.fields(c)}
     given = (
         plain
         if cells is None

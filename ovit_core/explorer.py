@@ -1,0 +1,221 @@
+"""A dense model with methods solved for it: every sparsity is then an answer away. `views` draws it, `widgets` drives it."""
+
+import copy
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ovit_core import dense, masks, models, results, training
+from ovit_core.batches import EVAL_BATCH, batches
+from ovit_core.config import Config, require
+from ovit_core.elimination import eliminate
+from ovit_core.plan import ALLOCATIONS, Plan, Pruned, check_sparsity, parse_pattern
+from ovit_core.progress import progress
+from ovit_core.pruning import get_method, install
+from ovit_core.results import RUNS
+from ovit_core.surgeon import Surgeon
+
+SPLITS = ("val", "test")
+# What a model depends on, and of that what only its curvature and the lambdas chosen by it do.
+_SHARED = {f.name for f in dataclasses.fields(Config)} - {"profile"}
+_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "damp_sparsity"}
+
+
+@dataclass(frozen=True)
+class Explore(Config):
+    """Parameters of the explorer. The notebook's `parameters` cell explains each field."""
+
+    methods: list[str]
+    damp: float
+    pattern: str
+    allocation: str
+    sparsity: float
+    sparsities: list[float]
+    split: str
+    images: int
+    interactive: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(bool(self.methods), "methods", "at least one", self.methods)
+        for method in self.methods:
+            get_method(method)
+        for sparsity in (self.sparsity, *self.sparsities):
+            check_sparsity(sparsity)
+        require(self.damp >= 0, "damp", "positive, or 0 to choose it on validation", self.damp)
+        require(self.allocation in ALLOCATIONS, "allocation", f"one of {', '.join(ALLOCATIONS)}", self.allocation)
+        if group := parse_pattern(self.pattern):
+            require(
+                self.block_size >= group[1], "block_size", f"at least {group[1]}, for {self.pattern}", self.block_size
+            )
+        require(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}", self.split)
+        require(self.images >= 1, "images", "at least 1", self.images)
+
+
+class Steps(NamedTuple):
+    """One block's elimination, weight by weight.
+
+    order: (B,) weight index by step.
+    weights: update ("none": kept weights left alone, "joint": corrected) -> (B + 1, B), after 0..B removals.
+    loss: update -> (B + 1,) the increase of the loss that the quadratic model, dampening included, expects of them.
+    """
+
+    order: Tensor
+    weights: dict[str, Tensor]
+    loss: dict[str, Tensor]
+
+
+class Explorer:
+    """Methods solved for one dense model; weights at any sparsity without further factorization.
+
+    Args:
+        config: what to prune, how, and on which images to look at the result.
+        before: an explorer whose model, curvature, plans and measurements are taken over where the settings agree.
+
+    Raises:
+        what `dense.upstream` and `Plan` raise: a dataset or checkpoint that cannot be read, a lambda too small.
+    """
+
+    def __init__(self, config: Explore, before: "Explorer | None" = None):
+        self.config = config
+        seed = config.seeds[0]
+        agree = lambda names: before is not None and all(getattr(config, n) == getattr(before.config, n) for n in names)
+        self.upstream = before.upstream if agree(_SHARED - _CURVATURE) else dense.upstream(config, seed)
+        before = before if agree(_SHARED) else None
+        self.surgeon = before.surgeon if before else Surgeon(config, self.upstream, seed)
+        part = getattr(self.upstream.data, config.split)
+        chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
+        self.images = part.take(np.sort(chosen))
+        # Keyed by all that a plan or an accuracy depends on beyond the surgeon, so that both outlive other changes.
+        self._plans: dict[tuple, Plan] = before._plans if before else {}
+        self._measured: dict[tuple, float] = before._measured if before else {}
+        keys = {method: self._key(method) for method in progress(config.methods, desc="lambda of each method")}
+        for gone in self._plans.keys() - set(keys.values()):
+            del self._plans[gone]  # each is as large as the Fisher
+        for method, key in progress(keys.items(), desc="factorizing", total=len(keys)):
+            if key not in self._plans:
+                self._plans[key] = self._solve(method)
+        self.plans = {method: self._plans[key] for method, key in keys.items()}
+        self._at: tuple[float, dict[str, Pruned]] | None = None
+        self._inverse = lru_cache(maxsize=1)(self._invert)
+
+    def damp(self, method: str) -> float | None:
+        """A method's lambda: the config's, else the one chosen on validation; None if it needs none."""
+        return (self.config.damp or self.surgeon.damp(method)) if get_method(method).needs_curvature else None
+
+    def _key(self, method: str) -> tuple:
+        return method, self.damp(method), self.config.pattern
+
+    def _solve(self, method: str) -> Plan:
+        chosen = get_method(method)
+        curvature = self.surgeon.curvature(chosen.curvature, self.config.pattern) if chosen.needs_curvature else None
+        options = dict(pattern=self.config.pattern, seed=self.surgeon.seed)
+        return Plan(self.surgeon.weights, chosen, curvature, self.damp(method), **options)
+
+    def at(self, sparsity: float) -> dict[str, Pruned]:
+        """method -> its weights and masks; the last answer is kept, as several views ask for it."""
+        if self._at is None or self._at[0] != sparsity:
+            points = {method: plan.at(sparsity, self.config.allocation) for method, plan in self.plans.items()}
+            self._at = sparsity, points
+        return self._at[1]
+
+    def sparsity(self, sparsity: float) -> float:
+        """Zeros over prunable weights of what `at` gives: an N:M pattern ignores what is asked for."""
+        kept = next(iter(self.at(sparsity).values())).masks.values()
+        return 1 - sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
+
+    def model(self, method: str, sparsity: float) -> nn.Module:
+        """A pruned copy, masks attached; "dense" gives the dense model itself."""
+        if method == "dense":
+            return self.upstream.model
+        pruned = self.plans[method].at(sparsity, self.config.allocation)
+        install(model := copy.deepcopy(self.upstream.model), pruned)
+        return model
+
+    def measure(self, method: str, sparsity: float) -> float:
+        """Top-1 on the chosen images, measured once."""
+        key = self._accuracy_key(method, sparsity)
+        if key not in self._measured:
+            loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method} at {100 * sparsity:.3g} %")
+            self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
+        return self._measured[key]
+
+    def sweep(self) -> "Explorer":
+        """Measures dense and each method at the config's sparsities; returns itself."""
+        for at in self.config.sparsities:
+            for method in ("dense", *self.plans):
+                self.measure(method, at)
+        return self
+
+    def measured(self, method: str) -> dict[float, float]:
+        """sparsity -> top-1, of what has been measured so far, in order."""
+        mine = self._accuracy_key(method, None)
+        return dict(sorted((k[-1], v) for k, v in list(self._measured.items()) if k[:-1] == mine[:-1]))
+
+    def _accuracy_key(self, method: str, sparsity: float | None) -> tuple:
+        if method == "dense":
+            return "dense", self.config.split, self.config.images, 0.0
+        return *self._key(method), self.config.allocation, self.config.split, self.config.images, sparsity
+
+    def _invert(self, kind: str, name: str, damp: float) -> Tensor:
+        return self.surgeon.curvature(kind, self.config.pattern).inverse(name, damp)
+
+    def steps(self, method: str, layer: str, block: int) -> Steps:
+        """The elimination of a block in a method's order, with and without the update."""
+        solved, kind = self.plans[method].layers[layer], get_method(method).curvature
+        w, order = solved.weights[block].double(), solved.order[block]  # (B,), (B,)
+        H = self._inverse(kind, layer, self.damp(method) or self.damp("ovit"))[block].double()  # (B, B)
+        counts = torch.arange(len(w) + 1).unsqueeze(1)  # (B + 1, 1): a column for the one block
+        e = eliminate(w[None], H[None].clone(), order=order[None], backend="cpu")
+        weights = {update: e.weights_at(counts, update == "joint")[:, 0] for update in ("none", "joint")}
+        F = torch.linalg.inv(H)  # (B, B)
+        moved = {update: after - w for update, after in weights.items()}  # (B + 1, B)
+        return Steps(order, weights, {update: ((d @ F) * d).sum(1) / 2 for update, d in moved.items()})
+
+    @torch.no_grad()
+    def look(self, method: str, sparsity: float, count: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first images of the subset: (n, 3, H, W) in [0, 1], (n,) labels, and (n, classes) probabilities of the
+        dense and of the pruned model.
+        """
+        x, labels = next(iter(batches(self.images.take(np.arange(min(count, len(self.images)))), count)))
+        config, device = models.input_config(self.upstream.model), models.pick_device(self.config.device)
+        mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
+        odds = [self.model(m, sparsity)(x.to(device)).softmax(1).cpu() for m in ("dense", method)]
+        return (x * std + mean).clamp(0, 1).expand(-1, 3, -1, -1), labels, *odds
+
+    def save(self, method: str, sparsity: float) -> Path:
+        """Writes the pruned model (safetensors with its masks; `masks.load` reads it) and its settings beside it."""
+        path = self.folder / f"{method}-{100 * self.sparsity(sparsity):.4g}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        masks.save(self.model(method, sparsity), path)
+        results.write_atomically(
+            path.with_suffix(".json"), json.dumps(self.provenance(method, sparsity), indent=1) + "\n"
+        )
+        return path
+
+    def save_figure(self, fig: Figure, view: str, method: str, sparsity: float) -> Path:
+        """Writes a view as PNG and SVG, with its settings beside them."""
+        path = self.folder / f"{view}-{100 * self.sparsity(sparsity):.4g}.png"
+        origin = json.dumps(self.provenance(method, sparsity), indent=1)
+        results.write_atomically(path.with_suffix(".json"), origin + "\n")
+        for suffix in (".png", ".svg"):
+            fig.savefig(path.with_suffix(suffix), dpi=160, metadata={"Description": origin})
+        return path
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.config.profile / "explore"
+
+    def provenance(self, method: str, sparsity: float) -> dict:
+        """What it takes to make a point again."""
+        device = results.device_name(models.pick_device(self.config.device))
+        here = dict(method=method, damp=self.damp(method), sparsity=sparsity, commit=results.commit(), device=device)
+        return asdict(self.config) | here | dict(versions=results.versions())

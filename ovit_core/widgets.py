@@ -1,0 +1,285 @@
+"""The explorer's panel for JupyterLab: settings, a sparsity slider, six views; it draws nothing that `views` does not.
+
+Weights and the view on show answer the slider at once. Accuracies, and other settings, are worked out by one thread in
+the background that tells its progress and can be stopped; it works on a new explorer and hands it over whole.
+"""
+
+import dataclasses
+import io
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from html import escape
+
+import ipywidgets as w
+import yaml
+from matplotlib.figure import Figure
+
+from ovit_core import data, models, views
+from ovit_core.explorer import SPLITS, Explore, Explorer
+from ovit_core.plan import ALLOCATIONS
+from ovit_core.progress import told_to
+from ovit_core.pruning import METHODS
+
+SETTLE = 0.4  # seconds the slider must rest before accuracies are measured
+PATTERNS = ("unstructured", "2:4", "4:8", "1:4")
+WIDE = dict(style={"description_width": "90px"}, layout=w.Layout(width="330px"))
+
+
+class Stopped(Exception):
+    """The work was stopped; what it had measured stays."""
+
+
+class Worker:
+    """One piece of work at a time, in the background; the next one stops the one before.
+
+    Args:
+        tell: told (what, done, total, seconds left) by the work's progress bars.
+        end: told how the work ended: "" or the message of its error.
+    """
+
+    def __init__(self, tell: Callable, end: Callable[[str], None]):
+        self.tell, self.end = tell, end
+        self.thread: threading.Thread | None = None
+        self.stop_asked = threading.Event()
+
+    def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
+        """Runs `job` after `delay` seconds, unless it is stopped before that."""
+        self.stop()
+        stop = self.stop_asked = threading.Event()
+
+        def listener(what: str, done: int, total: int, left: float | None) -> None:
+            if stop.is_set():
+                raise Stopped
+            self.tell(what, done, total, left)
+
+        def run() -> None:
+            if stop.wait(delay):
+                return
+            try:
+                with told_to(listener):
+                    job()
+                self.end("")
+            except Stopped:
+                self.end("stopped; what was measured stays")
+            except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
+                self.end(f"{type(error).__name__}: {error}")
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Asks the work to end, and waits until it has: at most one step of a progress bar."""
+        self.stop_asked.set()
+        self.join()
+
+    def join(self) -> None:
+        """Waits until the work has ended of itself."""
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
+
+
+class Panel:
+    """The panel of an explorer; `box` is the widget to show.
+
+    Attributes:
+        x: the explorer on show; another one after "Apply".
+        seconds: how long the last slider position took, until (weights were there, the view was drawn).
+    """
+
+    def __init__(self, x: Explorer):
+        self.x, self.seconds = x, (0.0, 0.0)
+        # Held while the explorer is read or changed, and by matplotlib, which is not made for two threads.
+        self.state = threading.RLock()
+        self.quiet, self.applying = False, False
+        self.worker = Worker(self._tell, self._end)
+        self._told = 0.0
+        self.settings, self.apply = (
+            settings(x.config),
+            _button("Apply", self._apply, "Prune anew with these", "primary"),
+        )
+        self.stop = _button("Stop", lambda: self.worker.stop_asked.set(), "End what runs in the background", "warning")
+        self.stop.disabled = True
+        save_model = _button("Save model", self._save_model, "safetensors, with masks")
+        save_figure = _button("Save figure", self._save_figure, "PNG and SVG of the view on show")
+        c = x.config
+        self.slider = w.FloatSlider(
+            value=c.sparsity, min=0, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
+            layout=w.Layout(width="640px"), style={"description_width": "90px"},
+        )  # fmt: skip
+        self.status, self.doing = w.HTML(), w.HTML()
+        self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="200px", visibility="hidden"))
+        self.method = w.Dropdown(options=c.methods, description="method", **WIDE)
+        self.layer = w.Dropdown(options=list(x.surgeon.weights), description="layer", **WIDE)
+        self.block = w.BoundedIntText(value=0, min=0, max=0, description="block", **WIDE)
+        self.step = w.IntSlider(value=0, min=0, max=1, description="step", **WIDE)
+        self.views = {
+            "Accuracy": lambda: views.accuracy(self.x, self.slider.value),
+            "Layers": lambda: views.layers(self.x, self.slider.value),
+            "Mask": lambda: views.mask(self.x, self.slider.value, self.layer.value),
+            "Weights": lambda: views.histogram(self.x, self.slider.value, self.layer.value, self.method.value),
+            "Elimination": lambda: views.elimination(
+                self.x, self.layer.value, self.method.value, self.block.value, self.step.value
+            ),
+            "Images": lambda: views.examples(self.x, self.slider.value, self.method.value),
+        }
+        self.pictures = {name: w.Image(format="png", layout=w.Layout(max_width="100%")) for name in self.views}
+        single = {"Mask": [self.layer], "Weights": [self.layer, self.method], "Images": [self.method],
+                  "Elimination": [self.layer, self.method, self.block, self.step]}  # fmt: skip
+        row = w.Layout(flex_flow="row wrap")
+        pages = [w.VBox([w.HBox(single.get(name, []), layout=row), self.pictures[name]]) for name in self.views]
+        self.tabs = w.Tab(pages, titles=list(self.views))
+        self._fit()
+
+        for choice in (self.slider, self.method, self.layer, self.block, self.step):
+            choice.observe(self._moved, "value")
+        self.tabs.observe(self._moved, "selected_index")
+        controls = w.Accordion([w.HBox([*self.settings.values(), self.apply], layout=row)], titles=["Settings"])
+        actions = w.HBox([self.stop, self.bar, self.doing], layout=w.Layout(align_items="center"))
+        saving = w.HBox([self.slider, save_model, save_figure], layout=row)
+        self.box = w.VBox([controls, saving, self.status, actions, self.tabs])
+        self._moved()
+
+    @property
+    def view(self) -> str:
+        """The name of the view on show."""
+        return list(self.views)[self.tabs.selected_index or 0]
+
+    def draw(self) -> None:
+        """Draws the view on show."""
+        with self.state:
+            self.pictures[self.view].value = png(self.views[self.view]())
+
+    def _moved(self, change: dict | None = None) -> None:
+        """The slider, a choice or the tab has changed: weights and the view now, accuracies once it rests."""
+        if self.quiet:
+            return
+        with self.state:
+            start = time.perf_counter()
+            self._fit()
+            at = self.x.sparsity(self.slider.value)
+            weights = time.perf_counter() - start
+            self.draw()
+            self.seconds = weights, time.perf_counter() - start
+            total = sum(m.numel() for m in self.x.surgeon.weights.values())
+        self.status.value = (
+            f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero. "
+            f"Weights in {1000 * self.seconds[0]:.0f} ms, view in {1000 * self.seconds[1]:.0f} ms."
+        )
+        # New settings measure the slider's position when they are there.
+        if (change is None or change["owner"] is self.slider) and not self.applying:
+            self._start(self._measure, SETTLE)
+
+    def _fit(self) -> None:
+        """Keeps block and step inside the chosen layer."""
+        blocks, B = self.x.plans[self.method.value].layers[self.layer.value].order.shape
+        with self._quietly():
+            self.block.max, self.step.max = blocks - 1, B
+
+    @contextmanager
+    def _quietly(self):
+        """Values set by the panel itself are no moves."""
+        before, self.quiet = self.quiet, True
+        try:
+            yield
+        finally:
+            self.quiet = before
+
+    def _start(self, job: Callable[[], None], delay: float = 0.0) -> None:
+        self.worker.start(job, delay)
+        self.stop.disabled = False
+
+    def _measure(self) -> None:
+        """Every method at the slider's position, then those of the sweep that are missing."""
+        for at in (self.slider.value, *self.x.config.sparsities):
+            for method in ("dense", *self.x.plans):
+                if at not in self.x.measured(method):
+                    self.x.measure(method, at)
+                    if self.view == "Accuracy":
+                        self.draw()
+
+    def _apply(self) -> None:
+        """Prunes anew with the settings as they stand: checked now, worked out in the background."""
+        values = {name: choice.value for name, choice in self.settings.items()}
+        try:
+            values |= dict(methods=list(values["methods"]), model_args=yaml.safe_load(values["model_args"]) or {})
+            config = dataclasses.replace(self.x.config, **values)
+        except (ValueError, FileNotFoundError, yaml.YAMLError) as error:
+            return self._say(str(error), wrong=True)
+
+        def job() -> None:
+            x = Explorer(config, before=self.x)
+            with self.state, self._quietly():
+                self.x = x
+                self.method.options, self.layer.options = config.methods, list(x.surgeon.weights)
+            self._moved({"owner": self.apply})
+            self._measure()
+
+        self._start(job)
+        self.applying = True
+
+    def _tell(self, what: str, done: int, total: int, left: float | None) -> None:
+        if (now := time.monotonic()) - self._told > 0.1 or done == total:  # a message each, so not too many
+            self._told = now
+            self.bar.layout.visibility, self.bar.value = "visible", done / max(total, 1)
+            self._say(f"{what}: {done} of {total}" + (f", {left:.0f} s left" if left is not None and left >= 1 else ""))
+
+    def _end(self, message: str) -> None:
+        self.applying, self.stop.disabled, self.bar.layout.visibility = False, True, "hidden"
+        self._say(message, wrong=bool(message) and not message.startswith("stopped"))
+
+    def _say(self, text: str, wrong: bool = False) -> None:
+        self.doing.value = f"<span style='color:{'#b00' if wrong else 'inherit'}'>{escape(text)}</span>"
+
+    def _save_model(self) -> None:
+        paths = [self.x.save(method, self.slider.value) for method in self.x.plans]
+        self._say("saved " + ", ".join(map(str, paths)))
+
+    def _save_figure(self) -> None:
+        with self.state:
+            path = self.x.save_figure(self.views[self.view](), self.view.lower(), self.method.value, self.slider.value)
+        self._say(f"saved {path} and .svg")
+
+
+def png(fig: Figure, dpi: int = 100) -> bytes:
+    """A figure as a PNG file's bytes."""
+    fig.savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def panel(x: Explorer, interactive: bool = True) -> w.Widget | None:
+    """The panel as a widget; None if not `interactive`, as when papermill executes the notebook."""
+    return Panel(x).box if interactive else None
+
+
+def settings(c: Explore) -> dict[str, w.Widget]:
+    """What can be chosen anew: name of the parameter -> widget."""
+    names = sorted({*data.NAMES, c.upstream})
+    return dict(
+        model=w.Combobox(value=c.model, options=models.timm.list_models(), description="model", **WIDE),
+        model_args=w.Text(value=yaml.safe_dump(c.model_args, default_flow_style=True, width=999).strip(), description="its arguments", **WIDE),
+        pretrained=w.Checkbox(value=c.pretrained, description="timm's published weights", indent=True, **WIDE),
+        checkpoint=w.Text(value=c.checkpoint, description="checkpoint", placeholder="path; none: train it here", **WIDE),
+        upstream=w.Combobox(value=c.upstream, options=names, description="dataset", **WIDE),
+        methods=w.SelectMultiple(value=c.methods, options=list(METHODS), description="methods", rows=6, **WIDE),
+        block_size=w.BoundedIntText(value=c.block_size, min=1, max=4096, description="block size", **WIDE),
+        gradients=w.BoundedIntText(value=c.gradients, min=1, max=100_000, description="gradients", **WIDE),
+        damp=w.Dropdown(value=c.damp, options=_damps(c), description="λ", **WIDE),
+        pattern=w.Combobox(value=c.pattern, options=PATTERNS, description="pattern", **WIDE),
+        allocation=w.Dropdown(value=c.allocation, options=ALLOCATIONS, description="threshold", **WIDE),
+        split=w.Dropdown(value=c.split, options=SPLITS, description="measured on", **WIDE),
+        images=w.BoundedIntText(value=c.images, min=1, max=1_000_000, description="images", **WIDE),
+    )  # fmt: skip
+
+
+def _damps(c: Explore) -> list[tuple[str, float]]:
+    """The lambdas to choose from: each method's own, and the list's."""
+    values = sorted({*c.damps, *([c.damp] if c.damp else [])})
+    return [("each method's own, by validation", 0.0), *((f"{v:g}", v) for v in values)]
+
+
+def _button(text: str, act: Callable[[], None], hint: str, style: str = "") -> w.Button:
+    button = w.Button(description=text, tooltip=hint, button_style=style)
+    button.on_click(lambda _: act())
+    return button
