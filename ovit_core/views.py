@@ -83,7 +83,7 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
     width = max(float(before.abs().max()), float(after.abs().max())) * 1.02
     bins = np.linspace(-width, width, 81)
     fig, axes = panels(2, 8.4, 3.3, sharex=True, sharey=True)
-    titles = ("update off: kept weights left alone", "update on: kept weights corrected")
+    titles = ("update off", "update on")
     for ax, title, w in zip(axes, titles, (before, after if updates else None)):
         ax.set(title=title, xlabel="weight", yscale="log")
         ax.hist(before, bins, histtype="step", color="0.5", label="before, all")
@@ -93,7 +93,7 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
             ax.annotate(f"{method} has no update", (0.5, 0.5), xycoords="axes fraction", ha="center")
     moved = float((after - before)[kept].norm() / before[kept].norm().clamp(min=1e-30))
     if updates:
-        axes[1].set_title(f"{titles[1]} (by {100 * moved:.0f} % of their norm)")
+        axes[1].set_title(f"{titles[1]}: kept weights move by {100 * moved:.0f} % of their norm")
     axes[0].set_ylabel(f"weights of {layer.removesuffix('.weight')}")
     axes[0].legend(loc="upper right")
     return fig
