@@ -1,12 +1,10 @@
 """What the explorer shows, one figure each, drawn from an `Explorer` at a sparsity: in a widget or on a page."""
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovit_core.explorer import Explorer
-from ovit_core.plan import Pruned
 from ovit_core.plots import STYLE, percent
 
 GONE, KEPT = "#d95f02", "#3b6fb6"  # removed and kept weights; told apart by the colour-blind, and in grey
@@ -77,10 +75,10 @@ def mask(x: Explorer, sparsity: float, layer: str) -> Figure:
 def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
     """The kept weights of one layer, left alone and corrected, over all of them before."""
     point = x.at(sparsity)[method]
-    before, kept = x.surgeon.weights[layer].detach().cpu().flatten(), point.masks[layer].cpu().flatten()
-    after = point.weights[layer].cpu().flatten()
+    before, kept = (t.detach().cpu().flatten().numpy() for t in (x.surgeon.weights[layer], point.masks[layer]))
+    after = point.weights[layer].cpu().flatten().numpy()
     updates = x.plans[method].method.update != "none"
-    width = max(float(before.abs().max()), float(after.abs().max())) * 1.02
+    width = max(np.abs(before).max(), np.abs(after).max()) * 1.02
     bins = np.linspace(-width, width, 81)
     fig, axes = panels(2, 8.4, 3.3, sharex=True, sharey=True)
     titles = ("update off", "update on")
@@ -91,7 +89,7 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
             ax.hist(w[kept], bins, color=KEPT, alpha=0.75, label="after, kept")
         else:
             ax.annotate(f"{method} has no update", (0.5, 0.5), xycoords="axes fraction", ha="center")
-    moved = float((after - before)[kept].norm() / before[kept].norm().clamp(min=1e-30))
+    moved = np.linalg.norm((after - before)[kept]) / max(np.linalg.norm(before[kept]), 1e-30)
     if updates:
         axes[1].set_title(f"{titles[1]}: kept weights move by {100 * moved:.0f} % of their norm")
     axes[0].set_ylabel(f"weights of {layer.removesuffix('.weight')}")
@@ -99,18 +97,19 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
     return fig
 
 
-def elimination(x: Explorer, layer: str, method: str, block: int, step: int) -> Figure:
-    """One block after `step` removals: the loss so far, and which weights are gone, kept and moved."""
+def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int | None = None) -> Figure:
+    """One block after `step` removals (half of all if None): the loss so far, which weights are gone, kept and moved."""
     found = x.steps(method, layer, block)
     B = len(found.order)
-    gone, before = found.order[:step], found.weights["none"][0]
+    step = B // 2 if step is None else step
+    gone, before = found.order[:step].numpy(), found.weights["none"][0].numpy()
     fig, (left, right) = panels(2, 9.6, 3.5, width_ratios=[1, 2])
     for update, label in (("none", "left alone"), ("joint", "corrected")):
         colour = KEPT if update == "joint" else "0.5"
         loss = found.loss[update].clamp(min=float(found.loss["joint"][1:].min()) / 10)
-        left.plot(range(1, B + 1), loss[1:], color=colour, label=f"kept weights {label}")
+        left.plot(range(1, B + 1), loss[1:].numpy(), color=colour, label=f"kept weights {label}")
         if step:
-            left.plot([step], [loss[step]], "o", color=colour, ms=5)
+            left.plot([step], [float(loss[step])], "o", color=colour, ms=5)
     left.axvline(step, color=GONE, lw=1)
     left.set(
         xlabel="weights removed",
@@ -121,11 +120,11 @@ def elimination(x: Explorer, layer: str, method: str, block: int, step: int) -> 
     left.legend(loc="lower right", fontsize=7)
     place = np.arange(B)
     right.bar(place, before, 0.8, color="0.85", label="before")
-    now = found.weights["joint"][step]
+    now = found.weights["joint"][step].numpy()
     right.bar(place, now, 0.45, color=KEPT, label="now, corrected")
     right.plot(gone, np.zeros(step), "x", color=GONE, ms=4, label="removed")
     if 0 < step < B:  # the next to go, and what the last removal moved most
-        last = (now - found.weights["joint"][step - 1]).abs()
+        last = np.abs(now - found.weights["joint"][step - 1].numpy())
         last[gone] = 0
         right.plot([int(last.argmax())], [now[last.argmax()]], "o", mfc="none", color="black", ms=8, label="moved most")
         right.plot([int(found.order[step])], [now[found.order[step]]], "*", color=GONE, ms=9, label="next to go")
