@@ -1,5 +1,7 @@
 """What the explorer shows, one figure each, drawn from an `Explorer` at a sparsity: in a widget or on a page."""
 
+import io
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,13 +12,24 @@ from ovit_core.plots import STYLE, percent
 GONE, KEPT = "#d95f02", "#3b6fb6"  # removed and kept weights; told apart by the colour-blind, and in grey
 
 
-def panels(columns: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot, so that threads may draw, with `columns` axes side by side."""
-    fig = Figure((width, height), layout="constrained")
+class Picture(Figure):
+    """A figure outside pyplot, so that threads may draw it; a notebook shows it without asking for a backend."""
+
+    def png(self, dpi: int = 100) -> bytes:
+        """The bytes of a PNG file."""
+        self.savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
+        return buffer.getvalue()
+
+    _repr_png_ = png
+
+
+def panels(columns: int, width: float, height: float, **options) -> tuple[Picture, list[Axes]]:
+    """A picture with `columns` axes side by side."""
+    fig = Picture((width, height), layout="constrained")
     return fig, list(fig.subplots(1, columns, squeeze=False, **options)[0])
 
 
-def accuracy(x: Explorer, sparsity: float) -> Figure:
+def accuracy(x: Explorer, sparsity: float) -> Picture:
     """Top-1 against sparsity, of what has been measured so far; a line where the slider stands."""
     fig, (ax,) = panels(1, 6.4, 3.6)
     n = len(x.images)
@@ -39,7 +52,7 @@ def accuracy(x: Explorer, sparsity: float) -> Figure:
     return fig
 
 
-def layers(x: Explorer, sparsity: float) -> Figure:
+def layers(x: Explorer, sparsity: float) -> Picture:
     """The sparsity of each layer, a bar per method."""
     points = x.at(sparsity)
     names = list(x.surgeon.weights)
@@ -59,7 +72,7 @@ def layers(x: Explorer, sparsity: float) -> Figure:
     return fig
 
 
-def mask(x: Explorer, sparsity: float, layer: str) -> Figure:
+def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
     """The mask of one layer as an image per method: kept weights dark."""
     points = x.at(sparsity)
     fig, axes = panels(len(points), 3.4 * len(points), 3.6, sharey=True)
@@ -72,7 +85,7 @@ def mask(x: Explorer, sparsity: float, layer: str) -> Figure:
     return fig
 
 
-def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
+def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
     """The kept weights of one layer, left alone and corrected, over all of them before."""
     point = x.at(sparsity)[method]
     before, kept = (t.detach().cpu().flatten().numpy() for t in (x.surgeon.weights[layer], point.masks[layer]))
@@ -97,7 +110,7 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Figure:
     return fig
 
 
-def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int | None = None) -> Figure:
+def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int | None = None) -> Picture:
     """One block after `step` removals (half of all if None): the loss so far, which weights are gone, kept and moved."""
     found = x.steps(method, layer, block)
     B = len(found.order)
@@ -135,7 +148,7 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
     return fig
 
 
-def examples(x: Explorer, sparsity: float, method: str, count: int = 8) -> Figure:
+def examples(x: Explorer, sparsity: float, method: str, count: int = 8) -> Picture:
     """Images with the class each model takes them for and its confidence: dense above, pruned below."""
     images, labels, *odds = x.look(method, sparsity, count)
     fig, axes = panels(len(images), 1.25 * len(images), 2.1)

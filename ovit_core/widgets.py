@@ -5,7 +5,6 @@ the background that tells its progress and can be stopped; it works on a new exp
 """
 
 import dataclasses
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from html import escape
 
 import ipywidgets as w
 import yaml
-from matplotlib.figure import Figure
 
 from ovit_core import data, models, views
 from ovit_core.explorer import SPLITS, Explore, Explorer
@@ -149,7 +147,7 @@ class Panel:
     def draw(self) -> None:
         """Draws the view on show."""
         with self.state:
-            self.pictures[self.view].value = png(self.views[self.view]())
+            self.pictures[self.view].value = self.views[self.view]().png()
 
     def _moved(self, change: dict | None = None) -> None:
         """The slider, a choice or the tab has changed: weights and the view now, accuracies once it rests."""
@@ -240,12 +238,6 @@ class Panel:
         with self.state:
             path = self.x.save_figure(self.views[self.view](), self.view.lower(), self.method.value, self.slider.value)
         self._say(f"saved {path} and .svg")
-
-
-def png(fig: Figure, dpi: int = 100) -> bytes:
-    """A figure as a PNG file's bytes."""
-    fig.savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
-    return buffer.getvalue()
 
 
 def panel(x: Explorer, interactive: bool = True) -> w.Widget | None:

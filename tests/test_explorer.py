@@ -52,7 +52,9 @@ def test_steps_expect_the_loss_that_the_elimination_accumulates(x, method):
     assert torch.equal(steps.weights["none"][0].double(), w) and steps.loss["joint"][0] == 0
     assert (steps.loss["joint"] <= steps.loss["none"] * (1 + 1e-6) + 1e-12).all()  # the update is the best answer
     if method == "ovit":
-        torch.testing.assert_close(steps.loss["joint"][1:], x.plans[method].layers[layer].loss[block], rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            steps.loss["joint"][1:], x.plans[method].layers[layer].loss[block], rtol=1e-5, atol=0
+        )
 
 
 def test_the_slider_answers_within_300_ms_and_accuracies_follow(x):
