@@ -218,4 +218,18 @@ class Explorer:
         """What it takes to make a point again."""
         device = results.device_name(models.pick_device(self.config.device))
         here = dict(method=method, damp=self.damp(method), sparsity=sparsity, commit=results.commit(), device=device)
+        here |= dict(num_classes=len(self.upstream.data.classes))
         return asdict(self.config) | here | dict(versions=results.versions())
+
+
+def load(path: str | Path) -> nn.Module:
+    """A model written by `Explorer.save`, with its masks, built from the settings beside it.
+
+    Raises:
+        FileNotFoundError: no such file, or no settings beside it (then create the model and use `masks.load`).
+    """
+    settings = Path(path).with_suffix(".json")
+    if not settings.is_file():
+        raise FileNotFoundError(f"no {settings}: create the model with timm and use ovit_core.masks.load(model, path)")
+    s = json.loads(settings.read_text())
+    return models.create(s["model"], s["num_classes"], checkpoint=path, **s["model_args"])

@@ -122,7 +122,9 @@ class Panel:
             ),
             "Images": lambda: views.examples(self.x, self.slider.value, self.method.value),
         }
-        self.pictures = {name: w.Image(format="png", layout=w.Layout(max_width="100%")) for name in self.views}
+        self.pictures = {
+            name: w.Image(format="png", layout=w.Layout(max_width="min(100%, 760px)")) for name in self.views
+        }
         single = {"Mask": [self.layer], "Weights": [self.layer, self.method], "Images": [self.method],
                   "Elimination": [self.layer, self.method, self.block, self.step]}  # fmt: skip
         row = w.Layout(flex_flow="row wrap")

@@ -12,10 +12,10 @@ import urllib.request
 
 import nbformat
 import pytest
+from playwright.sync_api import sync_playwright
 
 from ovit_core.study import NOTEBOOKS
 
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 TINY = """
@@ -56,7 +56,7 @@ def server(tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_slider_moves_weights_and_figure(server, tmp_path):
-    with playwright.sync_playwright() as p:
+    with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         page = browser.new_page(viewport=dict(width=1400, height=1000))
         page.goto(server, timeout=120_000)

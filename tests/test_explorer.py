@@ -1,19 +1,24 @@
 """The explorer: the same numbers as the pruner's, a slider that answers in time, work that stops, a static page."""
 
+import re
 import time
 
 import nbformat
+import onnx
+import onnxruntime
 import papermill
 import pytest
 import timm
 import torch
 
 from ovit_core import dense, explorer, masks, results, views, widgets
-from ovit_core.config import from_parameters
+from ovit_core.batches import batches
+from ovit_core.config import ROOT, from_parameters
 from ovit_core.explorer import Explore, Explorer
 from ovit_core.progress import progress, told_to
 from ovit_core.study import NOTEBOOKS
 
+README = ROOT / "README.md"
 MODEL = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
 TINY = dict(
     upstream="digits", epochs=2, model_args=MODEL, gradients=8, damps=[1e-5, 1e-4], images=100, sparsities=[0.5, 0.9],
@@ -119,6 +124,31 @@ def test_a_saved_model_loads_with_its_masks(x):
     assert masks.sparsity(model) == pytest.approx(0.9, abs=1e-4)
     picture = x.save_figure(views.accuracy(x, 0.9), "accuracy", "ovit", 0.9)
     assert all(picture.with_suffix(s).stat().st_size > 100 for s in (".png", ".svg", ".json"))
+
+
+def test_the_readme_picks_a_saved_model_up_trains_it_and_exports_it(x, tmp_path, monkeypatch, capsys):
+    block = re.search(r"```python\n(from ovit_core import explorer, masks\n.*?)```", README.read_text(), re.S).group(1)
+    monkeypatch.chdir(tmp_path)
+    path = x.save("ovit", 0.9)
+    block = block.replace("runs/quick/explore/ovit-90.safetensors", str(path))
+    names = dict(torch=torch, loader=batches(x.images, 32))
+    exec(block, names)
+    assert capsys.readouterr().out.startswith("0.9000\n")
+    model, image = names["model"], names["image"]
+    assert masks.sparsity(model) == pytest.approx(0.9, abs=1e-4)  # after an epoch of AdamW
+    assert not torch.equal(model.head.weight, x.upstream.model.head.weight)
+    session = onnxruntime.InferenceSession("pruned.onnx", providers=["CPUExecutionProvider"])
+    (said,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(said), model(image).detach(), rtol=1e-4, atol=1e-4)
+    stored = [onnx.numpy_helper.to_array(t) for t in onnx.load("pruned.onnx").graph.initializer]
+    assert not [a for a in stored if a.dtype == bool]  # no masks
+    zeros = sum(int((a == 0).sum()) for a in stored if a.ndim == 2)
+    assert zeros >= sum(int((~m).sum()) for m in masks.of(model).values())
+
+
+def test_a_model_without_its_settings_says_how_to_load_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="use ovit_core.masks.load"):
+        explorer.load(tmp_path / "mine.safetensors")
 
 
 def test_the_notebook_draws_statically_under_papermill(tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
+from jupyter_client.manager import start_new_kernel
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from ovit_core import plots
 from ovit_core.config import EXPERIMENTS, NoWeightUpdate, Transfer, from_parameters
@@ -155,6 +158,39 @@ def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path):
     done = study(tmp_path, "--only", "transfer", settings=[*TINY, "prunable=nothing"])
     assert done.returncode == 1 and "no weight matches 'nothing'" in done.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_interrupting_a_cell_leaves_the_kernel_usable_and_the_rows_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    short = ["methods=[ovit, magnitude]", "recovery_methods=[]", "gradual_methods=[]", "sensitivity_block_sizes=[]"]
+    short += ["sensitivity_gradients=[]", "sensitivity_batches=[]", "sensitivity_damps=[]"]
+    given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in TINY + short)}
+    page = load_notebook_node(str(NOTEBOOKS / "no_weight_update.ipynb"))
+    page = parameterize_notebook(page, read_profile("quick", []) | given, kernel_name="python3")
+    sources = [c.source for c in page.cells if c.cell_type == "code"]
+    run = next(i for i, source in enumerate(sources) if ".run(config)" in source)
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        for source in sources[:run]:
+            assert client.execute(source, reply=True)["content"]["status"] == "ok"
+        asked = client.execute(sources[run])
+        while not (files := list(tmp_path.rglob("seed0.csv"))) or len(pd.read_csv(files[0])) < 10:
+            assert manager.is_alive()
+            time.sleep(0.02)
+        manager.interrupt_kernel()
+        while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
+            pass
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        before = pd.read_csv(files[0])
+        assert list(before.columns) == COLUMNS and before.value.notna().all()
+        assert client.execute("assert config.profile == 'tiny'", reply=True)["content"]["status"] == "ok"
+        assert client.execute(sources[run], reply=True)["content"]["status"] == "ok"
+        after = pd.read_csv(files[0])
+        pd.testing.assert_frame_equal(after[: len(before)], before, check_dtype=False)
+        assert len(after) > len(before) and list(tmp_path.rglob("seed1.csv"))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def test_a_smaller_request_reads_the_same_rows(ran):
