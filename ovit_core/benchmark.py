@@ -25,9 +25,11 @@ import torch
 from torch import Tensor
 
 from ovit_core import models, plots, results
+from ovit_core.curvature import estimate_fisher
 from ovit_core.elimination import eliminate
 from ovit_core.fisher import BlockFisher
-from ovit_core.pruning import prune
+from ovit_core.plan import Plan
+from ovit_core.pruning import get_method, prune
 
 COUNTS = 10  # sparsities read back from one factorization
 
@@ -237,13 +239,26 @@ def whole_model(name: str, memory: float | None, block_size: int, gradients: int
     )  # fmt: skip
 
 
+def slider(name: str, block_size: int, gradients: int, device: torch.device) -> list[dict]:
+    """Seconds of a slider position, weights of a timm model (random weights and images) at another sparsity."""
+    torch.manual_seed(0)
+    model = models.create(name, 1000).to(device)
+    size = models.input_config(model)["input_size"]
+    loader = [(torch.randn(4, *size), torch.randint(1000, (4,))) for _ in range(2)]
+    fisher = estimate_fisher(model, loader, gradients, block_size, damp=1e-4)
+    plan = Plan(models.prunable(model), get_method("ovit"), fisher, consume=True)
+    d = sum(layer.loss.numel() for layer in plan.layers.values())
+    found = {at: timed(lambda at=at: plan.at(at), device)[0] for at in (0.5, 0.7, 0.9)}
+    return [dict(model=name, d=d, B=block_size, sparsity=at, seconds=f.seconds) for at, f in found.items()]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ovit_core.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("--d", type=int, default=2**19, help="weights")
     parser.add_argument("--m", type=int, default=512, help="gradients")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 192], help="block sizes")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--model", help="measure pruning this timm model instead")
+    parser.add_argument("--model", help="measure pruning this timm model and its slider instead")
     parser.add_argument(
         "--memory", type=float, nargs="+", default=[0], help="gigabytes allowed for its Fisher, 0: no limit"
     )
@@ -254,6 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.model:
         found = [whole_model(args.model, memory or None, 192, 8, device) for memory in args.memory]
         write(pd.DataFrame(found), f"memory_{args.model}", device)
+        positions = [row for B in args.sizes for row in slider(args.model, B, 8, device)]
+        write(pd.DataFrame(positions), f"slider_{args.model}", device)
         return
     found = write(pd.DataFrame(side_by_side(args.d, args.sizes, args.m, device)), "side_by_side", device)
     if device.type == "cuda":  # H is read once and the factor written once
