@@ -84,7 +84,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert sum("image/png" in o.get("data", {}) for o in outputs) == len(figures)
 
 
-def test_a_report_is_drawn_from_the_results_alone(ran):
+def test_a_report_is_drawn_from_the_results_alone(ran, browser):
     name, folder, _ = ran
     done = subprocess.run(
         [sys.executable, "-m", "ovit_core.study", "report", "tiny"],
@@ -96,6 +96,15 @@ def test_a_report_is_drawn_from_the_results_alone(ran):
     assert page.count('src="data:image/png;base64,') == there > 4
     assert page.count("Not run in this profile") == 2  # the other ablation's answer and tables
     assert not re.search(r'(src|href)="(https?:)?//', page) and "<script" not in page and "Traceback" not in page
+    view, said, asked = browser.new_page(), [], []
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda request: asked.append(request.url))
+    view.context.set_offline(True)
+    view.goto((folder / "runs" / "tiny" / "report.html").as_uri())
+    assert view.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert said == [] and all(url.startswith(("file:", "data:")) for url in asked)  # nothing from elsewhere
+    view.close()
     prints = list((folder / "figures" / "tiny" / "print").glob("*.pdf"))
     assert len(prints) == there and all(b"FontFile2" in f.read_bytes() for f in prints)  # fonts embedded
 
