@@ -85,7 +85,7 @@ class Explorer:
     """
 
     def __init__(self, config: Explore, before: "Explorer | None" = None):
-        self.config = config
+        self.config, self.group = config, parse_pattern(config.pattern)
         seed = config.seeds[0]
         agree = lambda names: before is not None and all(getattr(config, n) == getattr(before.config, n) for n in names)
         self.upstream = before.upstream if agree(_SHARED - _CURVATURE) else dense.upstream(config, seed)
@@ -122,13 +122,18 @@ class Explorer:
 
     def at(self, sparsity: float) -> dict[str, Pruned]:
         """method -> its weights and masks; the last answer is kept, as several views ask for it."""
+        sparsity = self.target(sparsity)
         if self._at is None or self._at[0] != sparsity:
             points = {method: plan.at(sparsity, self.config.allocation) for method, plan in self.plans.items()}
             self._at = sparsity, points
         return self._at[1]
 
+    def target(self, sparsity: float) -> float:
+        """What is asked for, unless the pattern is N:M: that implies its own sparsity."""
+        return 1 - self.group[0] / self.group[1] if self.group else sparsity
+
     def sparsity(self, sparsity: float) -> float:
-        """Zeros over prunable weights of what `at` gives: an N:M pattern ignores what is asked for."""
+        """Zeros over prunable weights of what `at` gives."""
         kept = next(iter(self.at(sparsity).values())).masks.values()
         return 1 - sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
 
@@ -155,15 +160,20 @@ class Explorer:
                 self.measure(method, at)
         return self
 
+    def has_measured(self, method: str, sparsity: float) -> bool:
+        """Whether `measure` has the answer already."""
+        return self._accuracy_key(method, sparsity) in self._measured
+
     def measured(self, method: str) -> dict[float, float]:
         """sparsity -> top-1, of what has been measured so far, in order."""
-        mine = self._accuracy_key(method, None)
+        mine = self._accuracy_key(method, 0.0)
         return dict(sorted((k[-1], v) for k, v in list(self._measured.items()) if k[:-1] == mine[:-1]))
 
-    def _accuracy_key(self, method: str, sparsity: float | None) -> tuple:
+    def _accuracy_key(self, method: str, sparsity: float) -> tuple:
         if method == "dense":
             return "dense", self.config.split, self.config.images, 0.0
-        return *self._key(method), self.config.allocation, self.config.split, self.config.images, sparsity
+        at = self.target(sparsity)
+        return *self._key(method), self.config.allocation, self.config.split, self.config.images, at
 
     def _invert(self, kind: str, name: str, damp: float) -> Tensor:
         return self.surgeon.curvature(kind, self.config.pattern).inverse(name, damp)

@@ -43,6 +43,7 @@ def accuracy(x: Explorer, sparsity: float) -> Picture:
         colour, marker = STYLE[method]
         at, top1 = np.array(list(found)), np.array(list(found.values()))
         ax.errorbar(at, top1, interval(top1), color=colour, marker=marker, ms=4.5, lw=1.5, capsize=2, label=method)
+    sparsity = x.target(sparsity)
     ax.axvline(sparsity, color=GONE, lw=1.2)
     ax.annotate(f"{100 * sparsity:.1f} %", (sparsity, 1), xycoords=("data", "axes fraction"), color=GONE,
                 xytext=(3, -9), textcoords="offset points", fontsize=8)  # fmt: skip
@@ -78,7 +79,7 @@ def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
     fig, axes = panels(len(points), 3.4 * len(points), 3.6, sharey=True)
     for ax, (method, point) in zip(axes, points.items()):
         kept = point.masks[layer].reshape(len(point.masks[layer]), -1).cpu()
-        ax.imshow(~kept, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
+        ax.imshow((~kept).numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
         ax.set(title=f"{method}: {100 * float((~kept).float().mean()):.1f} % removed", xlabel="input")
         ax.grid(False)
     axes[0].set_ylabel(f"{layer.removesuffix('.weight')}: output row")
@@ -154,7 +155,7 @@ def examples(x: Explorer, sparsity: float, method: str, count: int = 8) -> Pictu
     fig, axes = panels(len(images), 1.25 * len(images), 2.1)
     names = x.upstream.data.classes
     for ax, image, label, *rows in zip(axes, images, labels, *odds):
-        ax.imshow(image.permute(1, 2, 0))
+        ax.imshow(image.permute(1, 2, 0).numpy())
         ax.set_axis_off()
         said = [f"{names[int(p.argmax())]} {100 * float(p.max()):.0f} %" for p in rows]
         right = [int(p.argmax()) == int(label) for p in rows]

@@ -172,7 +172,8 @@ class Panel:
             self._start(self._measure, SETTLE)
 
     def _fit(self) -> None:
-        """Keeps block and step inside the chosen layer."""
+        """Keeps block and step inside the chosen layer; an N:M pattern leaves nothing to slide."""
+        self.slider.disabled = self.x.group is not None
         blocks, B = self.x.plans[self.method.value].layers[self.layer.value].order.shape
         with self._quietly():
             self.block.max, self.step.max = blocks - 1, B
@@ -194,7 +195,7 @@ class Panel:
         """Every method at the slider's position, then those of the sweep that are missing."""
         for at in (self.slider.value, *self.x.config.sparsities):
             for method in ("dense", *self.x.plans):
-                if at not in self.x.measured(method):
+                if not self.x.has_measured(method, at):
                     self.x.measure(method, at)
                     if self.view == "Accuracy":
                         self.draw()

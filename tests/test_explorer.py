@@ -89,6 +89,7 @@ def test_settings_prune_anew_and_bad_ones_say_what_is_wrong(x):
     panel.apply.click()
     panel.worker.join()
     assert panel.x is not x and list(panel.x.plans) == ["ovit"] and "50.00 % sparse" in panel.status.value
+    assert panel.slider.disabled and panel.x.measured("ovit").keys() == {0.5}  # whatever the slider says
 
 
 def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
