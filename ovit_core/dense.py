@@ -68,6 +68,12 @@ def upstream(config: Config, seed: int) -> Upstream:
     verify(loaded)
     classes = len(loaded.classes)
     if config.pretrained or checkpoint:
+        known = model.pretrained_cfg.get("num_classes", classes)
+        if config.pretrained and not checkpoint and known != classes:  # timm would give it a new, untrained head
+            raise ValueError(
+                f"timm's weights of {config.model} know {known} classes, {config.upstream} has {classes}: the upstream "
+                "must be the dataset they were trained on; or give a checkpoint finetuned on it"
+            )
         model = models.create(config.model, classes, config.pretrained, checkpoint, **config.model_args)
         if checkpoint:  # another file under the same name gives other numbers
             content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,13 +99,16 @@ class Explorer:
         self._measured: dict[tuple, float] = before._measured if before else {}
         keys = {method: self._key(method) for method in progress(config.methods, desc="lambda of each method")}
         for gone in self._plans.keys() - set(keys.values()):
-            del self._plans[gone]  # each is as large as the Fisher
+            del self._plans[gone]  # each is as large as the Fisher; `before` holds it until it goes itself
         for method, key in progress(keys.items(), desc="factorizing", total=len(keys)):
             if key not in self._plans:
                 self._plans[key] = self._solve(method)
         self.plans = {method: self._plans[key] for method, key in keys.items()}
+        self.surgeon.forget()
+        # The last answers, as several views ask for the same.
         self._at: tuple[float, dict[str, Pruned]] | None = None
-        self._inverse = lru_cache(maxsize=1)(self._invert)
+        self._inverse: tuple[tuple | None, Tensor | None] = (None, None)
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def damp(self, method: str) -> float | None:
         """A method's lambda: the config's, else the one chosen on validation; None if it needs none."""
@@ -117,11 +120,11 @@ class Explorer:
     def _solve(self, method: str) -> Plan:
         chosen = get_method(method)
         curvature = self.surgeon.curvature(chosen.curvature, self.config.pattern) if chosen.needs_curvature else None
-        options = dict(pattern=self.config.pattern, seed=self.surgeon.seed)
+        options = dict(pattern=self.config.pattern, block_size=self.config.block_size, seed=self.surgeon.seed)
         return Plan(self.surgeon.weights, chosen, curvature, self.damp(method), **options)
 
     def at(self, sparsity: float) -> dict[str, Pruned]:
-        """method -> its weights and masks; the last answer is kept, as several views ask for it."""
+        """method -> its weights and masks."""
         sparsity = self.target(sparsity)
         if self._at is None or self._at[0] != sparsity:
             points = {method: plan.at(sparsity, self.config.allocation) for method, plan in self.plans.items()}
@@ -149,7 +152,10 @@ class Explorer:
         """Top-1 on the chosen images, measured once."""
         key = self._accuracy_key(method, sparsity)
         if key not in self._measured:
-            loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method} at {100 * sparsity:.3g} %")
+            _, height, width = models.input_config(self.upstream.model)["input_size"]
+            size = min(EVAL_BATCH, max(32, EVAL_BATCH * 32**2 // (height * width)))  # Stop waits for one batch
+            at = "" if method == "dense" else f" at {100 * self.target(sparsity):.3g} %"
+            loader = progress(batches(self.images, size), desc=f"top-1 of {method}{at}")
             self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
         return self._measured[key]
 
@@ -175,14 +181,20 @@ class Explorer:
         at = self.target(sparsity)
         return *self._key(method), self.config.allocation, self.config.split, self.config.images, at
 
-    def _invert(self, kind: str, name: str, damp: float) -> Tensor:
-        return self.surgeon.curvature(kind, self.config.pattern).inverse(name, damp)
+    def judge(self, method: str) -> str | None:
+        """Whose curvature and lambda tell what a method's removals cost: its own, else those of the first method that
+        has some; None if none does.
+        """
+        return next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
 
     def steps(self, method: str, layer: str, block: int) -> Steps:
-        """The elimination of a block in a method's order, with and without the update."""
-        solved, kind = self.plans[method].layers[layer], get_method(method).curvature
-        w, order = solved.weights[block].double(), solved.order[block]  # (B,), (B,)
-        H = self._inverse(kind, layer, self.damp(method) or self.damp("ovit"))[block].double()  # (B, B)
+        """The elimination of a block in a method's order, with and without the update; needs a `judge`."""
+        solved, judge = self.plans[method].layers[layer], self.judge(method)
+        key = get_method(judge).curvature, layer, self.damp(judge)
+        if self._inverse[0] != key:
+            self._inverse = key, self.surgeon.curvature(key[0], self.config.pattern).inverse(*key[1:])
+        w, order = solved.weights[block].double().cpu(), solved.order[block].cpu()  # (B,), (B,)
+        H = self._inverse[1][block].double().cpu()  # (B, B)
         counts = torch.arange(len(w) + 1).unsqueeze(1)  # (B + 1, 1): a column for the one block
         e = eliminate(w[None], H[None].clone(), order=order[None], backend="cpu")
         weights = {update: e.weights_at(counts, update == "joint")[:, 0] for update in ("none", "joint")}
@@ -191,11 +203,14 @@ class Explorer:
         return Steps(order, weights, {update: ((d @ F) * d).sum(1) / 2 for update, d in moved.items()})
 
     @torch.no_grad()
-    def look(self, method: str, sparsity: float, count: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def look(self, method: str, sparsity: float, number: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The first images of the subset: (n, 3, H, W) in [0, 1], (n,) labels, and (n, classes) probabilities of the
         dense and of the pruned model.
         """
-        x, labels = next(iter(batches(self.images.take(np.arange(min(count, len(self.images)))), count)))
+        if self._seen is None or len(self._seen[1]) != min(number, len(self.images)):
+            chosen = self.images.take(np.arange(min(number, len(self.images))))
+            self._seen = next(iter(batches(chosen, number, workers=0)))
+        x, labels = self._seen
         config, device = models.input_config(self.upstream.model), models.pick_device(self.config.device)
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
         odds = [self.model(m, sparsity)(x.to(device)).softmax(1).cpu() for m in ("dense", method)]
@@ -203,42 +218,42 @@ class Explorer:
 
     def save(self, method: str, sparsity: float) -> Path:
         """Writes the pruned model (safetensors with its masks; `masks.load` reads it) and its settings beside it."""
-        path = self.folder / f"{method}-{100 * self.sparsity(sparsity):.4g}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._settle(method, ".safetensors", sparsity, method=method, damp=self.damp(method))
         masks.save(self.model(method, sparsity), path)
-        results.write_atomically(
-            path.with_suffix(".json"), json.dumps(self.provenance(method, sparsity), indent=1) + "\n"
-        )
         return path
 
-    def save_figure(self, fig: Figure, view: str, method: str, sparsity: float) -> Path:
-        """Writes a view as PNG and SVG, with its settings beside them."""
-        path = self.folder / f"{view}-{100 * self.sparsity(sparsity):.4g}.png"
-        origin = json.dumps(self.provenance(method, sparsity), indent=1)
-        results.write_atomically(path.with_suffix(".json"), origin + "\n")
+    def save_figure(self, fig: Figure, view: str, sparsity: float, **shown: str | int) -> Path:
+        """Writes a view as PNG and SVG, with its settings beside them: what is `shown`, and all else it depends on."""
+        path = self._settle(view, ".png", sparsity, view=view, **shown)
         for suffix in (".png", ".svg"):
-            fig.savefig(path.with_suffix(suffix), dpi=160, metadata={"Description": origin})
+            fig.savefig(path.with_suffix(suffix), dpi=160)
         return path
 
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.config.profile / "explore"
-
-    def provenance(self, method: str, sparsity: float) -> dict:
-        """What it takes to make a point again."""
-        device = results.device_name(models.pick_device(self.config.device))
-        here = dict(method=method, damp=self.damp(method), sparsity=sparsity, commit=results.commit(), device=device)
-        here |= dict(num_classes=len(self.upstream.data.classes))
-        return asdict(self.config) | here | dict(versions=results.versions())
+    def _settle(self, name: str, suffix: str, sparsity: float, **more) -> Path:
+        """A path for a file whose settings are now beside it. Other settings under the same name get a number."""
+        at = self.target(sparsity)
+        settings = asdict(self.config) | dict(sparsity=at, num_classes=len(self.upstream.data.classes))
+        settings |= dict(damps_chosen={method: self.damp(method) for method in self.plans}) | more
+        settings |= dict(device=results.device_name(models.pick_device(self.config.device)))
+        text = json.dumps(settings | dict(commit=results.commit(), versions=results.versions()), indent=1) + "\n"
+        stem = RUNS / self.config.profile / "explore" / f"{name}-{100 * at:.4g}"
+        for number in count(2):
+            origin = stem.with_name(stem.name + ".json")
+            if not origin.exists() or origin.read_text() == text:
+                results.write_atomically(origin, text)
+                return stem.with_name(stem.name + suffix)
+            stem = stem.with_name(f"{name}-{100 * at:.4g}-{number}")
 
 
 def load(path: str | Path) -> nn.Module:
-    """A model written by `Explorer.save`, with its masks, built from the settings beside it.
+    """A model written by `Explorer.save`, with its masks, built from the settings beside it; a relative path is one
+    of the working folder or of the study's.
 
     Raises:
         FileNotFoundError: no such file, or no settings beside it (then create the model and use `masks.load`).
     """
-    settings = Path(path).with_suffix(".json")
+    path = Path(path) if Path(path).exists() else results.HOME / path
+    settings = path.with_suffix(".json")
     if not settings.is_file():
         raise FileNotFoundError(f"no {settings}: create the model with timm and use ovit_core.masks.load(model, path)")
     s = json.loads(settings.read_text())

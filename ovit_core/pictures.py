@@ -53,9 +53,11 @@ class Pictures(Dataset):
 
     def verify(self) -> None:
         """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
+        read = lambda path: open_image(path, small=True)
         with ThreadPoolExecutor() as pool, progress(total=len(self), desc="checking images") as bar:
-            for _ in pool.map(lambda path: open_image(path, small=True), self.sources):
-                bar.update()
+            for start in range(0, len(self), 10_000):  # `map` queues all it is given at once
+                for _ in pool.map(read, self.sources[start : start + 10_000]):
+                    bar.update()
 
 
 def open_image(path: Path, small: bool = False) -> Image.Image:

@@ -152,6 +152,7 @@ class Plan:
         inverses: name -> (n, B, B), to share one inversion among methods; left unchanged.
         masks: name -> boolean tensor of weights already removed (False): they go first again.
         pattern: "unstructured", or "N:M".
+        block_size: B without curvature, where it only says how the order is told.
         seed: of the random score.
         backend: of `eliminate`.
         consume: the curvature's memory becomes the factor; it cannot be used again.
@@ -169,6 +170,7 @@ class Plan:
         inverses: dict[str, Tensor] | None = None,
         masks: dict[str, Tensor] | None = None,
         pattern: str = "unstructured",
+        block_size: int = 192,
         seed: int = 0,
         backend: str = "auto",
         consume: bool = False,
@@ -182,7 +184,7 @@ class Plan:
         M = self.group[1] if self.group else 1
         generator = torch.Generator().manual_seed(seed)
         for name, weight in weights.items():
-            B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), 192, M)
+            B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), block_size, M)
             w = weight.detach().to(curvature.dtype if curvature else torch.float32).reshape(-1, B)
             H = floor = None
             if method.needs_curvature and method.score not in ("diagonal", "wanda"):

@@ -51,7 +51,8 @@ class Surgeon:
         """
         key = (kind, self._sizes(pattern))
         if key not in self._curvatures:
-            self._curvatures[key] = self._estimate(self.upstream.model, kind, pattern)
+            # A copy: layers that are listened to must see no images but the estimate's.
+            self._curvatures[key] = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
         return self._curvatures[key]
 
     def _sizes(self, pattern: str) -> tuple[int, ...]:
@@ -71,10 +72,11 @@ class Surgeon:
             return None
         if method not in self.search:
             loader = batches(self.upstream.data.val, EVAL_BATCH)
-            self.search[method] = {}
+            found = {}
             for damp in progress(self.config.damps, desc=f"lambda of {method}"):
                 model = self.pruned(method, self.config.damp_sparsity, damp=damp)
-                self.search[method][damp] = float(training.evaluate(model, loader)[0].mean())
+                found[damp] = float(training.evaluate(model, loader)[0].mean())
+            self.search[method] = found  # whole: a search that was stopped chooses nothing
         best = max(self.search[method].values())
         error = (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
         return max(damp for damp, accuracy in self.search[method].items() if accuracy >= best - error)
@@ -93,6 +95,11 @@ class Surgeon:
                 if damp not in found:
                     point = dict(damp=damp, sparsity_target=self.config.damp_sparsity, score=score, update=update)
                     run.add(accuracy, **key, **point)
+
+    def forget(self) -> None:
+        """Frees the last factorization and inverses, each as large as the Fisher; what was found out stays."""
+        self._plans.clear()
+        self._inverses = (None, {})
 
     def describe(self, method: str, model: nn.Module) -> dict:
         """The columns of a row that say what a model is."""

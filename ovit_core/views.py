@@ -113,6 +113,11 @@ def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
 
 def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int | None = None) -> Picture:
     """One block after `step` removals (half of all if None): the loss so far, which weights are gone, kept and moved."""
+    if x.judge(method) is None:
+        fig, (ax,) = panels(1, 9.6, 1.2)
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, f"What {method} costs is told by a Fisher: explore it beside another method, such as ovit.", ha="center")  # fmt: skip
+        return fig
     found = x.steps(method, layer, block)
     B = len(found.order)
     step = B // 2 if step is None else step

@@ -30,11 +30,11 @@ class Stopped(Exception):
 
 
 class Worker:
-    """One piece of work at a time, in the background; the next one stops the one before.
+    """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
 
     Args:
         tell: told (what, done, total, seconds left) by the work's progress bars.
-        end: told how the work ended: "" or the message of its error.
+        end: told how the work ended, "" or why: not of work that another piece has replaced.
     """
 
     def __init__(self, tell: Callable, end: Callable[[str], None]):
@@ -44,8 +44,13 @@ class Worker:
 
     def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
         """Runs `job` after `delay` seconds, unless it is stopped before that."""
-        self.stop()
-        stop = self.stop_asked = threading.Event()
+        before, stop = self.thread, threading.Event()
+        self.stop_asked, replaced = stop, self.stop_asked
+        replaced.set()
+
+        def end(message: str) -> None:
+            if self.stop_asked is stop:
+                self.end(message)
 
         def listener(what: str, done: int, total: int, left: float | None) -> None:
             if stop.is_set():
@@ -53,24 +58,25 @@ class Worker:
             self.tell(what, done, total, left)
 
         def run() -> None:
-            if stop.wait(delay):
-                return
+            if before is not None:
+                before.join()
             try:
+                if stop.wait(delay):
+                    raise Stopped
                 with told_to(listener):
                     job()
-                self.end("")
+                end("")
             except Stopped:
-                self.end("stopped; what was measured stays")
+                end("stopped; what was measured stays")
             except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
-                self.end(f"{type(error).__name__}: {error}")
+                end(f"{type(error).__name__}: {error}")
 
         self.thread = threading.Thread(target=run, daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
-        """Asks the work to end, and waits until it has: at most one step of a progress bar."""
+        """Asks the work to end: it does at the next step of its progress bar, a batch or a method's factorization."""
         self.stop_asked.set()
-        self.join()
 
     def join(self) -> None:
         """Waits until the work has ended of itself."""
@@ -97,7 +103,7 @@ class Panel:
             settings(x.config),
             _button("Apply", self._apply, "Prune anew with these", "primary"),
         )
-        self.stop = _button("Stop", lambda: self.worker.stop_asked.set(), "End what runs in the background", "warning")
+        self.stop = _button("Stop", self.worker.stop, "End what runs in the background", "warning")
         self.stop.disabled = True
         save_model = _button("Save model", self._save_model, "safetensors, with masks")
         save_figure = _button("Save figure", self._save_figure, "PNG and SVG of the view on show")
@@ -106,7 +112,7 @@ class Panel:
             value=c.sparsity, min=0, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
             layout=w.Layout(width="640px"), style={"description_width": "90px"},
         )  # fmt: skip
-        self.status, self.doing = w.HTML(), w.HTML()
+        self.status, self.doing, self.note = w.HTML(), w.HTML(), w.HTML()
         self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="200px", visibility="hidden"))
         self.method = w.Dropdown(options=c.methods, description="method", **WIDE)
         self.layer = w.Dropdown(options=list(x.surgeon.weights), description="layer", **WIDE)
@@ -125,20 +131,24 @@ class Panel:
         self.pictures = {
             name: w.Image(format="png", layout=w.Layout(max_width="min(100%, 760px)")) for name in self.views
         }
-        single = {"Mask": [self.layer], "Weights": [self.layer, self.method], "Images": [self.method],
-                  "Elimination": [self.layer, self.method, self.block, self.step]}  # fmt: skip
+        one = dict(layer=self.layer, method=self.method)
+        self.single = {"Mask": dict(layer=self.layer), "Weights": one, "Images": dict(method=self.method),
+                       "Elimination": one | dict(block=self.block, step=self.step)}  # fmt: skip
         row = w.Layout(flex_flow="row wrap")
-        pages = [w.VBox([w.HBox(single.get(name, []), layout=row), self.pictures[name]]) for name in self.views]
+        choices = lambda name: w.HBox(list(self.single.get(name, {}).values()), layout=row)
+        pages = [w.VBox([choices(name), self.pictures[name]]) for name in self.views]
         self.tabs = w.Tab(pages, titles=list(self.views))
         self._fit()
 
         for choice in (self.slider, self.method, self.layer, self.block, self.step):
             choice.observe(self._moved, "value")
         self.tabs.observe(self._moved, "selected_index")
+        # Arguments fit one model; another begins without.
+        self.settings["model"].observe(lambda _: setattr(self.settings["model_args"], "value", "{}"), "value")
         controls = w.Accordion([w.HBox([*self.settings.values(), self.apply], layout=row)], titles=["Settings"])
         actions = w.HBox([self.stop, self.bar, self.doing], layout=w.Layout(align_items="center"))
         saving = w.HBox([self.slider, save_model, save_figure], layout=row)
-        self.box = w.VBox([controls, saving, self.status, actions, self.tabs])
+        self.box = w.VBox([controls, saving, self.status, actions, self.note, self.tabs])
         self._moved()
 
     @property
@@ -155,7 +165,7 @@ class Panel:
         """The slider, a choice or the tab has changed: weights and the view now, accuracies once it rests."""
         if self.quiet:
             return
-        with self.state:
+        with self.state, self._noting():
             start = time.perf_counter()
             self._fit()
             at = self.x.sparsity(self.slider.value)
@@ -163,10 +173,10 @@ class Panel:
             self.draw()
             self.seconds = weights, time.perf_counter() - start
             total = sum(m.numel() for m in self.x.surgeon.weights.values())
-        self.status.value = (
-            f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero. "
-            f"Weights in {1000 * self.seconds[0]:.0f} ms, view in {1000 * self.seconds[1]:.0f} ms."
-        )
+            self.status.value = (
+                f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero. "
+                f"Weights in {1000 * self.seconds[0]:.0f} ms, view in {1000 * self.seconds[1]:.0f} ms."
+            )
         # New settings measure the slider's position when they are there.
         if (change is None or change["owner"] is self.slider) and not self.applying:
             self._start(self._measure, SETTLE)
@@ -187,9 +197,18 @@ class Panel:
         finally:
             self.quiet = before
 
+    @contextmanager
+    def _noting(self):
+        """An error is shown in the panel: a callback's traceback would only reach JupyterLab's log."""
+        self.note.value = ""
+        try:
+            yield
+        except Exception as error:
+            self.note.value = _red(f"{type(error).__name__}: {error}")
+
     def _start(self, job: Callable[[], None], delay: float = 0.0) -> None:
+        self.stop.disabled = False  # before the work, which may end at once
         self.worker.start(job, delay)
-        self.stop.disabled = False
 
     def _measure(self) -> None:
         """Every method at the slider's position, then those of the sweep that are missing."""
@@ -207,40 +226,43 @@ class Panel:
             values |= dict(methods=list(values["methods"]), model_args=yaml.safe_load(values["model_args"]) or {})
             config = dataclasses.replace(self.x.config, **values)
         except (ValueError, FileNotFoundError, yaml.YAMLError) as error:
-            return self._say(str(error), wrong=True)
+            self.note.value = _red(str(error))
+            return
 
         def job() -> None:
+            self.applying = True
             x = Explorer(config, before=self.x)
             with self.state, self._quietly():
                 self.x = x
                 self.method.options, self.layer.options = config.methods, list(x.surgeon.weights)
             self._moved({"owner": self.apply})
+            self.applying = False
             self._measure()
 
+        self.applying, self.note.value = True, ""  # from now on; what it replaces may still end
         self._start(job)
-        self.applying = True
 
     def _tell(self, what: str, done: int, total: int, left: float | None) -> None:
         if (now := time.monotonic()) - self._told > 0.1 or done == total:  # a message each, so not too many
             self._told = now
             self.bar.layout.visibility, self.bar.value = "visible", done / max(total, 1)
-            self._say(f"{what}: {done} of {total}" + (f", {left:.0f} s left" if left is not None and left >= 1 else ""))
+            more = f", {left:.0f} s left" if left is not None and left >= 1 else ""
+            self.doing.value = escape(f"{what}: {done} of {total}{more}")
 
     def _end(self, message: str) -> None:
         self.applying, self.stop.disabled, self.bar.layout.visibility = False, True, "hidden"
-        self._say(message, wrong=bool(message) and not message.startswith("stopped"))
-
-    def _say(self, text: str, wrong: bool = False) -> None:
-        self.doing.value = f"<span style='color:{'#b00' if wrong else 'inherit'}'>{escape(text)}</span>"
+        self.doing.value = escape(message) if message.startswith("stopped") else _red(message)
 
     def _save_model(self) -> None:
-        paths = [self.x.save(method, self.slider.value) for method in self.x.plans]
-        self._say("saved " + ", ".join(map(str, paths)))
+        with self.state, self._noting():
+            paths = [self.x.save(method, self.slider.value) for method in self.x.plans]
+            self.note.value = "saved " + ", ".join(escape(str(path)) for path in paths)
 
     def _save_figure(self) -> None:
-        with self.state:
-            path = self.x.save_figure(self.views[self.view](), self.view.lower(), self.method.value, self.slider.value)
-        self._say(f"saved {path} and .svg")
+        with self.state, self._noting():
+            shown = {name: choice.value for name, choice in self.single.get(self.view, {}).items()}
+            path = self.x.save_figure(self.views[self.view](), self.view.lower(), self.slider.value, **shown)
+            self.note.value = f"saved {escape(str(path))} and .svg"
 
 
 def panel(x: Explorer, interactive: bool = True) -> w.Widget | None:
@@ -272,6 +294,10 @@ def _damps(c: Explore) -> list[tuple[str, float]]:
     """The lambdas to choose from: each method's own, and the list's."""
     values = sorted({*c.damps, *([c.damp] if c.damp else [])})
     return [("each method's own, by validation", 0.0), *((f"{v:g}", v) for v in values)]
+
+
+def _red(text: str) -> str:
+    return f"<span style='color:#b00'>{escape(text)}</span>"
 
 
 def _button(text: str, act: Callable[[], None], hint: str, style: str = "") -> w.Button:

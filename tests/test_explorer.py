@@ -1,5 +1,6 @@
 """The explorer: the same numbers as the pruner's, a slider that answers in time, work that stops, a static page."""
 
+import dataclasses
 import re
 import time
 
@@ -49,9 +50,10 @@ def test_points_are_those_of_the_study(x):
     assert x.measured("ovit").keys() == {0.5, 0.9} and x.measured("dense").keys() == {0.0}
 
 
+@pytest.mark.parametrize("layer", ["blocks.0.attn.qkv.weight", "blocks.1.mlp.fc2.weight"])
 @pytest.mark.parametrize("method", TINY["methods"])
-def test_steps_expect_the_loss_that_the_elimination_accumulates(x, method):
-    layer, block = next(iter(x.surgeon.weights)), 3
+def test_steps_expect_the_loss_that_the_elimination_accumulates(x, method, layer):
+    block = 3
     steps = x.steps(method, layer, block)
     w = x.surgeon.weights[layer].detach().double().reshape(-1, len(steps.order))[block]
     assert torch.equal(steps.weights["none"][0].double(), w) and steps.loss["joint"][0] == 0
@@ -84,12 +86,55 @@ def test_settings_prune_anew_and_bad_ones_say_what_is_wrong(x):
     panel = widgets.Panel(x)
     panel.settings["pattern"].value = "3:2"
     panel.apply.click()
-    assert "pattern must be" in panel.doing.value and panel.x is x
+    assert "pattern must be" in panel.note.value and panel.x is x
     panel.settings["pattern"].value, panel.settings["methods"].value = "2:4", ["ovit"]
     panel.apply.click()
     panel.worker.join()
     assert panel.x is not x and list(panel.x.plans) == ["ovit"] and "50.00 % sparse" in panel.status.value
     assert panel.slider.disabled and panel.x.measured("ovit").keys() == {0.5}  # whatever the slider says
+
+
+def test_after_new_settings_the_slider_measures_again(x):
+    panel = widgets.Panel(x)
+    panel.settings["methods"].value = ["magnitude"]
+    panel.apply.click()
+    panel.worker.join()
+    panel.slider.value = 0.55
+    panel.worker.join()
+    assert panel.x.has_measured("magnitude", 0.55) and panel.stop.disabled
+    panel.tabs.selected_index = list(panel.views).index("Elimination")  # nothing here has a Fisher
+    assert bytes(panel.pictures["Elimination"].value).startswith(b"\x89PNG") and not panel.note.value
+
+
+def test_a_view_that_fails_says_so_and_accuracies_are_measured_all_the_same(x, monkeypatch):
+    panel = widgets.Panel(x)
+    panel.worker.join()
+    monkeypatch.setitem(panel.views, "Accuracy", lambda: 1 / 0)
+    panel.slider.value = 0.45
+    assert "ZeroDivisionError" in panel.note.value
+    monkeypatch.undo()
+    panel.worker.join()
+    assert panel.x.has_measured("ovit", 0.45)
+
+
+def test_another_model_begins_without_the_arguments_of_this_one(x):
+    panel = widgets.Panel(x)
+    panel.settings["model"].value = "deit_tiny_patch16_224"
+    assert panel.settings["model_args"].value == "{}"
+
+
+def test_published_weights_of_other_classes_are_refused():
+    with pytest.raises(ValueError, match="know 1000 classes, digits has 10"):
+        Explorer(from_parameters(Explore, parameters() | dict(pretrained=True)))
+
+
+def test_layer_inputs_are_those_of_the_estimate_alone(x):
+    """While the estimate listens to its layers, the explorer may run the dense model on other images."""
+    before = [len(m._forward_pre_hooks) for m in x.upstream.model.modules()]
+    seen = []
+    with told_to(lambda *words: seen.append([len(m._forward_pre_hooks) for m in x.upstream.model.modules()])):
+        x.surgeon.curvature("inputs")
+    assert len(seen) > 3 and all(now == before for now in seen)
 
 
 def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
@@ -104,6 +149,7 @@ def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
     while not said:
         time.sleep(0.01)
     worker.stop()
+    worker.join()
     assert ended == ["stopped; what was measured stays"] and said[0][:3] == ("long", 0, 10_000) and len(said) < 9_000
     worker.start(lambda: 1 / 0)
     worker.join()
@@ -123,7 +169,10 @@ def test_a_saved_model_loads_with_its_masks(x):
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **MODEL)
     masks.load(model, path)
     assert masks.sparsity(model) == pytest.approx(0.9, abs=1e-4)
-    picture = x.save_figure(views.accuracy(x, 0.9), "accuracy", "ovit", 0.9)
+    assert x.save("ovit", 0.9) == path and masks.sparsity(explorer.load(path)) == masks.sparsity(model)
+    other = Explorer(dataclasses.replace(x.config, damp=1e-3), before=x).save("ovit", 0.9)
+    assert other.name == "ovit-90-2.safetensors" and path.exists()  # another lambda does not write over it
+    picture = x.save_figure(views.accuracy(x, 0.9), "accuracy", 0.9)
     assert all(picture.with_suffix(s).stat().st_size > 100 for s in (".png", ".svg", ".json"))
 
 
