@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 AUGMENTATIONS = ("flip", "shift")
 WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
 EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
+OPENED = (
+    64  # the most of them where each is opened: a batch of 224 pixels is 40 MB of shared memory, two for each worker
+)
 
 
 @dataclass
@@ -125,4 +128,4 @@ def batches(
     """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
     if isinstance(split, Images):
         return Batches(split, batch_size, seed, augment)
-    return Loader(split, batch_size, seed, workers)
+    return Loader(split, min(batch_size, OPENED) if seed is None else batch_size, seed, workers)

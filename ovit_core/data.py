@@ -203,10 +203,11 @@ def _fashion_mnist(data_dir: Path) -> tuple[list[str], tuple[Tensor, Tensor], tu
 
 
 def _folder(name: str, root: Path) -> Listing:
-    """train/CLASS/* and test/CLASS/* (or val), as torchvision's ImageFolder lists them."""
+    """train/CLASS/* and test/CLASS/* (or val, also where test has no classes), as torchvision's ImageFolder lists them."""
     from torchvision.datasets import ImageFolder
 
-    test_name = "test" if (root / "test").is_dir() else "val"
+    labelled = any(path.is_dir() for path in (root / "test").glob("*"))  # ImageNet's own test images have no labels
+    test_name = "test" if labelled or not (root / "val").is_dir() else "val"
     parts = []
     for part in ("train", test_name):
         try:

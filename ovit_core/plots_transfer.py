@@ -9,7 +9,7 @@ from ovit_core import statistics
 from ovit_core.downstream import PROTOCOLS, beside_upstream, class_losses, correlation, error_increase, telling
 from ovit_core.plots import STYLE, curves, intervals, percent, reference
 
-FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": ":"}
+FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": (0, (3, 1, 1, 1))}
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 Floors = dict[str, tuple[str, ...]]
 

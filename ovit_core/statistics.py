@@ -124,10 +124,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 def setting(rows: pd.DataFrame, config) -> str:
     """What varies over the seeds, and the lambdas that were chosen."""
+    also = ", the downstream training and validation split and any new head" if hasattr(config, "datasets") else ""
     varies = "Each seed has its own dense model." if config.dense_per_seed else (
-        "All seeds share one dense model; they vary the gradients, the data order and any new head, "
+        f"All seeds share one dense model; they vary the gradients, the data order{also}, "
         "so intervals do not cover the training of the dense model."
     )  # fmt: skip
+    given = config.pretrained or config.checkpoint
+    seen = " (training images held back here, which the given weights may have seen)" if given else ""
     damps = (
         rows[rows.damp.notna() & (rows.phase != "lambda_search") & (rows.experiment != "sensitivity")]
         .groupby("method", sort=False)
@@ -146,7 +149,7 @@ def setting(rows: pd.DataFrame, config) -> str:
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {constant}The dense top-1 of seed {dense.seed}, "
         f"{100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
         f"{100 * high:.1f} % by bootstrap over the {int(dense.n_test)} test images (95 %): another kind of interval, for "
-        f"the choice of images, not of seeds. λ chosen on validation, with one threshold for the model at "
+        f"the choice of images, not of seeds. λ chosen on validation{seen}, with one threshold for the model at "
         f"{100 * config.damp_sparsity:g} %, the largest within one standard error of the best, and used in every regime "
         f"(for layer inputs it is relative to the mean diagonal): {chosen}.{edge}"
     )

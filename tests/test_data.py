@@ -118,6 +118,15 @@ def test_folder_of_images(tmp_path):
         data.load("folder:pets", tmp_path)
 
 
+def test_unlabelled_test_images_leave_val_to_test_on(tmp_path):
+    """ImageNet as it unpacks: test/ holds images without classes."""
+    for part in ("train/a", "train/b", "val/a", "val/b", "test"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "mine" / part / f"{i}.png")
+    assert len(data.load("folder:mine", tmp_path).test) == 10
+
+
 def test_missing_folder_and_unknown_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing/test, with one sub-folder of images per class"):
         data.load("folder:nothing", tmp_path)
