@@ -124,9 +124,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 def setting(rows: pd.DataFrame, config) -> str:
     """What varies over the seeds, and the lambdas that were chosen."""
-    also = ", the downstream training and validation split and any new head" if hasattr(config, "datasets") else ""
+    transfers = hasattr(config, "datasets")
+    order = ", the data order, the downstream validation split and any new head" if transfers else " and the data order"
     varies = "Each seed has its own dense model." if config.dense_per_seed else (
-        f"All seeds share one dense model; they vary the gradients, the data order{also}, "
+        f"All seeds share one dense model; they vary the gradients{order}, "
         "so intervals do not cover the training of the dense model."
     )  # fmt: skip
     given = config.pretrained or config.checkpoint
