@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ovit_core import config as configs
@@ -144,7 +145,8 @@ def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
     for C in Cs:
         # The loss is a mean: with many classes its gradient is small from the start, and a looser tolerance would end
         # the fit there. This one gives the converged accuracy to 0.1 points; where the limit ends it first, so be it.
-        with warnings.catch_warnings():
+        small = x.size * len(d.classes) < 1e9  # threads cost such fits more than they bring: twelve times as long
+        with warnings.catch_warnings(), threadpool_limits(1 if small else None):
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(scale.transform(x), y)
         if (now := fitted.score(scale.transform(x_val), y_val)) > accuracy:

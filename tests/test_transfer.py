@@ -33,7 +33,7 @@ def test_probe_is_the_converged_one_where_classes_are_many():
     centres = generator.normal(size=(100, 32)) @ np.diag(np.linspace(1, 0.05, 32))  # badly conditioned, as features are
     y = np.repeat(np.arange(100), 20)
     parts = [(centres[y] + 0.5 * generator.normal(size=(len(y), 32)), y) for _ in range(3)]
-    split = SimpleNamespace(train=0, val=1, test=2)
+    split = SimpleNamespace(train=0, val=1, test=2, classes=range(100))
     correct, chosen = transfer.probe(lambda part: parts[part], split, [10.0])
     scale = StandardScaler().fit(parts[0][0])
     tight = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(scale.transform(parts[0][0]), y)
