@@ -139,6 +139,7 @@ class Panel:
         pages = [w.VBox([choices(name), self.pictures[name]]) for name in self.views]
         self.tabs = w.Tab(pages, titles=list(self.views))
         self._fit()
+        self.step.value = self.step.max // 2  # where there is something to see
 
         for choice in (self.slider, self.method, self.layer, self.block, self.step):
             choice.observe(self._moved, "value")
