@@ -98,8 +98,9 @@ def _typefaces(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     return render([(names[y], LETTERS[rng.integers(26)]) for y in labels], seed), torch.from_numpy(labels)
 
 
+@lru_cache  # seconds, and each seed asks anew
 def load(name: str) -> tuple[list[str], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Class names, (images, labels) of train, (images, labels) of test. The same bytes on every call."""
+    """Class names, (images, labels) of train, (images, labels) of test. The same bytes on every call: not to be written to."""
     if name == "glyph_letters":  # 32,032 and 2600 images
         return list(LETTERS), _characters(LETTERS, 1232, TRAIN_FAMILIES, 1), _characters(LETTERS, 100, TEST_FAMILIES, 2)
     if name == "glyph_symbols":  # 3030 and 1010 images
