@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 AUGMENTATIONS = ("flip", "shift")
 WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
 EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
-OPENED = (
-    64  # the most of them where each is opened: a batch of 224 pixels is 40 MB of shared memory, two for each worker
-)
+OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shared memory, two batches for each worker
 
 
 @dataclass

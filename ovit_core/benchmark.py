@@ -220,12 +220,17 @@ def plot_scaling(rows: pd.DataFrame):
     return fig
 
 
-def whole_model(name: str, memory: float | None, block_size: int, gradients: int, device: torch.device) -> dict:
-    """Seconds and peak memory of pruning a timm model (random weights and images) to 50 %."""
+def random_model(name: str, device: torch.device) -> tuple[torch.nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A timm model with random weights, and two batches of four random images."""
     torch.manual_seed(0)
     model = models.create(name, 1000).to(device)
     size = models.input_config(model)["input_size"]
-    loader = [(torch.randn(4, *size), torch.randint(1000, (4,))) for _ in range(2)]
+    return model, [(torch.randn(4, *size), torch.randint(1000, (4,))) for _ in range(2)]
+
+
+def whole_model(name: str, memory: float | None, block_size: int, gradients: int, device: torch.device) -> dict:
+    """Seconds and peak memory of pruning a timm model (random weights and images) to 50 %."""
+    model, loader = random_model(name, device)
     d = sum(w.numel() for w in models.prunable(model).values())
     eliminate(torch.randn(4, 32, device=device), torch.eye(32, device=device).repeat(4, 1, 1))  # compiles
     with measured(device) as found:
@@ -241,10 +246,7 @@ def whole_model(name: str, memory: float | None, block_size: int, gradients: int
 
 def slider(name: str, block_size: int, gradients: int, device: torch.device) -> list[dict]:
     """Seconds of a slider position, weights of a timm model (random weights and images) at another sparsity."""
-    torch.manual_seed(0)
-    model = models.create(name, 1000).to(device)
-    size = models.input_config(model)["input_size"]
-    loader = [(torch.randn(4, *size), torch.randint(1000, (4,))) for _ in range(2)]
+    model, loader = random_model(name, device)
     fisher = estimate_fisher(model, loader, gradients, block_size, damp=1e-4)
     plan = Plan(models.prunable(model), get_method("ovit"), fisher, consume=True)
     d = sum(layer.loss.numel() for layer in plan.layers.values())

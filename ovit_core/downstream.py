@@ -34,8 +34,6 @@ def error_increase(rows: pd.DataFrame, floors: dict[str, tuple[str, ...]]) -> pd
         values = accuracies(rows[(rows.phase == phase) & rows.dataset.isin(sets)])
         dense = values[values.method == "dense"].set_index(["dataset", "seed"]).value
         pruned = values[values.sparsity_target > 0]
-        if pruned.empty:
-            continue
         # A dense model without errors has none to be relative to: such a set is left out, of every seed.
         faultless = set(dense.index[dense == 1].get_level_values("dataset"))
         pruned, sets = pruned[~pruned.dataset.isin(faultless)], [d for d in sets if d not in faultless]

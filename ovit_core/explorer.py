@@ -152,10 +152,8 @@ class Explorer:
         """Top-1 on the chosen images, measured once."""
         key = self._accuracy_key(method, sparsity)
         if key not in self._measured:
-            _, height, width = models.input_config(self.upstream.model)["input_size"]
-            size = min(EVAL_BATCH, max(32, EVAL_BATCH * 32**2 // (height * width)))  # Stop waits for one batch
             at = "" if method == "dense" else f" at {100 * self.target(sparsity):.3g} %"
-            loader = progress(batches(self.images, size), desc=f"top-1 of {method}{at}")
+            loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method}{at}")
             self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
         return self._measured[key]
 

@@ -111,20 +111,20 @@ def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
 def extract(model: nn.Module, part) -> tuple[np.ndarray, np.ndarray]:
     """(n, num_features) float32 features before the head, and (n,) labels; images as an evaluation sees them."""
     device = next(model.parameters()).device
-    # A copy of the labels: a loader's own would hold a descriptor of shared memory each.
-    pairs = [(models.features(model.eval(), x.to(device)).cpu(), y.clone()) for x, y in _still(part)]
-    return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
+    return _read(lambda x: models.features(model.eval(), x.to(device)).cpu(), part)
 
 
 def raw_pixels(part) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3 * 16 * 16) float32 pixels, averaged down to 16 x 16, and (n,) labels."""
-    pairs = [(F.adaptive_avg_pool2d(x, 16).flatten(1), y.clone()) for x, y in _still(part)]
+    return _read(lambda x: F.adaptive_avg_pool2d(x, 16).flatten(1), part)
+
+
+def _read(features, part) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels in the stored order and without augmentation, of a training split too."""
+    still = batches(part.unaugmented() if isinstance(part, Pictures) else part, EVAL_BATCH)
+    # A copy of the labels: a loader's own would hold a descriptor of shared memory each.
+    pairs = [(features(x), y.clone()) for x, y in still]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
-
-
-def _still(part):
-    """Batches in the stored order and without augmentation, of a training split too."""
-    return batches(part.unaugmented() if isinstance(part, Pictures) else part, EVAL_BATCH)
 
 
 def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
@@ -141,15 +141,16 @@ def probe(reader, d: data.Data, Cs: list[float]) -> tuple[np.ndarray, dict]:
     """
     (x, y), (x_val, y_val) = reader(d.train), reader(d.val)
     scale = StandardScaler().fit(x)
+    x, x_val = scale.transform(x), scale.transform(x_val)
+    small = x.size * len(d.classes) < 1e9  # threads cost such fits more than they bring: twelve times as long
     best, accuracy = None, -1.0
     for C in Cs:
         # The loss is a mean: with many classes its gradient is small from the start, and a looser tolerance would end
         # the fit there. This one gives the converged accuracy to 0.1 points; where the limit ends it first, so be it.
-        small = x.size * len(d.classes) < 1e9  # threads cost such fits more than they bring: twelve times as long
         with warnings.catch_warnings(), threadpool_limits(1 if small else None):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(scale.transform(x), y)
-        if (now := fitted.score(scale.transform(x_val), y_val)) > accuracy:
+            fitted = LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(x, y)
+        if (now := fitted.score(x_val, y_val)) > accuracy:
             best, accuracy = fitted, now
     x_test, y_test = reader(d.test)
     return best.predict(scale.transform(x_test)) == y_test, dict(C=best.C)

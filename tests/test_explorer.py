@@ -11,6 +11,7 @@ import papermill
 import pytest
 import timm
 import torch
+from conftest import TINY as MODEL
 
 from ovit_core import dense, explorer, masks, results, views, widgets
 from ovit_core.batches import batches
@@ -20,7 +21,6 @@ from ovit_core.progress import progress, told_to
 from ovit_core.study import NOTEBOOKS
 
 README = ROOT / "README.md"
-MODEL = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
 TINY = dict(
     upstream="digits", epochs=2, model_args=MODEL, gradients=8, damps=[1e-5, 1e-4], images=100, sparsities=[0.5, 0.9],
     methods=["ovit", "ovit_mask_only", "obert", "magnitude"], profile="tiny",
