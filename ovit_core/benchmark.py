@@ -24,12 +24,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ovit_core import models, plots, results
-from ovit_core.curvature import estimate_fisher
+from ovit_core import models
+from ovit_core.curvature import estimate
 from ovit_core.elimination import eliminate
 from ovit_core.fisher import BlockFisher
-from ovit_core.plan import Plan
-from ovit_core.pruning import get_method, prune
+from ovit_core.methods import get_method
+from ovit_core.plan import solve
+from ovit_core.pruning import prune
+from ovit_core.study import plots, provenance, store
 
 COUNTS = 10  # sparsities read back from one factorization
 
@@ -234,7 +236,8 @@ def whole_model(name: str, memory: float | None, block_size: int, gradients: int
     d = sum(w.numel() for w in models.prunable(model).values())
     eliminate(torch.randn(4, 32, device=device), torch.eye(32, device=device).repeat(4, 1, 1))  # compiles
     with measured(device) as found:
-        report = prune(model, "ovit", 0.5, loader, gradients, block_size, damp=1e-4, memory=memory)
+        single = dict(damp=1e-4, dtype=torch.float32)  # half the memory of float64, which `prune` takes where it fits
+        report = prune(model, "ovit", 0.5, loader, gradients=gradients, block_size=block_size, memory=memory, **single)
     masks = hashlib.sha256(b"".join(m.cpu().numpy().tobytes() for m in report.masks.values())).hexdigest()[:12]
     fisher = sum(la["weights"] * la["block_size"] for la in report.layers) * 4 / 1e9
     return dict(
@@ -247,8 +250,9 @@ def whole_model(name: str, memory: float | None, block_size: int, gradients: int
 def slider(name: str, block_size: int, gradients: int, device: torch.device) -> list[dict]:
     """Seconds of a slider position, weights of a timm model (random weights and images) at another sparsity."""
     model, loader = random_model(name, device)
-    fisher = estimate_fisher(model, loader, gradients, block_size, damp=1e-4)
-    plan = Plan(models.prunable(model), get_method("ovit"), fisher, consume=True)
+    weights = models.prunable(model)
+    fisher = estimate(model, weights, loader, gradients, block_size=block_size, damp=1e-4)
+    plan = solve(weights, get_method("ovit"), fisher, consume=True)
     d = sum(layer.loss.numel() for layer in plan.layers.values())
     found = {at: timed(lambda at=at: plan.at(at), device)[0] for at in (0.5, 0.7, 0.9)}
     return [dict(model=name, d=d, B=block_size, sparsity=at, seconds=f.seconds) for at, f in found.items()]
@@ -280,7 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
         moved = 2 * found.d * found.B * 4 / 1e9 / found.ours_s
         print(f"elimination moves {', '.join(f'{x:.0f}' for x in moved)} GB/s; a copy {bandwidth(device):.0f} GB/s")
     rows = write(pd.DataFrame(scaling(device, args.d, min(args.sizes), args.m)), "scaling", device)
-    plots.save(plot_scaling(rows), "scaling", rows)
+    with plots.style():
+        plots.save(plot_scaling(rows), "scaling", rows)
 
 
 def write(rows: pd.DataFrame, name: str, device: torch.device) -> pd.DataFrame:
@@ -288,11 +293,11 @@ def write(rows: pd.DataFrame, name: str, device: torch.device) -> pd.DataFrame:
     with pd.option_context("display.width", 200, "display.max_columns", None):
         print(rows.to_string(index=False, float_format=lambda x: f"{x:.3g}", na_rep=""), flush=True)
     origin = dict(
-        profile="benchmark", device=results.device_name(device), commit=results.commit(), seed=0,
-        versions=results.versions(), experiment="benchmark", run_id="",
+        profile="benchmark", device=provenance.device_name(str(device)), commit=provenance.commit(), seed=0,
+        versions=provenance.versions(), experiment="benchmark", run_id="",
     )  # fmt: skip
     rows = rows.assign(**origin)
-    results.export_table(rows, "benchmark", name)
+    store.export_table(rows, "benchmark", name)
     return rows
 
 

@@ -7,12 +7,93 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovit_core import masks, models
+from ovit_core import masks
 from ovit_core.fisher import BlockFisher
 from ovit_core.inputs import InputHessian
+from ovit_core.methods import DAMP
 from ovit_core.progress import progress
 
-Curvature = BlockFisher | InputHessian
+
+def estimate(
+    model: nn.Module,
+    weights: dict[str, nn.Parameter],
+    loader: Iterable,
+    gradients: int,
+    *,
+    kind: str = "fisher",
+    block_size: int = 192,
+    damp: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    per_sample: bool = False,
+    multiple: int = 1,
+) -> BlockFisher | InputHessian:
+    """The curvature of some of a model's weights, model in eval mode.
+
+    Args:
+        model: on its device; left in the mode it was in.
+        weights: name -> parameter, as `models.prunable` finds them, or a part of them.
+        loader: (images (b, C, H, W), labels (b,)) batches; gone round as often as needed.
+        gradients: how many mini-batches.
+        kind: `fisher`: of the gradients of each mini-batch's mean cross-entropy, multiplied by the mask their weight
+            carries; `inputs`: of the inputs of the weights' linear layers.
+        block_size, damp, dtype, multiple: of `BlockFisher` or `InputHessian`; a damp of None is the kind's own.
+        per_sample: a gradient for each image instead of each mini-batch (`fisher`).
+
+    Raises:
+        ValueError: fewer than one gradient asked for, an empty loader, or `inputs` of what is no linear layer.
+        FloatingPointError: a gradient is not finite.
+    """
+    options = dict(block_size=block_size, damp=damp or DAMP[kind], dtype=dtype, multiple=multiple)
+    device = next(iter(weights.values())).device
+    if kind == "inputs":
+        hessian = InputHessian(model, list(weights), **options)
+        with _evaluating(model), hessian.watching(), torch.no_grad():
+            for images, labels in _endless(loader, gradients, "layer inputs"):
+                hessian.losses.append(float(F.cross_entropy(model(images.to(device)), labels.to(device))))
+        return hessian
+    fisher = BlockFisher({n: w.shape for n, w in weights.items()}, device=device, **options)
+    kept = {n: m.to(device) for n, m in masks.of(model).items()}
+    with _evaluating(model):
+        for images, labels in _endless(loader, gradients, "Fisher gradients", per_sample):
+            loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+            found = torch.autograd.grad(loss, list(weights.values()))
+            fisher.add({n: g * kept[n] if n in kept else g for n, g in zip(weights, found)})
+            fisher.losses.append(loss.item())
+    return fisher
+
+
+class SharedInverse:
+    """A curvature whose inverses at the last lambda are kept, so that several methods solve with one inversion.
+
+    Args:
+        curvature: to invert; stays as it is.
+    """
+
+    def __init__(self, curvature: BlockFisher | InputHessian):
+        self.curvature = curvature
+        self.block_sizes, self.dtype = curvature.block_sizes, curvature.dtype
+        self._damp: float | None = None
+        self._inverses: dict[str, Tensor] = {}
+
+    def diagonal(self, name: str, damp: float | None = None) -> Tensor:
+        """(n_blocks, B) diagonal, damping included."""
+        return self.curvature.diagonal(name, damp)
+
+    def inverse(self, name: str, damp: float | None = None, consume: bool = False) -> Tensor:
+        """(n_blocks, B, B) inverse, a copy that may be written over."""
+        if damp != self._damp:
+            self.forget()
+            self._damp = damp
+        if name not in self._inverses:
+            self._inverses[name] = self.curvature.inverse(name, damp)
+        return self._inverses[name].clone()
+
+    def forget(self) -> None:
+        """Frees the inverses, as large as the curvature."""
+        self._inverses.clear()
+
+
+Curvature = BlockFisher | InputHessian | SharedInverse
 
 
 @contextmanager
@@ -24,10 +105,21 @@ def replayable(loader: Iterable) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(random)
-        if state is not None:
+        if generator is not None and state is not None:
             generator.set_state(state)
         if epoch is not None:
-            loader.epoch = epoch
+            setattr(loader, "epoch", epoch)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _endless(loader: Iterable, count: int, desc: str, per_sample: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,73 +140,3 @@ def _endless(loader: Iterable, count: int, desc: str, per_sample: bool = False) 
                         return
             if done == before:
                 raise ValueError("the loader is empty: images are needed to estimate curvature")
-
-
-def estimate_fisher(
-    model: nn.Module,
-    loader: Iterable,
-    gradients: int,
-    block_size: int = 192,
-    damp: float = 1e-8,
-    prunable: str = models.PRUNABLE,
-    dtype: torch.dtype = torch.float32,
-    names: list[str] | None = None,
-    per_sample: bool = False,
-    multiple: int = 1,
-) -> BlockFisher:
-    """The Fisher of a model's prunable weights from gradients of the mean cross-entropy, model in eval mode, each
-    gradient multiplied by the mask its weight carries.
-
-    Args:
-        gradients: how many; each of one mini-batch, or of one image if `per_sample`. Goes round the loader as often
-            as needed.
-        names: a part of the prunable weights; all if None.
-        block_size, damp, dtype, multiple: of the `BlockFisher`.
-
-    Raises:
-        ValueError: fewer than one gradient asked for, or an empty loader.
-    """
-    weights = models.prunable(model, prunable)
-    weights = {n: weights[n] for n in (names or weights)}
-    device = next(iter(weights.values())).device
-    shapes = {n: w.shape for n, w in weights.items()}
-    fisher = BlockFisher(shapes, block_size, damp, device=device, dtype=dtype, multiple=multiple)
-    current = {n: m.to(device) for n, m in masks.of(model).items()}
-    training = model.training
-    model.eval()
-    for images, labels in _endless(loader, gradients, "Fisher gradients", per_sample):
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        found = torch.autograd.grad(loss, list(weights.values()))
-        fisher.add({n: g * current[n] if n in current else g for n, g in zip(weights, found)})
-        fisher.losses.append(loss.item())
-    model.train(training)
-    return fisher
-
-
-@torch.no_grad()
-def estimate_inputs(
-    model: nn.Module,
-    loader: Iterable,
-    batches: int,
-    block_size: int = 192,
-    damp: float = 0.01,
-    prunable: str = models.PRUNABLE,
-    dtype: torch.dtype = torch.float32,
-    names: list[str] | None = None,
-    multiple: int = 1,
-) -> InputHessian:
-    """The input Hessian of a model's prunable linear layers over `batches` mini-batches, model in eval mode.
-
-    Raises:
-        ValueError: a prunable weight that is no linear layer's, or an empty loader.
-    """
-    weights = list(names or models.prunable(model, prunable))
-    hessian = InputHessian(model, weights, block_size, damp, dtype, multiple)
-    device = model.get_parameter(weights[0]).device
-    training = model.training
-    model.eval()
-    with hessian.watching():
-        for images, labels in _endless(loader, batches, "layer inputs"):
-            hessian.losses.append(float(F.cross_entropy(model(images.to(device)), labels.to(device))))
-    model.train(training)
-    return hessian

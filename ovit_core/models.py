@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ovit_core import masks
+
 # Attention and MLP projections; XCiT's class attention has q, k and v apart, ConvNeXt's blocks only the MLP.
 # The head, the patch embedding, norms and biases stay dense.
 PRUNABLE = r"attn\.(qkv|q|k|v|proj)\.weight|mlp\.fc[12]\.weight"
@@ -39,8 +41,6 @@ def create(
     except TypeError as error:
         raise ValueError(f"model_args {model_args} do not fit {name}: {error}") from error
     if checkpoint:
-        from ovit_core import masks  # only checkpoints know of masks
-
         load = masks.load if Path(checkpoint).suffix == ".safetensors" else timm.models.load_checkpoint
         load(model, str(checkpoint))
     return model

@@ -1,10 +1,8 @@
-"""Pruning a model: the table of methods, and `prune`, from a loader of images to masks in place.
+"""`prune`: from a model and a loader of images to weights pruned in place, with masks."""
 
-A method is a score and an update; an ablation is a row of the table.
-"""
-
+import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,34 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ovit_core import masks, models
-from ovit_core.curvature import Curvature, estimate_fisher, estimate_inputs, replayable
+from ovit_core.curvature import estimate, replayable
 from ovit_core.fisher import chunk_size, fit_block_size
-from ovit_core.plan import ALLOCATIONS, Method, Plan, Pruned, check_sparsity, parse_pattern
+from ovit_core.methods import DAMP, METHODS, get_method
+from ovit_core.pattern import Pattern, check_allocation
+from ovit_core.plan import Plan, Point, solve
 
-METHODS = {
-    "ovit": Method("greedy", "joint", "oViT: greedy elimination, every removal corrected by the others"),
-    "ovit_mask_only": Method("greedy", "none", "oViT's mask, the kept weights left alone"),
-    "ovit_no_update": Method("greedy_frozen", "none", "elimination that never touches the weights, not even to score"),
-    "ovit_no_update_joint": Method("greedy_frozen", "joint", "that mask, kept weights corrected"),
-    "obert": Method("static", "independent", "oBERT / WoodFisher: all weights scored once, single updates summed"),
-    "obert_mask_only": Method("static", "none", "oBERT's mask, the kept weights left alone"),
-    "obert_joint": Method("static", "joint", "oBERT's mask, kept weights corrected together"),
-    "magnitude": Method("magnitude", "none", "smallest absolute weights go"),
-    "magnitude_joint": Method("magnitude", "joint", "magnitude's mask, kept weights corrected"),
-    "diag_fisher": Method("diagonal", "none", "diagonal Fisher: blocks of one weight"),
-    "random": Method("random", "none", "a floor"),
-    "obc": Method("greedy", "joint", "OBC / SparseGPT: the same elimination on the layer inputs' Hessian", "inputs"),
-    "obc_mask_only": Method("greedy", "none", "OBC's mask, the kept weights left alone", "inputs"),
-    "wanda": Method("wanda", "none", "|w| times the norm of its input, compared within each row", "inputs"),
-}
-DAMP = {"fisher": 1e-8, "inputs": 0.01}  # oViT's and SparseGPT's; the second is relative to the mean diagonal
-
-
-def get_method(name: str) -> Method:
-    """Raises ValueError with the table's names if there is no such method."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; one of {', '.join(METHODS)}")
-    return METHODS[name]
+__all__ = ["METHODS", "Report", "choose_dtype", "get_method", "install", "prune", "split_groups"]
 
 
 @dataclass
@@ -54,6 +31,7 @@ class Report:
         layers: one dict per weight: name, weights, block_size (None without curvature), sparsity.
         predicted_loss: the increase oViT's accumulated loss predicts; None for other methods.
         damp: lambda used, None without curvature.
+        dtype: of curvature and elimination, None without curvature.
         fallbacks: blocks that had to be eliminated in float64.
         groups: how many parts the model was split into to keep to `memory`.
         dense: every weight matrix that was not pruned, with the reason.
@@ -67,6 +45,7 @@ class Report:
     layers: list[dict]
     predicted_loss: float | None
     damp: float | None
+    dtype: torch.dtype | None
     fallbacks: int
     groups: int
     dense: dict[str, str]
@@ -77,6 +56,7 @@ def prune(
     method: str = "ovit",
     sparsity: float = 0.9,
     loader: Iterable | None = None,
+    *,
     gradients: int = 512,
     block_size: int = 192,
     damp: float | None = None,
@@ -86,6 +66,7 @@ def prune(
     recomputations: int = 0,
     per_sample: bool = False,
     memory: float | None = None,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
     backend: str = "auto",
 ) -> Report:
@@ -107,6 +88,8 @@ def prune(
         per_sample: gradients of single images instead of mini-batches.
         memory: gigabytes for curvature; the model is split into groups of layers that fit, and goes through the
             loader once for each. The loader must then give the same batches every time.
+        dtype: of curvature and elimination; None for float64 where all of it fits `memory` (half of the device's if
+            that is None), else float32.
         seed: of the random score.
         backend: of the elimination.
 
@@ -114,83 +97,127 @@ def prune(
         ValueError: an argument is out of range or unknown, or no name matches `prunable`. Before any work.
         RuntimeError: the loader gave other batches to another group.
     """
-    chosen = get_method(method)
-    group = parse_pattern(pattern)
-    sparsity = 1 - group[0] / group[1] if group else check_sparsity(sparsity)
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"unknown allocation {allocation!r}; one of {', '.join(ALLOCATIONS)}")
-    if recomputations < 0 or (recomputations and group):
+    chosen, shape = get_method(method), Pattern.parse(pattern)
+    final = shape.target(sparsity)
+    check_allocation(allocation)
+    if recomputations < 0 or (recomputations and shape.structured):
         raise ValueError(f"recomputations must be 0 with an N:M pattern and at least 0 without, not {recomputations}")
     if chosen.needs_curvature and loader is None:
         raise ValueError(f"method {method!r} needs a loader of (images, labels) for its curvature")
     weights = models.prunable(model, prunable)
-    multiple = group[1] if group else 1
-    groups = split_groups(weights, block_size, multiple, memory if chosen.needs_curvature else None)
     damp = DAMP[chosen.curvature] if damp is None else damp
+    dtype = dtype or choose_dtype(weights, block_size, shape, memory)
+    groups = split_groups(weights, block_size, shape, memory if chosen.needs_curvature else None, dtype)
 
-    def solve(names: list[str]) -> tuple[Plan, list[float]]:
+    def solve_part(names: list[str]) -> tuple[Plan, list[float]]:
+        """A group of weights solved, and the losses of the batches its curvature saw."""
         part = {name: weights[name] for name in names}
-        options = dict(masks=masks.of(model), pattern=pattern, seed=seed, backend=backend)
-        if not chosen.needs_curvature:
-            return Plan(part, chosen, **options), []
-        curvature: Curvature
-        common = dict(block_size=block_size, damp=damp, prunable=prunable, names=names, multiple=multiple)
-        if chosen.curvature == "inputs":
-            curvature = estimate_inputs(model, loader, gradients, **common)
-        else:
-            curvature = estimate_fisher(model, loader, gradients, per_sample=per_sample, **common)
-        return Plan(part, chosen, curvature, **options, consume=True), curvature.losses
+        curvature = None
+        if chosen.needs_curvature and loader is not None:
+            curvature = estimate(
+                model, part, loader, gradients, kind=chosen.curvature, block_size=block_size, damp=damp, dtype=dtype,
+                per_sample=per_sample, multiple=shape.of,
+            )  # fmt: skip
+        plan = solve(
+            part, chosen, curvature, damp=damp, pattern=shape, masks=masks.of(model), block_size=block_size, seed=seed,
+            backend=backend, consume=True,
+        )  # fmt: skip
+        return plan, curvature.losses if curvature else []
 
     fallbacks = 0
     for step in range(1, recomputations + 2):
         with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
-            plan, seen = None, None
-            for i, names in enumerate(groups):
-                with replayable(loader) if i + 1 < len(groups) else nullcontext():
-                    part, losses = solve(names)
-                if seen is not None and not torch.allclose(torch.tensor(losses), torch.tensor(seen), rtol=1e-3):
-                    raise RuntimeError(
-                        "the loader gave other batches to another group of layers: shuffle it with a generator of its "
-                        "own, or raise `memory` so that one pass is enough"
-                    )
-                seen = losses
-                if len(groups) > 1:
-                    part.spill(folder)
-                plan = plan.join(part) if plan else part
-            pruned = plan.at(sparsity * step / (recomputations + 1), allocation)
-        install(model, pruned)
+            plan = _solve_groups(solve_part, groups, loader, folder)
+            point = plan.at(final * step / (recomputations + 1), allocation)
+        install(model, point)
         fallbacks += plan.fallbacks
-    sizes = {n: layer.weights.shape[1] if chosen.needs_curvature else None for n, layer in plan.layers.items()}
+    used = chosen.needs_curvature
     return Report(
-        method,
-        pattern,
-        masks.sparsity(model),
-        masks.model_sparsity(model),
-        pruned.masks,
-        [
-            dict(name=n, weights=m.numel(), block_size=sizes[n], sparsity=1 - float(m.float().mean()))
-            for n, m in pruned.masks.items()
-        ],
-        pruned.loss,
-        damp if chosen.needs_curvature else None,
-        fallbacks,
-        len(groups),
-        models.unmatched(model, prunable),
+        method=method,
+        pattern=pattern,
+        sparsity=masks.sparsity(model),
+        sparsity_model=masks.model_sparsity(model),
+        masks=point.masks,
+        layers=_describe(plan, point, used),
+        predicted_loss=point.loss,
+        damp=damp if used else None,
+        dtype=dtype if used else None,
+        fallbacks=fallbacks,
+        groups=len(groups),
+        dense=models.unmatched(model, prunable),
     )
 
 
+def _solve_groups(
+    solve_part: Callable[[list[str]], tuple[Plan, list[float]]],
+    groups: list[list[str]],
+    loader: Iterable | None,
+    folder: str,
+) -> Plan:
+    """Every group solved on the same batches, the factors of several in files of `folder`; one plan of them all."""
+    whole, seen = None, None
+    for i, names in enumerate(groups):
+        with nullcontext() if loader is None or i + 1 == len(groups) else replayable(loader):
+            plan, losses = solve_part(names)
+        if seen is not None and not torch.allclose(torch.tensor(losses), torch.tensor(seen), rtol=1e-3):
+            raise RuntimeError(
+                "the loader gave other batches to another group of layers: shuffle it with a generator of its "
+                "own, or raise `memory` so that one pass is enough"
+            )
+        seen = losses
+        if len(groups) > 1:
+            plan.spill(folder)
+        whole = whole.join(plan) if whole else plan
+    assert whole is not None  # there is always a group
+    return whole
+
+
+def _describe(plan: Plan, point: Point, blocks: bool) -> list[dict]:
+    """The report's line of every weight."""
+    sizes = {name: layer.weights.shape[1] if blocks else None for name, layer in plan.layers.items()}
+    return [
+        dict(name=name, weights=mask.numel(), block_size=sizes[name], sparsity=1 - float(mask.float().mean()))
+        for name, mask in point.masks.items()
+    ]
+
+
+def gigabytes(weight: Tensor, block_size: int, pattern: Pattern, dtype: torch.dtype) -> float:
+    """What the curvature of a weight takes: its blocks, and the chunk of gradients on the way to them."""
+    B = fit_block_size(weight[0].numel(), block_size, pattern.of)  # also raises where no block fits the row
+    return weight.numel() * (B + chunk_size(B)) * dtype.itemsize / 1e9
+
+
+def choose_dtype(
+    weights: dict[str, nn.Parameter], block_size: int, pattern: Pattern, memory: float | None
+) -> torch.dtype:
+    """float64 where the curvature of all weights fits `memory` gigabytes, or half of their device's; else float32."""
+    need = sum(gigabytes(w, block_size, pattern, torch.float64) for w in weights.values())
+    device = next(iter(weights.values())).device
+    return torch.float64 if need <= (memory or _total(device) / 2) else torch.float32
+
+
+def _total(device: torch.device) -> float:
+    """Gigabytes a device has: not what is free, which would make the same call give other numbers another day."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    except (ValueError, AttributeError, OSError):  # not told on this system
+        return 0.0
+
+
 def split_groups(
-    weights: dict[str, Tensor], block_size: int, multiple: int = 1, memory: float | None = None
+    weights: dict[str, nn.Parameter], block_size: int, pattern: Pattern, memory: float | None, dtype: torch.dtype
 ) -> list[list[str]]:
-    """Names in the model's order, in groups whose float32 blocks fit `memory` gigabytes; one group if that is None.
+    """Names in the model's order, in groups whose blocks fit `memory` gigabytes; one group if that is None.
 
     Raises:
         ValueError: a single weight does not fit; says what it needs.
     """
-    groups, used = [[]], 0.0
+    groups: list[list[str]] = [[]]
+    used = 0.0
     for name, weight in weights.items():
-        B = fit_block_size(weight[0].numel(), block_size, multiple)  # also raises where no block fits the row
-        need = weight.numel() * (B + chunk_size(B)) * 4 / 1e9
+        need = gigabytes(weight, block_size, pattern, dtype)
         if memory is not None and need > memory:
             raise ValueError(f"memory={memory:g} GB is too little: {name} alone needs {need:.3g} GB of Fisher")
         if memory is not None and used + need > memory:
@@ -202,8 +229,8 @@ def split_groups(
 
 
 @torch.no_grad()
-def install(model: nn.Module, pruned: Pruned) -> None:
+def install(model: nn.Module, point: Point) -> None:
     """Writes a point of a plan's curve into the model, masks included."""
-    for name, weight in pruned.weights.items():
+    for name, weight in point.weights.items():
         model.get_parameter(name).copy_(weight)
-    masks.attach(model, pruned.masks)
+    masks.attach(model, point.masks)

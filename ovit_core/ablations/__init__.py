@@ -1,0 +1,1 @@
+"""One folder an ablation; `ovit_core.study.registry` names them."""

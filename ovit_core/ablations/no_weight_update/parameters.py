@@ -1,0 +1,95 @@
+"""Parameters of ablation A. The notebook's `parameters` cell says what each is."""
+
+import math
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StrictInt, model_validator
+
+from ovit_core.pattern import ALLOCATIONS, Pattern
+from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Regime, Share, Sparsity
+
+Epochs = Annotated[StrictInt, Field(ge=0)]
+
+
+def cubic(start: float, end: float, steps: int) -> list[float]:
+    """`steps` sparsities from `start` to `end`, both included; fewer weights go the later it is (Zhu & Gupta 2017).
+
+    Raises:
+        ValueError: fewer than two steps, or not 0 <= start <= end <= 1.
+    """
+    if steps < 2 or not 0 <= start <= end <= 1:
+        raise ValueError(
+            f"gradual pruning needs two steps or more and 0 <= start <= end <= 1, not {steps=} {start=} {end=}"
+        )
+    return [end + (start - end) * (1 - i / (steps - 1)) ** 3 for i in range(steps)]
+
+
+def regime_of(regime: str) -> tuple[str, Pattern]:
+    """The allocation and the pattern of one of `regimes`; an N:M pattern leaves nothing to allocate."""
+    return (regime, Pattern()) if regime in ALLOCATIONS else ("uniform", Pattern.parse(regime))
+
+
+class NoWeightUpdate(Parameters):
+    """Ablation A."""
+
+    experiment: ClassVar[str] = "no_weight_update"
+    grid: ClassVar[tuple[str, ...]] = (
+        "methods", "sparsities", "regimes", "recovery_methods", "recovery_sparsities", "gradual_methods",
+        "gradual_sparsities", "sensitivity_sparsity", "sensitivity_block_sizes", "sensitivity_gradients",
+        "sensitivity_batches", "sensitivity_damps",
+    )  # fmt: skip
+
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)]
+    regimes: Annotated[tuple[Regime, ...], Field(min_length=1)]
+    recovery_methods: tuple[MethodName, ...]
+    recovery_sparsities: tuple[Sparsity, ...]
+    recovery_epochs: Epochs
+    recovery_images: Count
+    recovery_lr: Positive
+    gradual_methods: tuple[MethodName, ...]
+    gradual_sparsities: tuple[Sparsity, ...]
+    gradual_start: Share
+    gradual_cycles: Count
+    gradual_epochs: Epochs
+    gradual_images: Count
+    gradual_lr: Positive
+    gradual_final_lr: Positive
+    sensitivity_sparsity: Sparsity
+    sensitivity_block_sizes: tuple[Count, ...]
+    sensitivity_gradients: tuple[Count, ...]
+    sensitivity_batches: tuple[Count, ...]
+    sensitivity_damps: tuple[Positive, ...]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "NoWeightUpdate":
+        for name in ("recovery_images", "gradual_images"):
+            if getattr(self, name) < self.batch_size:
+                raise ValueError(f"{name} must be at least batch_size ({self.batch_size}), not {getattr(self, name)}")
+        multiple = math.lcm(*(regime_of(regime)[1].of for regime in self.regimes))
+        if self.block_size < multiple:
+            given = f"for {list(self.regimes)}, not {self.block_size}"
+            raise ValueError(f"block_size must be at least {multiple}, {given}")
+        for end in self.gradual_sparsities:
+            cubic(self.gradual_start, end, self.gradual_cycles)
+        return self
+
+    @property
+    def points(self) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:
+        """phase -> the methods and sparsities asked for."""
+        implied = [regime_of(regime)[1].sparsity for regime in self.regimes]
+        return dict(
+            one_shot=(self.methods, (*self.sparsities, *(s for s in implied if s is not None))),
+            recovered=(self.recovery_methods, self.recovery_sparsities),
+            gradual=(self.gradual_methods, self.gradual_sparsities),
+        )
+
+    @property
+    def sweeps(self) -> dict[str, tuple]:
+        """What the sensitivity of the update's gain is measured against: column -> values."""
+        return dict(
+            block_size=self.sensitivity_block_sizes,
+            gradients=self.sensitivity_gradients,
+            gradient_batch=self.sensitivity_batches,
+            damp=self.sensitivity_damps,
+        )

@@ -1,0 +1,46 @@
+"""Parameters of ablation B. The notebook's `parameters` cell says what each is."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StrictStr
+
+from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share, one_of
+
+# What transfer from nothing gives, by protocol: no claim is made where dense barely beats it.
+FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
+
+
+class Transfer(Parameters):
+    """Ablation B."""
+
+    experiment: ClassVar[str] = "transfer"
+    grid: ClassVar[tuple[str, ...]] = ("protocols", "transfer_methods", "transfer_sparsities", "full_sparsities")
+    varies: ClassVar[str] = ", the data order, the downstream validation split and any new head"
+
+    datasets: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    protocols: Annotated[tuple[Annotated[StrictStr, one_of(*FLOORS)], ...], Field(min_length=1)]
+    transfer_methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    transfer_sparsities: Annotated[tuple[Share, ...], Field(min_length=1)]
+    full_sparsities: tuple[Share, ...]
+    full_steps: Count
+    full_batch_size: Count
+    full_lrs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    probe_Cs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+    @property
+    def every_dataset(self) -> tuple[str, ...]:
+        """All datasets that are read."""
+        return (self.upstream, *self.datasets)
+
+    @property
+    def sparsities(self) -> dict[str, tuple[float, ...]]:
+        """protocol -> sparsities, of those asked for."""
+        both = dict(linear=self.transfer_sparsities, full=self.full_sparsities)
+        return {protocol: both[protocol] for protocol in self.protocols}
+
+    @property
+    def points(self) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:
+        """phase -> the methods and sparsities asked for."""
+        upstream = tuple(sorted({s for sparsities in self.sparsities.values() for s in sparsities}))
+        asked = dict(self.sparsities, one_shot=upstream)
+        return {phase: (self.transfer_methods, sparsities) for phase, sparsities in asked.items()}

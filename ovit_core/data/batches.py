@@ -1,0 +1,129 @@
+"""Batches of a split: normalized, shuffled and augmented repeatably from a seed.
+
+Small sets live in memory as uint8; anything else is a torch dataset behind a DataLoader.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+AUGMENTATIONS = ("flip", "shift")
+WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
+EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
+OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shared memory, two batches for each worker
+
+
+@dataclass
+class InMemoryImages:
+    """A split in memory: images (n, C, H, W) uint8, labels (n,) int64, and the model's normalization."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "InMemoryImages":
+        return InMemoryImages(self.images[index], self.labels[index], self.mean, self.std)
+
+
+class Batches:
+    """Normalized float32 batches (images (b, C, H, W), labels (b,)) of an in-memory split.
+
+    Args:
+        split: the images.
+        batch_size: the last batch may be smaller; with `seed` it is dropped, so that every step sees as many images.
+        seed: None for the stored order; otherwise a fresh permutation at every iteration, repeatable from the seed.
+        augment: any of "flip" (left-right) and "shift" (up to an eighth of the width, edges repeated).
+    """
+
+    def __init__(self, split: InMemoryImages, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = ()):
+        self.split, self.batch_size, self.seed, self.augment, self.epoch = split, batch_size, seed, tuple(augment), 0
+        self.mean = torch.tensor(split.mean).view(-1, 1, 1) * 255
+        self.std = torch.tensor(split.std).view(-1, 1, 1) * 255
+
+    def __len__(self) -> int:
+        whole = len(self.split) // self.batch_size
+        return max(whole, 1) if self.seed is not None else -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.split)
+        if self.seed is None:
+            order, g = torch.arange(n), None
+        else:
+            g = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            order, self.epoch = torch.randperm(n, generator=g), self.epoch + 1
+        for i in range(len(self)):
+            index = order[i * self.batch_size : (i + 1) * self.batch_size]
+            x = (self.split.images[index] - self.mean) / self.std  # (b, 1 or 3, H, W) -> (b, 3, H, W) float32
+            yield self._augment(x, g), self.split.labels[index]
+
+    def _augment(self, x: Tensor, g: torch.Generator | None) -> Tensor:
+        if "flip" in self.augment:
+            turned = torch.rand(len(x), generator=g) < 0.5
+            x = torch.where(turned.view(-1, 1, 1, 1), x.flip(3), x)
+        if "shift" in self.augment:
+            b, _, height, width = x.shape
+            p = max(1, width // 8)
+            padded = F.pad(x, (p, p, p, p), mode="replicate")
+            dy, dx = torch.randint(0, 2 * p + 1, (2, b, 1), generator=g)
+            rows, columns = dy + torch.arange(height), dx + torch.arange(width)  # (b, H), (b, W)
+            x = padded[torch.arange(b).view(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+        return x
+
+
+class Loader(DataLoader):
+    """Batches of a dataset whose images are opened one by one; `epoch` sets order and augmentation as in `Batches`."""
+
+    def __init__(self, split: Dataset, batch_size: int, seed: int | None, workers: int):
+        self.seed, self.epoch = seed, 0
+        shuffle = seed is not None
+        super().__init__(
+            split, batch_size, shuffle=shuffle, drop_last=shuffle and len(split) >= batch_size, num_workers=workers,
+            generator=torch.Generator(), pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.generator.manual_seed((self.seed or 0) * 100_003 + self.epoch)
+        self.epoch += self.seed is not None
+        return super().__iter__()
+
+
+class Steps:
+    """Exactly `steps` batches of a loader, going round it as often as needed."""
+
+    def __init__(self, loader, steps: int):
+        self.loader, self.steps = loader, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self):
+        left = self.steps
+        while left:
+            for batch in self.loader:
+                yield batch
+                left -= 1
+                if not left:
+                    break
+
+
+def batches(
+    split: InMemoryImages | Dataset,
+    batch_size: int,
+    seed: int | None = None,
+    augment: tuple[str, ...] = (),
+    workers: int = WORKERS,
+):
+    """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
+    if isinstance(split, InMemoryImages):
+        return Batches(split, batch_size, seed, augment)
+    return Loader(split, min(batch_size, OPENED) if seed is None else batch_size, seed, workers)

@@ -1,0 +1,115 @@
+"""A dataset by name, split into train, validation (carved from train, seeded) and test.
+
+Small images for a small model live in memory as uint8 and are normalized batch by batch; all others are opened one
+at a time and go through timm's own transforms.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import create_transform
+from torch import Tensor
+
+from ovit_core.data import catalog
+from ovit_core.data.batches import InMemoryImages
+from ovit_core.data.files import ImageFiles
+from ovit_core.data.listing import Split, split
+
+IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
+MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
+
+
+@dataclass
+class Data:
+    """A dataset ready for a model.
+
+    Attributes:
+        name, classes: the dataset's name, and its classes' in the order of labels.
+        train, val, test: the splits.
+        fingerprint: of the bytes in memory, or of the file list.
+    """
+
+    name: str
+    classes: list[str]
+    train: InMemoryImages | ImageFiles
+    val: InMemoryImages | ImageFiles
+    test: InMemoryImages | ImageFiles
+    fingerprint: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The metric the field reports for it."""
+        return catalog.find(self.name).metric
+
+    def labels(self, part: str) -> np.ndarray:
+        """(n,) labels of `train`, `val` or `test`."""
+        return np.asarray(getattr(self, part).labels)
+
+
+def load(
+    name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0
+) -> Data:
+    """A dataset by name.
+
+    Args:
+        name: one of `catalog.DATASETS`, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png` (`val` serves
+            as `test`).
+        data_dir: where datasets lie or are downloaded to.
+        input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
+        val_fraction: part of train set aside for validation (MOST_VALIDATION images at most), the same images for the
+            same seed.
+        seed: of that split.
+
+    Raises:
+        ValueError: unknown name, or images that cannot be read.  FileNotFoundError: says what to put where.
+    """
+    catalog.check(name, data_dir)
+    reader = import_module(f"ovit_core.data.{catalog.find(name).reader}")
+    classes, train, test = reader.read(name, Path(data_dir))
+    labels = np.asarray(train[1])
+    both = np.concatenate([labels, np.asarray(test[1])])
+    if both.min() < 0 or both.max() >= len(classes):
+        raise ValueError(f"{name}: labels reach from {both.min()} to {both.max()}, but it names {len(classes)} classes")
+    rest, val = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
+    fingerprint = _fingerprint(train, test, Path(data_dir))
+    config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    size = tuple(config["input_size"][1:])
+    if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
+
+        def in_memory(part: Split) -> InMemoryImages:
+            images, labels = resize(part[0], size), torch.as_tensor(part[1]).long()
+            return InMemoryImages(images, labels, tuple(config["mean"]), tuple(config["std"]))
+
+        whole = in_memory(train)
+        return Data(name, classes, whole.take(rest), whole.take(val), in_memory(test), fingerprint)
+    transform, train_transform = (create_transform(**config, is_training=training) for training in (False, True))
+    whole = ImageFiles(*train, transform, train_transform)
+    test_images = ImageFiles(*test, transform)
+    return Data(name, classes, whole.take(rest), whole.take(val).unaugmented(), test_images, fingerprint)
+
+
+def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:
+    """Of the bytes of images in memory, or of the names and sizes of files; and of the labels."""
+    content = hashlib.sha256()
+    for sources, labels in (train, test):
+        if isinstance(sources, Tensor):
+            content.update(sources.contiguous().numpy().tobytes())
+        else:
+            sizes = (f"{os.path.relpath(p, data_dir)} {p.stat().st_size if p.exists() else 0}" for p in sources)
+            content.update("\n".join(sizes).encode())
+        content.update(np.asarray(labels, dtype=np.int64).tobytes())
+    return content.hexdigest()[:16]
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, C, H, W) uint8 to another height and width, antialiased."""
+    if images.shape[2:] == size:
+        return images
+    parts = [F.interpolate(p.float(), size, mode="bilinear", antialias=True).round().byte() for p in images.split(4096)]
+    return torch.cat(parts)

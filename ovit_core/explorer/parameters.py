@@ -1,0 +1,36 @@
+"""Parameters of the explorer. The notebook's `parameters` cell says what each is."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
+
+from ovit_core.pattern import ALLOCATIONS, Pattern
+from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Share, one_of
+
+SPLITS = ("val", "test")
+
+
+def _pattern(text: str) -> str:
+    Pattern.parse(text)
+    return text
+
+
+class Explore(Parameters):
+    """The explorer."""
+
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    damp: Annotated[Number, Field(ge=0)]
+    pattern: Annotated[StrictStr, AfterValidator(_pattern)]
+    allocation: Annotated[StrictStr, one_of(*ALLOCATIONS)]
+    sparsity: Share
+    sparsities: tuple[Share, ...]
+    split: Annotated[StrictStr, one_of(*SPLITS)]
+    images: Count
+    interactive: StrictBool
+
+    @model_validator(mode="after")
+    def _fits_the_pattern(self) -> "Explore":
+        multiple = Pattern.parse(self.pattern).of
+        if self.block_size < multiple:
+            raise ValueError(f"block_size must be at least {multiple}, for {self.pattern}, not {self.block_size}")
+        return self

@@ -1,0 +1,208 @@
+"""Methods solved for one dense model: every sparsity is then an answer away."""
+
+import copy
+import json
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ovit_core import masks, models, training
+from ovit_core.data.batches import EVAL_BATCH, batches
+from ovit_core.elimination import eliminate
+from ovit_core.explorer.parameters import Explore
+from ovit_core.methods import get_method
+from ovit_core.pattern import Pattern
+from ovit_core.plan import Plan, Point
+from ovit_core.progress import progress
+from ovit_core.pruning import install
+from ovit_core.study import dense, paths, plots, provenance
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.surgeon import Surgeon
+
+# What a model depends on, and of that what only its curvature and the lambdas chosen by it do.
+_SHARED = set(Parameters.model_fields) - {"profile"}
+_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "damp_sparsity"}
+
+
+class Steps(NamedTuple):
+    """One block's elimination, weight by weight.
+
+    order: (B,) weight index by step.
+    weights: update ("none": kept weights left alone, "joint": corrected) -> (B + 1, B), after 0..B removals.
+    loss: update -> (B + 1,) the increase of the loss that the quadratic model, dampening included, expects of them.
+    """
+
+    order: Tensor
+    weights: dict[str, Tensor]
+    loss: dict[str, Tensor]
+
+
+class Explorer:
+    """Methods solved for one dense model; weights at any sparsity without further factorization.
+
+    Args:
+        config: what to prune, how, and on which images to look at the result.
+        before: an explorer whose model, curvature, plans and measurements are taken over where the settings agree.
+
+    Raises:
+        what `dense.upstream` and `Plan` raise: a dataset or checkpoint that cannot be read, a lambda too small.
+    """
+
+    def __init__(self, config: Explore, before: "Explorer | None" = None):
+        self.config, self.pattern = config, Pattern.parse(config.pattern)
+        seed = config.seeds[0]
+        changed = {n for n in _SHARED if before is None or getattr(config, n) != getattr(before.config, n)}
+        same_model = before is not None and not changed - _CURVATURE
+        self.upstream = before.upstream if before and same_model else dense.upstream(config, seed)
+        before = None if changed else before
+        self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
+        part = getattr(self.upstream.data, config.split)
+        chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
+        self.images = part.take(np.sort(chosen))
+        # Keyed by all that a plan or an accuracy depends on beyond the surgeon, so that both outlive other changes.
+        self._measured: dict[tuple, float] = dict(before._measured) if before else {}
+        known = {before._key(method): plan for method, plan in before.plans.items()} if before else {}
+        keys = {method: self._key(method) for method in progress(config.methods, desc="lambda of each method")}
+        self.plans: dict[str, Plan] = {}
+        for method, key in progress(keys.items(), desc="factorizing", total=len(keys)):
+            self.plans[method] = known.get(key) or self.surgeon.solve(method, self.pattern, key[1])
+        self.surgeon.forget()
+        # The last answers, as several views ask for the same.
+        self._at: tuple[float, dict[str, Point]] | None = None
+        self._inverse: tuple[tuple | None, Tensor | None] = (None, None)
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def damp(self, method: str) -> float | None:
+        """A method's lambda: the config's, else the one chosen on validation; None if it needs none."""
+        return (self.config.damp or self.surgeon.damp(method)) if get_method(method).needs_curvature else None
+
+    def _key(self, method: str) -> tuple:
+        return method, self.damp(method), self.config.pattern
+
+    def at(self, sparsity: float) -> dict[str, Point]:
+        """method -> its weights and masks."""
+        sparsity = self.target(sparsity)
+        if self._at is None or self._at[0] != sparsity:
+            points = {method: plan.at(sparsity, self.config.allocation) for method, plan in self.plans.items()}
+            self._at = sparsity, points
+        return self._at[1]
+
+    def target(self, sparsity: float) -> float:
+        """What is asked for, unless the pattern is N:M: that implies its own sparsity."""
+        return self.pattern.target(sparsity)
+
+    def sparsity(self, sparsity: float) -> float:
+        """Zeros over prunable weights of what `at` gives."""
+        kept = next(iter(self.at(sparsity).values())).masks.values()
+        return 1 - sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
+
+    def model(self, method: str, sparsity: float) -> nn.Module:
+        """A pruned copy, masks attached; "dense" gives the dense model itself."""
+        if method == "dense":
+            return self.upstream.model
+        point = self.plans[method].at(sparsity, self.config.allocation)
+        install(model := copy.deepcopy(self.upstream.model), point)
+        return model
+
+    def measure(self, method: str, sparsity: float) -> float:
+        """Top-1 on the chosen images, measured once."""
+        key = self._accuracy_key(method, sparsity)
+        if key not in self._measured:
+            at = "" if method == "dense" else f" at {100 * self.target(sparsity):.3g} %"
+            loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method}{at}")
+            self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
+        return self._measured[key]
+
+    def sweep(self) -> "Explorer":
+        """Measures dense and each method at the config's sparsities; returns itself."""
+        for at in self.config.sparsities:
+            for method in ("dense", *self.plans):
+                self.measure(method, at)
+        return self
+
+    def has_measured(self, method: str, sparsity: float) -> bool:
+        """Whether `measure` has the answer already."""
+        return self._accuracy_key(method, sparsity) in self._measured
+
+    def measured(self, method: str) -> dict[float, float]:
+        """sparsity -> top-1, of what has been measured so far, in order."""
+        mine = self._accuracy_key(method, 0.0)
+        return dict(sorted((k[-1], v) for k, v in list(self._measured.items()) if k[:-1] == mine[:-1]))
+
+    def _accuracy_key(self, method: str, sparsity: float) -> tuple:
+        if method == "dense":
+            return "dense", self.config.split, self.config.images, 0.0
+        at = self.target(sparsity)
+        return *self._key(method), self.config.allocation, self.config.split, self.config.images, at
+
+    def judge(self, method: str) -> str | None:
+        """Whose curvature and lambda tell what a method's removals cost: its own, else those of the first method that
+        has some; None if none does.
+        """
+        return next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
+
+    def steps(self, method: str, layer: str, block: int) -> Steps:
+        """The elimination of a block in a method's order, with and without the update; needs a `judge`."""
+        solved, judge = self.plans[method].layers[layer], self.judge(method)
+        if judge is None:
+            raise ValueError(f"nothing here tells what {method} costs: solve a method with curvature beside it")
+        key = get_method(judge).curvature, layer, self.damp(judge)
+        if self._inverse[0] != key:
+            self._inverse = key, self.surgeon.curvature(key[0], self.pattern).inverse(*key[1:])
+            self.surgeon.forget()
+        w, order = solved.weights[block].double().cpu(), solved.order[block].cpu()  # (B,), (B,)
+        H = self._inverse[1][block].double().cpu()  # (B, B)
+        counts = torch.arange(len(w) + 1).unsqueeze(1)  # (B + 1, 1): a column for the one block
+        e = eliminate(w[None], H[None].clone(), order=order[None], backend="cpu")
+        weights = {update: e.weights_at(counts, update == "joint")[:, 0] for update in ("none", "joint")}
+        F = torch.linalg.inv(H)  # (B, B)
+        moved = {update: after - w for update, after in weights.items()}  # (B + 1, B)
+        return Steps(order, weights, {update: ((d @ F) * d).sum(1) / 2 for update, d in moved.items()})
+
+    @torch.no_grad()
+    def look(self, method: str, sparsity: float, number: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first images of the subset: (n, 3, H, W) in [0, 1], (n,) labels, and (n, classes) probabilities of the
+        dense and of the pruned model.
+        """
+        if self._seen is None or len(self._seen[1]) != min(number, len(self.images)):
+            chosen = self.images.take(np.arange(min(number, len(self.images))))
+            self._seen = next(iter(batches(chosen, number, workers=0)))
+        x, labels = self._seen
+        config, device = models.input_config(self.upstream.model), models.pick_device(self.config.device)
+        mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
+        odds = [self.model(m, sparsity)(x.to(device)).softmax(1).cpu() for m in ("dense", method)]
+        return (x * std + mean).clamp(0, 1).expand(-1, 3, -1, -1), labels, *odds
+
+    def save(self, method: str, sparsity: float) -> Path:
+        """Writes the pruned model (safetensors with its masks; `masks.load` reads it) and its settings beside it."""
+        path = self._settle(method, ".safetensors", sparsity, method=method, damp=self.damp(method))
+        masks.save(self.model(method, sparsity), path)
+        return path
+
+    def save_figure(self, fig: Figure, view: str, sparsity: float, **shown: str | int) -> Path:
+        """Writes a view as PNG and SVG, with its settings beside them: what is `shown`, and all else it depends on."""
+        path = self._settle(view, ".png", sparsity, view=view, **shown)
+        with plots.style():
+            for suffix in (".png", ".svg"):
+                fig.savefig(path.with_suffix(suffix), dpi=160)
+        return path
+
+    def _settle(self, name: str, suffix: str, sparsity: float, **more) -> Path:
+        """A path for a file whose settings are now beside it. Other settings under the same name get a number."""
+        at = self.target(sparsity)
+        settings = self.config.values() | dict(sparsity=at, num_classes=len(self.upstream.data.classes))
+        settings |= dict(damps_chosen={method: self.damp(method) for method in self.plans}) | more
+        settings |= dict(device=provenance.device_name(self.config.device))
+        text = json.dumps(settings | dict(commit=provenance.commit(), versions=provenance.versions()), indent=1) + "\n"
+        stem = paths.runs(self.config.profile) / "explore" / f"{name}-{100 * at:.4g}"
+        for number in count(2):
+            origin = stem.with_name(stem.name + ".json")
+            if not origin.exists() or origin.read_text() == text:
+                paths.write_atomically(origin, text)
+                return stem.with_name(stem.name + suffix)
+            stem = stem.with_name(f"{name}-{100 * at:.4g}-{number}")

@@ -1,0 +1,132 @@
+"""An ablation as a record: a folder with the parameters, the run, what its rows say, and its figures.
+
+    NAME/__init__.py     ABLATION = Ablation("what it asks", __name__, Parameters)
+    NAME/parameters.py   its parameters, plain values
+    NAME/run.py          run(config) -> the folder of its rows
+    NAME/analysis.py     asked(rows, config), answers(rows), not_run(config), tables(rows, config)
+    NAME/figures.py      FIGURES: name -> Drawing
+
+Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+from ovit_core.study import paths
+from ovit_core.study.parameters import Parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class Drawing(NamedTuple):
+    """A figure of an ablation, drawn from its rows alone; None where the rows for it were not run."""
+
+    make: "Callable[[pd.DataFrame], Figure | None]"
+    title: str
+    caption: str
+
+
+class Text(str):
+    """Markdown, shown as such by a notebook."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The record of an ablation; what it holds beyond this is imported when it is asked for.
+
+    Attributes:
+        title: what it asks, for headings.
+        package: where it lies.
+        parameters: its kind of parameters; their `experiment` is the ablation's name.
+        sweeps: names that rows of its sweeps carry in the column `experiment`.
+    """
+
+    title: str
+    package: str
+    parameters: type[Parameters]
+    sweeps: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.parameters.experiment
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """The values of the column `experiment` that are its own."""
+        return (self.name, *self.sweeps)
+
+    @property
+    def notebook(self) -> Path:
+        spec = find_spec(self.package)
+        beside = [Path(folder) / f"{self.name}.ipynb" for folder in (spec and spec.submodule_search_locations) or ()]
+        return next((path for path in beside if path.is_file()), paths.NOTEBOOKS / f"{self.name}.ipynb")
+
+    @property
+    def analysis(self) -> ModuleType:
+        return import_module(f"{self.package}.analysis")
+
+    @property
+    def figures(self) -> Mapping[str, Drawing]:
+        return import_module(f"{self.package}.figures").FIGURES
+
+    def run(self, config: Parameters) -> "Results":
+        """Runs every seed, skipping what is done, and reads the rows that the parameters ask for."""
+        from ovit_core.study import store
+
+        folder = import_module(f"{self.package}.run").run(config)
+        rows = store.load(folder, config.seeds)
+        return Results(self, config, rows[self.analysis.asked(rows, config)].reset_index(drop=True))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of one ablation with the parameters that asked for them: what notebooks and the report show."""
+
+    ablation: Ablation
+    config: Parameters
+    rows: "pd.DataFrame"
+
+    def figure(self, name: str, save: bool = True) -> "Figure | None":
+        """A figure of the ablation, written to figures/PROFILE with its provenance; None where there is nothing."""
+        from ovit_core.study import plots
+
+        with plots.style():
+            figure = self.ablation.figures[name].make(self.rows)
+            return plots.save(figure, name, self.rows) if save else plots.shown_once(figure)
+
+    def answers(self) -> Text:
+        """What was found, a sentence each."""
+        return Text("\n".join(f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)))
+
+    def setting(self) -> Text:
+        """In what setting it was found, and what was not run."""
+        from ovit_core.study import statistics
+
+        return Text(f"{statistics.setting(self.rows, self.config)}\n\n{self.ablation.analysis.not_run(self.config)}")
+
+    def table(self, phase: str, dataset: str = "") -> "pd.DataFrame | None":
+        """Methods by sparsities in percent, on one dataset (the upstream one)."""
+        from ovit_core.study import statistics
+
+        return statistics.table(self.rows, phase, dataset or self.config.upstream)
+
+    def tables(self) -> Text:
+        """Mean and interval of every method, sparsity, phase and dataset."""
+        return Text(self.ablation.analysis.tables(self.rows, self.config))
+
+    def export(self) -> None:
+        """Writes rows, parameters and the table of means to figures/PROFILE, where the report finds them."""
+        from ovit_core.study import statistics, store
+
+        store.export(self.rows, self.ablation.experiments, self.config)
+        store.export_table(statistics.accuracy(self.rows), self.config.profile, self.ablation.name)

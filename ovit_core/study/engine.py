@@ -1,0 +1,47 @@
+"""Profiles read and notebooks run: what the command line does, without its printing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ovit_core import progress
+from ovit_core.study import paths
+
+
+def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
+    """A profile's parameters, with NAME=VALUE settings (values in YAML) put over them.
+
+    Raises:
+        ValueError: no such profile, or a setting is not NAME=VALUE.
+    """
+    path = paths.PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in paths.PROFILES.glob("*.yaml")))
+        raise ValueError(f"no profile {name!r} in {paths.PROFILES}; there are {there}")
+    parameters = yaml.safe_load(path.read_text())
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
+        parameters[key] = yaml.safe_load(value)
+    return parameters
+
+
+def execute(source: Path, parameters: dict[str, Any]) -> Path:
+    """Runs a notebook with parameters (`profile` among them); returns the executed copy, also if it failed.
+
+    Raises:
+        papermill.PapermillExecutionError: a cell raised.
+    """
+    import papermill
+
+    out = paths.runs(parameters["profile"]) / source.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[progress.ENVIRONMENT] = progress.terminal()
+    os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
+    papermill.execute_notebook(
+        str(source), str(out), parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(paths.ROOT)
+    )
+    return out

@@ -1,0 +1,79 @@
+"""The ablations there are. A third one is a folder, and a line here; nothing else names them.
+
+Packages are imported when asked for, so arrows never point up from here. Ablations from outside are found as entry
+points of the group `ovit_core.ablations`, or as folders in the one that OVIT_ABLATIONS names.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from ovit_core.study import parameters
+from ovit_core.study.ablation import Ablation
+from ovit_core.study.parameters import P
+
+BUILT_IN = ("ovit_core.ablations.no_weight_update", "ovit_core.ablations.transfer")
+GROUP = "ovit_core.ablations"
+FOLDER = "OVIT_ABLATIONS"
+
+
+def ablations() -> dict[str, Ablation]:
+    """name -> ablation, in the order in which they run."""
+    records = [import_module(package).ABLATION for package in BUILT_IN]
+    records += [point.load() for point in entry_points(group=GROUP)]
+    if folder := os.environ.get(FOLDER):
+        records += [_from_folder(path.parent) for path in sorted(Path(folder).glob("*/__init__.py"))]
+    return {ablation.name: ablation for ablation in records}
+
+
+def _from_folder(folder: Path) -> Ablation:
+    """The ablation of a package that is not installed."""
+    name = f"ovit_ablation_{folder.name}"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None and spec.loader is not None  # the file is there
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name].ABLATION
+
+
+def get(name: str) -> Ablation:
+    """Raises ValueError, with the names there are, if there is no such ablation."""
+    known = ablations()
+    if name not in known:
+        raise ValueError(f"no ablation {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
+def build(kind: type[P], values: Mapping[str, Any]) -> P:
+    """Parameters of a kind from a profile's values, which may hold those of other ablations too.
+
+    Raises:
+        ValueError: one line, the parameter's name first.
+    """
+    known = {name for ablation in ablations().values() for name in ablation.parameters.model_fields}
+    return parameters.build(kind, values, known)
+
+
+def from_notebook(kind: type[P], names: Mapping[str, Any]) -> P:
+    """Parameters of a kind from a notebook's `globals()`, checked against data, models and devices too.
+
+    In a notebook other names are the reader's own: unknown ones are refused only where papermill injected them, in the
+    cell it heads "# Parameters".
+
+    Raises:
+        ValueError, FileNotFoundError: a parameter is unknown, missing, wrong, or asks for what is not there.
+    """
+    from ovit_core.study import checks
+
+    injected = "\n".join(cell for cell in names.get("In", []) if cell.startswith("# Parameters\n"))
+    asked = [line.partition("=")[0].strip() for line in injected.splitlines() if " = " in line]
+    wanted = {*kind.model_fields, *(name for name in asked if name.isidentifier())}
+    config = build(kind, {name: value for name, value in names.items() if name in wanted})
+    checks.check(config)
+    return config
