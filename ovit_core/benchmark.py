@@ -113,7 +113,7 @@ def problem(d: int, B: int, m: int, device: torch.device) -> tuple[Tensor, Tenso
 
 def fisher_of(gradients: Tensor, damp: float) -> BlockFisher:
     """Our Fisher of (m, n, B) gradients; `add` sees them one by one, as a training loop has them."""
-    m, n, B = gradients.shape
+    _, n, B = gradients.shape
     fisher = BlockFisher({"w": (n, B)}, B, damp, device=gradients.device)
     for g in gradients:
         fisher.add({"w": g})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def estimate(
         ValueError: fewer than one gradient asked for, an empty loader, or `inputs` of what is no linear layer.
         FloatingPointError: a gradient is not finite.
     """
-    options = dict(block_size=block_size, damp=damp or DAMP[kind], dtype=dtype, multiple=multiple)
+    options: dict[str, Any] = dict(block_size=block_size, damp=damp or DAMP[kind], dtype=dtype, multiple=multiple)
     device = next(iter(weights.values())).device
     if kind == "inputs":
         hessian = InputHessian(model, list(weights), **options)
@@ -97,7 +98,7 @@ Curvature = BlockFisher | InputHessian | SharedInverse
 
 
 @contextmanager
-def replayable(loader: Iterable) -> Iterator[None]:
+def replayable(loader: Any) -> Iterator[None]:
     """Leaves the loader, and torch's random numbers, as they were: another pass sees the same batches."""
     generator, epoch, random = getattr(loader, "generator", None), getattr(loader, "epoch", None), torch.get_rng_state()
     state = generator.get_state() if generator is not None else None
@@ -108,7 +109,7 @@ def replayable(loader: Iterable) -> Iterator[None]:
         if generator is not None and state is not None:
             generator.set_state(state)
         if epoch is not None:
-            setattr(loader, "epoch", epoch)
+            loader.epoch = epoch
 
 
 @contextmanager

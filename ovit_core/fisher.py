@@ -73,7 +73,7 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
             bad = int(info.nonzero()[0])
             # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
             work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
-            raise torch.linalg.LinAlgError(
+            raise torch.linalg.LinAlgError(  # pyright: ignore[reportPrivateImportUsage]
                 f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
                 f"damp={damp:g}; damp={work:.0e} would work"
             )

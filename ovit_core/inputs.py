@@ -36,11 +36,15 @@ class InputHessian:
     ):
         if not damp > 0:
             raise ValueError(f"damp must be positive, not {damp}: it is what makes the Hessian invertible")
-        self.damp, self.dtype, self.count, self.losses = damp, dtype, {}, []
-        self.layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
-        for name, layer in self.layers.items():
+        self.damp, self.dtype = damp, dtype
+        self.count: dict[str, int] = {}  # inputs seen
+        self.losses: list[float] = []  # as of `BlockFisher`
+        self.layers: dict[str, nn.Linear] = {}
+        for name in names:
+            layer = model.get_submodule(name.rpartition(".")[0])
             if not isinstance(layer, nn.Linear):
                 raise ValueError(f"layer-wise methods need linear layers; {name} belongs to a {type(layer).__name__}")
+            self.layers[name] = layer
         self.shapes = {name: layer.weight.shape for name, layer in self.layers.items()}
         self.block_sizes = {n: fit_block_size(s[1], block_size, multiple) for n, s in self.shapes.items()}
         self._sum = {

@@ -20,10 +20,10 @@ def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
         KeyError: the model has no such weight.  ValueError: a shape differs.
     """
     for name, mask in masks.items():
-        module = model.get_submodule(name.rpartition(".")[0])
-        if mask.shape != module.weight.shape:
-            raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(module.weight.shape)}")
-        module.register_buffer(SUFFIX, mask.to(device=module.weight.device, dtype=torch.bool))
+        module, weight = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
+        if mask.shape != weight.shape:
+            raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}")
+        module.register_buffer(SUFFIX, mask.to(device=weight.device, dtype=torch.bool))
     apply(model)
     return model
 

@@ -3,9 +3,11 @@
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 
 from ovit_core import masks
@@ -82,13 +84,13 @@ def input_config(model: nn.Module) -> dict:
 
     timm keeps the pretrained resolution here even where `img_size` was overridden; the patch embedding knows better.
     """
-    config = timm.data.resolve_data_config({}, model=model)
+    config = resolve_data_config({}, model=model)
     if (size := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
         config["input_size"] = (config["input_size"][0], *size)
     return config
 
 
-def features(model: nn.Module, images: Tensor) -> Tensor:
+def features(model: Any, images: Tensor) -> Tensor:
     """(batch, num_features) what the classifier head would see."""
     return model.forward_head(model.forward_features(images), pre_logits=True)
 

@@ -4,6 +4,7 @@ Every method is an order and a non-decreasing loss inside each block, so a thres
 of every order. `solve` is the one road from curvature to a method solved: `prune`, the study and the explorer take it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ class Layer:
 
 
 def solve(
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     method: Method,
     curvature: Curvature | None = None,
     *,

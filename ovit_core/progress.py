@@ -7,10 +7,11 @@ a listener instead, which may also end it: every long loop of the study has a ba
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm as notebook_bar
 from tqdm.std import tqdm as text_bar
@@ -21,7 +22,7 @@ Listener = Callable[[str, int, int, float | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def progress(iterable=None, **options):
+def progress(iterable: Any = None, **options: Any) -> Any:
     """A tqdm bar: same arguments, usable as an iterable or a context manager."""
     if listener := _listener.get():
         return _Told(listener, iterable, **options)
@@ -30,7 +31,7 @@ def progress(iterable=None, **options):
     if target is None:
         return notebook_bar(iterable, **options)
     try:
-        stream = open(target, "a")
+        stream = Path(target).open("a")  # noqa: SIM115 (the bar writes to it until it ends)
     except OSError:
         return text_bar(iterable, disable=True, **options)
     # A log file gets a line every ten seconds, a terminal its moving bar.
@@ -49,42 +50,29 @@ def told_to(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-class _Told:
-    """As much of tqdm as the study uses, for a listener."""
+class _Told(text_bar):
+    """A bar that tells each of its steps instead of drawing it."""
 
-    def __init__(self, listener: Listener, iterable=None, total: int | None = None, desc="", initial=0, **_):
-        self.listener, self.iterable, self.desc, self.n, self.initial = listener, iterable, desc, initial, initial
-        self.total = len(iterable) if total is None else total
-        self.start = time.monotonic()
-        self.update(0)
+    monitor_interval = 0  # no thread that would draw it when steps are slow
 
-    def update(self, n: int = 1) -> None:
-        self.n += n
-        done = self.n - self.initial
-        left = (time.monotonic() - self.start) / done * (self.total - self.n) if done else None
-        self.listener(self.desc, self.n, self.total, left)
+    def __init__(self, listener: Listener, iterable: Any, **options: Any):
+        self.listener = listener
+        super().__init__(iterable, mininterval=0, miniters=1, **options)
 
-    def __iter__(self):
-        for item in self.iterable:
-            yield item
-            self.update()
+    def display(self, *_: Any, **__: Any) -> None:
+        now = self.format_dict
+        rate = now["rate"] or (self.n - self.initial) / (now["elapsed"] or 1)
+        self.listener(self.desc.removesuffix(": "), self.n, self.total, (self.total - self.n) / rate if rate else None)
 
-    def set_postfix(self, **_) -> None:
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
+    def close(self) -> None:
+        self.disable = True
 
 
 def terminal() -> str:
     """A path under which another process can write to this one's standard error; "/dev/null" if there is none."""
     try:
-        if os.isatty(sys.__stderr__.fileno()):
-            return os.ttyname(sys.__stderr__.fileno())
-        path = f"/proc/{os.getpid()}/fd/{sys.__stderr__.fileno()}"
-        return path if os.path.exists(path) else os.devnull
-    except (OSError, ValueError, AttributeError):
+        number = sys.__stderr__.fileno() if sys.__stderr__ else -1
+        path = os.ttyname(number) if os.isatty(number) else f"/proc/{os.getpid()}/fd/{number}"
+    except (OSError, ValueError):
         return os.devnull
+    return path if Path(path).exists() else os.devnull

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ovit_core.progress import progress
 
 def train(
     model: nn.Module,
-    loader: Iterable,
+    loader: Any,
     epochs: int,
     lr: float,
     weight_decay: float = 0.05,

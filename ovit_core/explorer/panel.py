@@ -28,7 +28,7 @@ PATTERNS = ("unstructured", "2:4", "4:8", "1:4")
 WIDE = dict(style={"description_width": "90px"}, layout=w.Layout(width="330px"))
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
     """The work was stopped; what it had measured stays."""
 
 

@@ -12,6 +12,7 @@ whose float32 arithmetic lost its pivots starts again in float64.
 import numba
 import numpy as np
 import torch
+from numba.core.config import NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from ovit_core.kernels import LOST
@@ -220,7 +221,7 @@ def eliminate_blocks(
     # numba and torch may share one OpenMP runtime: use torch's number of threads, and leave it as it was. (Not by a
     # needless torch.set_num_threads: it makes MKL run threads inside torch's, which breaks torch's batched LU.)
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
     _eliminate_blocks(w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -230,4 +231,5 @@ def eliminate_blocks(
     if group is not None:  # the survivors, in their own order, complete the permutation
         steps = B // M * (M - N)
         sequence[:, steps:] = np.argsort(np.isinf(loss), axis=1, kind="stable")[:, steps:]
-    return *map(torch.from_numpy, (loss, sequence, coefficients)), H, int((fallback > 0).sum())
+    found = torch.from_numpy(loss), torch.from_numpy(sequence), torch.from_numpy(coefficients)
+    return *found, H, int((fallback > 0).sum())

@@ -93,24 +93,24 @@ def eliminate_blocks(
     n, B = weights.shape
     N, M = group or (0, 0)
     steps = B // M * (M - N) if M else B
-    weights, like = weights.contiguous(), dict(device=weights.device)
+    weights, device = weights.contiguous(), weights.device
     if floor is None:
         floor = H.diagonal(dim1=1, dim2=2) * torch.finfo(H.dtype).eps
     floor = floor.to(H.dtype).contiguous()
     loss, coefficients = torch.full_like(weights, torch.inf), torch.zeros_like(weights)
-    sequence = torch.zeros(n, B, dtype=torch.int64, **like)
-    given = sequence if order is None else order.to(**like).contiguous()
+    sequence = torch.zeros(n, B, dtype=torch.int64, device=device)
+    given = sequence if order is None else order.to(device).contiguous()
     single = weights.dtype == torch.float32
     fallbacks, batch = 0, max(1, COPY // (B * B))
     for i in range(0, n, batch):
         part = slice(i, i + batch)
-        aside = H[part].clone() if single else None
-        failed = torch.zeros(len(H[part]), dtype=torch.int32, **like)
+        aside = H[part].clone() if single else H[:0]
+        failed = torch.zeros(len(H[part]), dtype=torch.int32, device=device)
         _eliminate[(len(failed),)](
             weights[part], H[part], floor[part], given[part], loss[part], sequence[part], coefficients[part], failed,
             B, steps, N, M, LOST if single else -float("inf"),
             GIVEN=order is not None, UPDATE=update, GUARD=not single, WIDTH=triton.next_power_of_2(B), ROWS=ROWS,
-            num_warps=4 if B <= 256 else 8,
+            num_warps=4 if B <= 256 else 8,  # pyright: ignore[reportCallIssue]
         )  # fmt: skip
         if single and failed.any():
             again = failed.nonzero().squeeze(1)
@@ -118,7 +118,7 @@ def eliminate_blocks(
                 weights[part][again].double(), aside[again].double(), update,
                 None if order is None else given[part][again], group, floor[part][again].double(),
             )  # fmt: skip
-            for whole, blocks in zip((loss, sequence, coefficients, H), found):
+            for whole, blocks in zip((loss, sequence, coefficients, H), found[:4]):
                 whole[part][again] = blocks.to(whole.dtype)
             fallbacks += len(again)
     if not torch.isfinite(coefficients).all():

@@ -114,11 +114,11 @@ class Results:
 
         return Text(f"{statistics.setting(self.rows, self.config)}\n\n{self.ablation.analysis.not_run(self.config)}")
 
-    def table(self, phase: str, dataset: str = "") -> "pd.DataFrame | None":
-        """Methods by sparsities in percent, on one dataset (the upstream one)."""
+    def table(self, phase: str, regimes: bool = False) -> "pd.DataFrame | None":
+        """Methods by sparsities in percent on the upstream dataset, with one threshold, or in the other regimes."""
         from ovit_core.study import statistics
 
-        return statistics.table(self.rows, phase, dataset or self.config.upstream)
+        return statistics.table(self.rows, phase, self.config.upstream, regimes)
 
     def tables(self) -> Text:
         """Mean and interval of every method, sparsity, phase and dataset."""

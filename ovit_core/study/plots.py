@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,22 +91,20 @@ def intervals(ax, found: pd.DataFrame, groups: list, key: str, methods: list[str
         f = found[found.method == method].set_index(key).reindex(groups)
         colour, marker = STYLE.get(method, ("0.45", "_"))
         x = np.arange(len(groups)) + (i - (len(methods) - 1) / 2) * width
-        ax.errorbar(
-            x,
-            f["mean"],
-            yerr=f.half.fillna(0),
-            color=colour,
-            marker=marker,
-            ms=5.5,
-            ls="",
-            capsize=2.5,
-            lw=1.2,
-            label=method,
-        )
+        look = dict(color=colour, marker=marker, ms=5.5, ls="", capsize=2.5, lw=1.2, label=method)
+        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), **look)
     for edge in np.arange(len(groups) - 1) + 0.5:
         ax.axvline(edge, color="0.85", lw=0.8)
     ax.set_xlim(-0.5, len(groups) - 0.5)
     ax.grid(axis="x", visible=False)
+
+
+def legend(fig: Figure, axes: Iterable, columns: int = 4) -> None:
+    """One legend for all panels, dense and the floors first."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    labels = sorted(handles, key=lambda label: label in STYLE)
+    shown = [handles[label] for label in labels]
+    fig.legend(shown, labels, loc="outside lower center", ncols=min(len(labels), columns), columnspacing=1.2)
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, str]:

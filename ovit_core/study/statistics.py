@@ -1,7 +1,11 @@
 """Means and intervals over seeds, paired differences, and sentences written from the rows."""
 
+from collections.abc import Iterable
+from itertools import product
+
 import numpy as np
 import pandas as pd
+from pandas.core.groupby import SeriesGroupBy
 from scipy import stats
 
 from ovit_core.study.parameters import Parameters
@@ -29,16 +33,18 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
 
 
-def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy rows (fractions): one row per phase, dataset, allocation, pattern, method and sparsity with `mean`,
-    `half`, `seeds`.
-    """
-    groups = accuracies(rows).groupby(CURVE, sort=False).value
+def summary(groups: SeriesGroupBy) -> pd.DataFrame:
+    """The groups' keys with `mean`, `half` (of the interval) and `seeds`."""
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
+def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
+    """`summary` of the accuracies (fractions) per phase, dataset, allocation, pattern, method and sparsity."""
+    return summary(accuracies(rows).groupby(CURVE, sort=False).value)
+
+
 def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    """Accuracy of method a minus method b, paired by seed: `mean`, `half`, `seeds` per phase, dataset, regime, sparsity.
+    """`summary` of the accuracy of method a minus method b, paired by seed, per phase, dataset, regime and sparsity.
 
     A method without sparsity (dense, a floor) is compared with the other at each of its sparsities.
     """
@@ -48,8 +54,7 @@ def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     on = ["phase", "dataset", "seed"] + ([] if fixed else ["allocation", "pattern", "sparsity_target"])
     both = one.merge(two[[*on, "value"]], on=on, suffixes=("", "_b"))
     both["gain"] = both.value - both.value_b
-    groups = both.groupby([*WHERE, "sparsity_target"], sort=False).gain
-    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+    return summary(both.groupby([*WHERE, "sparsity_target"], sort=False).gain)
 
 
 def bootstrap(accuracy: float, n: int, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -58,14 +63,14 @@ def bootstrap(accuracy: float, n: int, level: float = 0.95, draws: int = 2000, s
     return float(np.quantile(means, (1 - level) / 2)), float(np.quantile(means, (1 + level) / 2))
 
 
-def points(mean: float, half: float) -> str:
-    """A difference of fractions in percentage points, with its interval."""
-    return f"{100 * mean:+.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")
+def spread(mean: float, half: float, form: str = "+.1f", scale: float = 100) -> str:
+    """A mean with its interval where there is one, by default a difference of fractions in percentage points."""
+    return f"{scale * mean:{form}}" + ("" if np.isnan(half) else f" ± {scale * half:{form.lstrip('+')}}")
 
 
 def verdict(mean: float, half: float, what: str, against: str) -> str:
     """Says which is better, or that the interval holds zero."""
-    size = f"{points(mean, half)} points"
+    size = f"{spread(mean, half)} points"
     if np.isnan(half):
         return f"{what} minus {against}: {size} (one seed, no interval)"
     if abs(mean) <= half:
@@ -73,30 +78,30 @@ def verdict(mean: float, half: float, what: str, against: str) -> str:
     return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % t interval over seeds)"
 
 
-def cells(found: pd.DataFrame) -> list[str]:
-    """ "mean ± half" in percent, for each row of means and half widths."""
-    return [f"{100 * m:.1f}" + ("" if np.isnan(h) else f" ± {100 * h:.1f}") for m, h in zip(found["mean"], found.half)]
-
-
-def table(rows: pd.DataFrame, phase: str, dataset: str) -> pd.DataFrame | None:
-    """Methods by sparsities, "mean ± half" in percent; None if that phase was not run."""
-    found = accuracy(main(rows))
-    found = found[(found.phase == phase) & (found.dataset == dataset)]
+def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -> pd.DataFrame | None:
+    """Methods by sparsities in the main regime, or by those of the other `regimes`, "mean ± half" in percent; None if
+    none of it was run.
+    """
+    found = accuracy(rows[(rows.phase == phase) & (rows.dataset == dataset)])
+    usual = (found.allocation == "global") & (found.pattern == "unstructured")
+    found = found[usual != regimes]
     if found.empty:
         return None
-    wide = found.assign(text=cells(found)).pivot(index="method", columns="sparsity_target", values="text")
-    order = list(dict.fromkeys(found.method))
-    return wide.loc[order].rename(columns=lambda s: "not pruned" if s == 0 else f"{100 * s:g} %").fillna("")
+    share = [f"{100 * s:g} %" if s else "not pruned" for s in found.sparsity_target]
+    regime = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(share, found.pattern)]
+    text = [spread(mean, half, ".1f") for mean, half in zip(found["mean"], found.half)]
+    found = found.assign(text=text, column=regime if regimes else share).sort_values("sparsity_target", kind="stable")
+    wide = found.pivot(index="method", columns="column", values="text")
+    order = [m for m in dict.fromkeys(rows.method) if m in wide.index]
+    return wide.loc[order, list(dict.fromkeys(found.column))].fillna("").rename_axis(columns="")
 
 
-def tables(rows: pd.DataFrame, phases: list[str], datasets: list[str]) -> str:
-    """`table` of every phase and dataset that was run, as Markdown."""
+def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -> str:
+    """`table` of every phase, dataset and regime that was run, as Markdown."""
     out = []
-    for phase in phases:
-        for dataset in datasets:
-            if (wide := table(rows, phase, dataset)) is None:
-                continue
-            out.append(f"**{dataset}, {phase}**\n\n{markdown(wide)}")
+    for phase, dataset, regimes in product(phases, datasets, (False, True)):
+        if (wide := table(rows, phase, dataset, regimes)) is not None:
+            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}**\n\n{markdown(wide)}")
     return "\n\n".join(out)
 
 

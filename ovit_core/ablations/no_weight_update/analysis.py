@@ -9,18 +9,27 @@ With a(score, update) the accuracy of a method, paired by seed:
 The other path adds the update first; the Shapley parts are the means of both. Parts can be negative.
 """
 
+from itertools import product
+
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, regime_of
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics, store
-from ovit_core.study.statistics import WHERE, accuracies, accuracy, cells, difference, main, points, t_interval, verdict
+from ovit_core.study.statistics import WHERE, accuracies, difference, main, spread, summary, t_interval, verdict
 
 # score -> (method without update, method with the joint update)
 SCORES = {
     "static": ("obert_mask_only", "obert_joint"),
     "greedy_frozen": ("ovit_no_update", "ovit_no_update_joint"),
     "greedy": ("ovit_mask_only", "ovit"),
+}
+# What oViT is compared with, and what the difference tells.
+RIVALS = {
+    "ovit_mask_only": "the weight update at oViT's own mask",
+    "ovit_no_update": "the weight update in scores and weights",
+    "magnitude": "oViT against magnitude",
+    "obert": "oViT against oBERT",
 }
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
 SWEPT = dict(block_size="the block size", gradients="the number of gradients", gradient_batch="the images per gradient", damp="λ")  # fmt: skip
@@ -70,10 +79,10 @@ def attribution(rows: pd.DataFrame) -> pd.DataFrame:
         found["update_shapley"] = (found["update"] + found.update_other) / 2
         long = found.reset_index().melt(id_vars=index, var_name="part").assign(score_kind=score)
         parts.append(long)
+    key = [*WHERE, "sparsity_target", "score_kind", "part"]
     if not parts:
-        return pd.DataFrame(columns=[*WHERE, "sparsity_target", "score_kind", "part", "mean", "half", "seeds"])
-    groups = pd.concat(parts).groupby([*WHERE, "sparsity_target", "score_kind", "part"], sort=False).value
-    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+        return pd.DataFrame(columns=[*key, "mean", "half", "seeds"])
+    return summary(pd.concat(parts).groupby(key, sort=False).value)
 
 
 def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
@@ -82,15 +91,11 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     found = found[found.score_kind == "greedy"]
     if found.empty:
         return None
-    text = [points(m, h) for m, h in zip(found["mean"], found.half)]
+    text = [spread(mean, half) for mean, half in zip(found["mean"], found.half)]
     wide = found.assign(text=text).pivot(index=["phase", "part"], columns="sparsity_target", values="text")
-    order = [(phase, part) for phase in dict.fromkeys(found.phase) for part in PARTS]
-    wide = wide.loc[order].rename(columns=lambda s: f"{100 * s:g} %").fillna("")
-    return (
-        wide.rename(index=TITLES, level="phase")
-        .rename(index=PARTS, level="part")
-        .rename_axis(columns="points of top-1")
-    )
+    wide = wide.loc[[(phase, part) for phase in dict.fromkeys(found.phase) for part in PARTS]].fillna("")
+    wide = wide.rename(columns=lambda s: f"{100 * s:g} %").rename_axis(columns="points of top-1")
+    return wide.rename(index=TITLES, level="phase").rename(index=PARTS, level="part")
 
 
 def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,14 +123,14 @@ def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
     )
     if not {"ovit", "ovit_mask_only"} <= set(wide.columns):
         return pd.DataFrame(columns=["column", "setting", "mean", "half", "seeds"])
-    gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna().groupby(["column", "setting"], sort=False)
-    return gain.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+    gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna()
+    return summary(gain.groupby(["column", "setting"], sort=False))
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation A found, one sentence per comparison, from the rows alone."""
-    found = [f(rows) for f in (answer_a, answer_attribution, answer_regimes, answer_sensitivity, answer_layers)]
-    return sum(found, []) + answer_prediction(rows) or ["No pair of methods to compare was run."]
+    said = [say(rows) for say in (answer_differences, answer_attribution, answer_sensitivity, answer_layers)]
+    return sum(said, []) + answer_prediction(rows) or ["No pair of methods to compare was run."]
 
 
 def _spoken(rows: pd.DataFrame) -> list[float]:
@@ -136,50 +141,30 @@ def _spoken(rows: pd.DataFrame) -> list[float]:
     return sorted(set(trained.sparsity_target)) or sorted(set(rows.sparsity_target))[-2:]
 
 
-def answer_a(rows: pd.DataFrame) -> list[str]:
-    """oViT against its forms without an update and against its rivals, in each phase."""
+def answer_differences(rows: pd.DataFrame) -> list[str]:
+    """oViT against its forms without an update and against its rivals, in each phase and regime."""
     out, spoken = [], _spoken(rows)
-    for phase, title in TITLES.items():
-        for other, what in (
-            ("ovit_mask_only", "the weight update at oViT's own mask"),
-            ("ovit_no_update", "the weight update in scores and weights"),
-            ("magnitude", "oViT against magnitude"),
-            ("obert", "oViT against oBERT"),
-        ):
-            found = difference(main(rows[rows.phase == phase]), "ovit", other)
-            for _, r in found[found.sparsity_target.isin(spoken)].iterrows():
-                sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
-                out.append(f"{title}, {100 * r.sparsity_target:g} %, {what}: {sentence}.")
+    for phase, (other, what) in product(TITLES, RIVALS.items()):
+        for _, r in difference(rows[rows.phase == phase], "ovit", other).iterrows():
+            if r.pattern == "unstructured" and r.sparsity_target not in spoken:
+                continue
+            regime = f"{100 * r.sparsity_target:g} %" if r.pattern == "unstructured" else r.pattern
+            regime += " in every weight" if r.pattern == "unstructured" and r.allocation == "uniform" else ""
+            out.append(f"{TITLES[phase]}, {regime}, {what}: {verdict(r['mean'], r.half, '`ovit`', f'`{other}`')}.")
     return out
 
 
 def answer_attribution(rows: pd.DataFrame) -> list[str]:
     """Where oViT's gain over magnitude comes from at each sparsity, in one sentence per phase and sparsity."""
     found, out, spoken = attribution(rows), [], _spoken(rows)
-    for phase in [p for p in TITLES if p in set(found.phase)]:
-        here = found[(found.phase == phase) & (found.score_kind == "greedy")]
-        for at in [s for s in spoken if s in set(here.sparsity_target)]:
-            part = here[here.sparsity_target == at].set_index("part")
-            say = {name: points(part.loc[name, "mean"], part.loc[name, "half"]) for name in part.index}
-            out.append(
-                f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say['total']} points over magnitude, the score alone brings "
-                f"{say['score']}, the update alone {say['update']}, the two together {say['interaction']} more; "
-                f"averaged over both orders (Shapley), score {say['score_shapley']} and update {say['update_shapley']}."
-            )
-    return out
-
-
-def answer_regimes(rows: pd.DataFrame) -> list[str]:
-    """The update one-shot, with uniform sparsity and with N:M patterns."""
-    out, spoken = [], _spoken(rows)
-    for other in ("ovit_mask_only", "magnitude"):
-        found = difference(rows[rows.phase == "one_shot"], "ovit", other)
-        for _, r in found.iterrows():
-            sentence = verdict(r["mean"], r.half, "`ovit`", f"`{other}`")
-            if r.pattern != "unstructured":
-                out.append(f"{r.pattern}, one-shot: {sentence}.")
-            elif r.allocation == "uniform" and r.sparsity_target in spoken:
-                out.append(f"Uniform, one-shot, {100 * r.sparsity_target:g} %: {sentence}.")
+    found = found[(found.score_kind == "greedy") & found.sparsity_target.isin(spoken)]
+    for (phase, at), part in found.groupby(["phase", "sparsity_target"], sort=False):
+        say = {name: spread(mean, half) for name, mean, half in zip(part.part, part["mean"], part.half)}
+        out.append(
+            f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say['total']} points over magnitude, the score alone brings "
+            f"{say['score']}, the update alone {say['update']}, the two together {say['interaction']} more; "
+            f"averaged over both orders (Shapley), score {say['score_shapley']} and update {say['update_shapley']}."
+        )
     return out
 
 
@@ -191,8 +176,8 @@ def answer_sensitivity(rows: pd.DataFrame) -> list[str]:
         low, high = (here.loc[pick] for pick in (here["mean"].idxmin(), here["mean"].idxmax()))
         if len(here) > 1:
             out.append(
-                f"As {SWEPT[column]} varies, the update at oViT's mask brings from {points(low['mean'], low.half)} "
-                f"(at {low.setting:g}) to {points(high['mean'], high.half)} points (at {high.setting:g})."
+                f"As {SWEPT[column]} varies, the update at oViT's mask brings from {spread(low['mean'], low.half)} "
+                f"(at {low.setting:g}) to {spread(high['mean'], high.half)} points (at {high.setting:g})."
             )
     masked = sweeps(rows)
     masked = masked[(masked.column == "damp") & (masked.method == "ovit_mask_only")]
@@ -213,14 +198,10 @@ def answer_layers(rows: pd.DataFrame) -> list[str]:
     rows = rows[rows.sparsity_target == rows.sparsity_target.max()]
     if rows.empty:
         return []
-    share = rows.groupby("scope_name").value.agg(["mean", t_interval])
-    top = share["mean"].idxmax()
-    half = share.t_interval[top]
+    top = summary(rows.groupby("scope_name").value).sort_values("mean").iloc[-1]
     return [
         f"At {100 * rows.sparsity_target.iloc[0]:g} % the largest share of the correction's squared norm is in "
-        f"`{top.removesuffix('.weight')}`: {100 * share['mean'][top]:.0f}"
-        + (f" ± {100 * half:.0f}" if half == half else "")
-        + " %."
+        f"`{top.scope_name.removesuffix('.weight')}`: {spread(top['mean'], top.half, '.0f')} %."
     ]
 
 
@@ -237,28 +218,11 @@ def answer_prediction(rows: pd.DataFrame) -> list[str]:
         predicted = here[here.metric == "predicted_loss_increase"].value
         measured = (here[here.metric == "cross_entropy"].set_index("seed").value - dense).dropna()
         if len(predicted) and len(measured):
-            half = t_interval(measured)
             out.append(
                 f"oViT's score at {100 * at:g} % predicts an increase of the loss by {predicted.mean():.1e} (mean over seeds); "
-                f"on test images it is {measured.mean():+.2g}" + (f" ± {half:.1g}" if half == half else "") + "."
+                f"on test images it is {spread(measured.mean(), t_interval(measured), '+.2g', 1)}."
             )
     return out
-
-
-def regimes_table(rows: pd.DataFrame, dataset: str) -> pd.DataFrame | None:
-    """One-shot, methods by uniform sparsities and N:M patterns, "mean ± half" in percent; None if none was run."""
-    found = accuracy(rows)
-    found = found[(found.phase == "one_shot") & (found.dataset == dataset) & (found.allocation != "global")]
-    if found.empty:
-        return None
-    uniform = found.pattern == "unstructured"
-    column = [f"uniform {100 * s:g} %" if u else p for u, s, p in zip(uniform, found.sparsity_target, found.pattern)]
-    wide = found.assign(text=cells(found), column=column).pivot(index="method", columns="column", values="text")
-    return (
-        wide.loc[list(dict.fromkeys(found.method)), sorted(set(column), reverse=True)]
-        .fillna("")
-        .rename_axis(columns="")
-    )
 
 
 def budgets(config: NoWeightUpdate) -> str:
@@ -294,8 +258,5 @@ def not_run(config: NoWeightUpdate) -> str:
 
 
 def tables(rows: pd.DataFrame, config: NoWeightUpdate) -> str:
-    """Mean and interval of every method, sparsity and phase, and of the other regimes, as Markdown."""
-    out = statistics.tables(rows, list(config.points), [config.upstream])
-    if (regimes := regimes_table(rows, config.upstream)) is not None:
-        out += f"\n\n**{config.upstream}, uniform and N:M, one_shot**\n\n{statistics.markdown(regimes)}"
-    return out
+    """Mean and interval of every method, sparsity, phase and regime, as Markdown."""
+    return statistics.tables(rows, config.points, [config.upstream])

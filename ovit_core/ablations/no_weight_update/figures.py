@@ -10,7 +10,7 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 from ovit_core.ablations.no_weight_update.analysis import SWEPT, TITLES, attribution, sensitivity, sweeps
 from ovit_core.study import statistics
 from ovit_core.study.ablation import Drawing
-from ovit_core.study.plots import STYLE, curves, intervals, percent, reference, shown
+from ovit_core.study.plots import curves, intervals, legend, percent, reference, shown
 
 PART_COLOURS = dict(
     score=sns.color_palette("colorblind")[2], update=sns.color_palette("colorblind")[0], interaction="0.6"
@@ -19,116 +19,36 @@ SCORES = dict(static="oBERT's score", greedy_frozen="greedy score, never correct
 AXES = dict(block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ")
 
 
-def ablation_a(rows: pd.DataFrame) -> Figure:
-    """Top-1 against sparsity one-shot (left), and after recovery (right)."""
-    found = statistics.accuracy(statistics.main(rows))
-    one, rec = (found[found.phase == phase] for phase in ("one_shot", "recovered"))
-    methods = shown(found)
-    if rec.empty:
-        fig, left = plt.subplots(figsize=(6, 3.9))
-        right = None
-    else:
-        fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, width_ratios=(3, 2))
-    reference(left, one, "dense", "dense")
-    curves(left, one, methods)
-    left.set(
-        title="One-shot",
-        xlabel="sparsity (zeros / prunable weights)",
-        ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)",
-    )
-    percent(left)
-    if right is not None:
-        reference(right, rec, "dense", "dense, same training", "-.")
-        groups = sorted(set(rec.sparsity_target) - {0})
-        intervals(right, rec, groups, "sparsity_target", [m for m in methods if m in set(rec.method)])
-        percent(right)
-        right.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
-        right.set(title="After recovery, masks fixed", xlabel="sparsity")
-    # The left panel's lines stand for both, so that a method has one entry.
-    handles = {label: handle for ax in (right, left) if ax for handle, label in zip(*ax.get_legend_handles_labels())}
-    labels = sorted(handles, key=lambda label: (not label.startswith("dense"), label == "dense, same training"))
-    fig.legend(
-        [handles[label] for label in labels],
-        labels,
-        loc="outside lower center",
-        ncols=4 if right is None or len(labels) > 7 else len(labels),
-        columnspacing=1.2,
-    )
-    return fig
-
-
-def ablation_a_gain(rows: pd.DataFrame) -> Figure | None:
-    """What the update brings one-shot: ovit minus each ablated form and rival, paired by seed."""
-    rows = statistics.accuracies(statistics.main(rows[rows.phase == "one_shot"]))
-    methods = [m for m in shown(rows) if m not in ("ovit", "dense")]
-    if "ovit" not in set(rows.method) or not methods:
-        return None
-    fig, ax = plt.subplots(figsize=(6, 3.6))
-    ax.axhline(0, color="black", lw=1)
-    for method in methods:
-        gain = statistics.difference(rows, "ovit", method).assign(method=method)
-        curves(ax, gain, [method])
-    ax.set(
-        xlabel="sparsity (zeros / prunable weights)",
-        ylabel="top-1 of ovit minus method, points",
-        title="One-shot gain of oViT over",
-    )
-    percent(ax, accuracy=False)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
-    fig.legend(loc="outside right center")
-    return fig
-
-
-def regimes(rows: pd.DataFrame) -> Figure | None:
-    """One-shot with one threshold per weight, and with N:M patterns; a panel each, where they were run."""
+def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str, str]) -> Figure | None:
+    """Top-1 of every method, in panels of (title, phase, allocation, what is along x: `curve` over sparsities, or a
+    column of groups); those that were not run are left out.
+    """
     found = statistics.accuracy(rows)
-    found = found[found.phase == "one_shot"]
-    uniform = found[(found.allocation == "uniform") & (found.pattern == "unstructured")]
-    patterns = found[found.pattern != "unstructured"]
-    methods = shown(found)
-    panels = [p for p in (uniform, patterns) if len(p)]
-    if not panels:
+    drawn = []
+    for title, phase, allocation, along in panels:
+        pattern = found.pattern != "unstructured" if along == "pattern" else found.pattern == "unstructured"
+        here = found[(found.phase == phase) & (found.allocation == allocation) & pattern]
+        if (here.method != "dense").any():
+            drawn.append((title, here, found[(found.phase == phase) & (found.method == "dense")], along))
+    if not drawn:
         return None
-    fig, axes = plt.subplots(1, len(panels), figsize=(1.2 + 3.9 * len(panels), 3.9), sharey=True, squeeze=False)
-    for ax, here in zip(axes[0], panels):
-        reference(ax, found, "dense", "dense")
-        if here is uniform:
-            curves(ax, here, methods)
-            ax.set(title="Uniform: the same sparsity in every weight", xlabel="sparsity (zeros / prunable weights)")
-            percent(ax)
-        else:
-            groups = sorted(set(here.pattern))
-            intervals(ax, here, groups, "pattern", methods)
-            percent(ax)
-            names = [f"{g} (keeps {g.split(':')[0]} of {g.split(':')[1]})" for g in groups]
-            ax.set_xticks(range(len(groups)), names)
-            ax.set(title="N:M patterns")
-    axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test), one-shot")
-    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1.2)
-    return fig
-
-
-def gradual(rows: pd.DataFrame) -> Figure | None:
-    """Top-1 after gradual pruning beside recovery from one step."""
-    found = statistics.accuracy(statistics.main(rows))
-    phases = [p for p in ("recovered", "gradual") if p in set(found.phase)]
-    if not phases:
-        return None
-    titles = dict(recovered="One step, then trained", gradual="Gradually, trained between steps")
-    methods = shown(found[found.phase.isin(phases)])
-    fig, axes = plt.subplots(1, len(phases), figsize=(4.5 * len(phases), 3.7), sharey=True, squeeze=False)
-    for ax, phase in zip(axes[0], phases):
-        here = found[found.phase == phase]
-        reference(ax, here, "dense", "dense, same training", "-.")
-        groups = sorted(set(here.sparsity_target) - {0})
-        intervals(ax, here, groups, "sparsity_target", [m for m in methods if m in set(here.method)])
+    methods = shown(pd.concat([here for _, here, _, _ in drawn]))
+    fig, axes = plt.subplots(1, len(drawn), figsize=(1.5 + 3.9 * len(drawn), 3.9), sharey=True, squeeze=False)
+    for ax, (title, here, dense, along) in zip(axes[0], drawn):
+        trained = here.phase.iloc[0] != "one_shot"
+        reference(ax, dense, "dense", "dense, same training" if trained else "dense", "-." if trained else "--")
+        there = [m for m in methods if m in set(here.method)]
+        groups = sorted(set(here[here.method != "dense"][along])) if along != "curve" else []
+        curves(ax, here, there) if along == "curve" else intervals(ax, here, groups, along, there)
         percent(ax)
-        ax.set_xticks(range(len(groups)), [f"{100 * g:g} %" for g in groups])
-        ax.set(title=titles[phase], xlabel="sparsity")
+        if groups:
+            names = [
+                f"{100 * g:g} %" if along == "sparsity_target" else f"keeps {g.replace(':', ' of ')}" for g in groups
+            ]
+            ax.set_xticks(range(len(groups)), names)
+        ax.set(title=title, xlabel="pattern" if along == "pattern" else "sparsity (zeros / prunable weights)")
     axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test)")
-    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    legend(fig, axes.flat)
     return fig
 
 
@@ -155,7 +75,7 @@ def parts(rows: pd.DataFrame, *phases: str) -> Figure | None:
         ax.grid(axis="x", visible=False)
         ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}" if v else "0")
     axes[0, 0].set_ylabel("gain over magnitude, points of top-1")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    legend(fig, axes.flat)
     return fig
 
 
@@ -192,7 +112,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
         bottom.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
     axes[0, 0].set_ylabel(f"top-1 at {100 * at:g} % (test)")
     axes[1, 0].set_ylabel("the update: difference, points")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1.2)
+    legend(fig, axes.flat)
     return fig
 
 
@@ -215,43 +135,15 @@ def layers(rows: pd.DataFrame) -> Figure | None:
     return fig
 
 
-def prediction(rows: pd.DataFrame) -> Figure | None:
-    """The loss increase that oViT's accumulated score predicts against the one measured on test images, log-log (a
-    decrease cannot be shown).
-    """
-    at = ["sparsity_target", "seed"]
-    rows = statistics.main(rows)
-    rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
-    loss = rows[rows.metric == "cross_entropy"]
-    dense = loss[loss.method == "dense"].set_index("seed").value
-    predicted = rows[rows.metric == "predicted_loss_increase"].set_index(at).value
-    if predicted.empty:
-        return None
-    fig, ax = plt.subplots(figsize=(5, 3.9))
-    for method in ("ovit", "ovit_mask_only"):
-        found = loss[loss.method == method].set_index(at).value
-        both = pd.DataFrame(
-            dict(predicted=predicted, measured=found - dense.reindex(found.index, level="seed"))
-        ).dropna()
-        colour, marker = STYLE[method]
-        ax.plot(both.predicted, both.measured, ls="", marker=marker, ms=5, color=colour, label=method)
-    low, high = predicted.min(), predicted.max()
-    ax.plot([low, high], [low, high], color="black", lw=1, ls="--", label="as predicted for ovit")
-    ax.set(xscale="log", yscale="log", xlabel="increase predicted for ovit (accumulated score)")
-    ax.set_ylabel("measured increase of cross-entropy (test)")
-    ax.legend()
-    return fig
-
-
+ONE_SHOT = ("One-shot", "one_shot", "global", "curve")
+RECOVERED = ("One step, then trained, masks fixed", "recovered", "global", "sparsity_target")
+GRADUAL = ("Gradually, trained between steps", "gradual", "global", "sparsity_target")
+UNIFORM = ("The same sparsity in every weight", "one_shot", "uniform", "curve")
+PATTERNS = ("N:M patterns", "one_shot", "uniform", "pattern")
 FIGURES = {
     "no_weight_update": Drawing(
-        ablation_a, "Accuracy against sparsity",
+        lambda rows: accuracies(rows, ONE_SHOT, RECOVERED), "Accuracy against sparsity",
         "Left one-shot, right after training with the masks fixed. Dashed: dense.",
-    ),
-    "no_weight_update_gain": Drawing(
-        ablation_a_gain, "What the update is worth",
-        "oViT minus each other method, paired by seed. Over `ovit_mask_only`, which has the same mask, it is the update "
-        "alone.",
     ),
     "attribution": Drawing(
         lambda rows: parts(rows, "one_shot"), "Score, update, or both?",
@@ -259,24 +151,19 @@ FIGURES = {
         "both bring.",
     ),
     "regimes": Drawing(
-        regimes, "Uniform sparsity and N:M patterns",
+        lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
         "One threshold per weight matrix, and N of every M consecutive inputs.",
     ),
     "gradual": Drawing(
-        gradual, "When the model is trained", "One step then training, and several steps with training between."
+        lambda rows: accuracies(rows, RECOVERED, GRADUAL), "When the model is trained",
+        "One step then training, and several steps with training between.",
     ),
     "attribution_trained": Drawing(
         lambda rows: parts(rows, "recovered", "gradual"), "The gain of trained models, taken apart",
         "As above, after training.",
     ),
-    "sensitivity": Drawing(
-        sensitivities, "What the gain depends on", "The update at oViT's mask as one setting varies."
-    ),
+    "sensitivity": Drawing(sensitivities, "What the gain depends on", "The update at oViT's mask as one setting varies."),
     "layers": Drawing(
         layers, "Where it acts", "What oViT removes from each layer, and where its correction moves the kept weights."
-    ),
-    "prediction": Drawing(
-        prediction, "The loss oViT predicts",
-        "Its accumulated score against the measured increase; only the order is used.",
     ),
 }  # fmt: skip

@@ -76,18 +76,6 @@ def correlation(rows: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
-def class_losses(rows: pd.DataFrame, phase: str, dataset: str, method: str, at: float) -> pd.DataFrame:
-    """By class, what a model pruned to sparsity `at` loses to dense, paired by seed: `mean`, `half`, `seeds` (fractions
-    of the class's test images), largest loss first.
-    """
-    rows = rows[(rows.scope == "class") & (rows.phase == phase) & (rows.dataset == dataset)]
-    pruned = rows[(rows.method == method) & (rows.sparsity_target == at)]
-    both = pruned.merge(rows[rows.method == "dense"], on=["scope_name", "seed"], suffixes=("", "_dense"))
-    lost = (both.value_dense - both.value).groupby(both.scope_name, sort=False)
-    found = lost.agg(mean="mean", half=t_interval, seeds="count").rename_axis("class").reset_index()
-    return found.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-
-
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation B found, one sentence per comparison, from the rows alone; silent where dense barely beats its floor,
     and says so.

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from ovit_core.ablations.transfer.analysis import (
     PROTOCOLS,
     beside_upstream,
-    class_losses,
     correlation,
     error_increase,
     telling,
@@ -16,7 +15,7 @@ from ovit_core.ablations.transfer.analysis import (
 from ovit_core.ablations.transfer.parameters import FLOORS
 from ovit_core.study import statistics
 from ovit_core.study.ablation import Drawing
-from ovit_core.study.plots import STYLE, curves, intervals, percent, reference
+from ovit_core.study.plots import STYLE, curves, intervals, legend, percent, reference
 
 FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": (0, (3, 1, 1, 1))}
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
@@ -37,7 +36,7 @@ def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
             reference(ax, here, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
         _against_sparsity(ax, here, sparsities, methods)
     fig.supylabel(f"test accuracy, {PROTOCOLS[phase]}", fontsize="medium")
-    _legend(fig, axes)
+    legend(fig, axes.values(), 3 * len(axes))
     return fig
 
 
@@ -55,7 +54,7 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         names = ", ".join(telling(rows, phase))
         ax.set_title(f"{PROTOCOLS[phase].capitalize()}\n{names}", fontsize="medium")
     axes[0, 0].set_ylabel("errors relative to dense, mean over datasets")
-    _legend(fig, dict(enumerate(axes[0])))
+    legend(fig, axes.flat, 3 * axes.size)
     return fig
 
 
@@ -100,47 +99,16 @@ def upstream(rows: pd.DataFrame) -> Figure | None:
         percent(ax)
         ax.set_xlabel("upstream top-1 (test)")
     fig.supylabel("transfer accuracy (test); hollow: full finetuning", fontsize="medium")
-    _legend(fig, axes)
+    legend(fig, axes.values(), 3 * len(axes))
     return fig
 
 
-def classes(rows: pd.DataFrame, phase: str, most: int = 8) -> Figure | None:
-    """The classes that lose most under oViT, beside what other methods lose there; a panel per dataset, marked where
-    dense does not beat its floor.
-    """
-    kept = rows[(rows.phase == phase) & (rows.scope == "class")]
-    if "ovit" not in set(kept.method):
-        return None
-    at = kept[kept.method == "ovit"].sparsity_target.max()
-    methods = [m for m in _methods(kept) if m in ("ovit", "ovit_mask_only", "magnitude")]
-    tells = telling(rows, phase)
-    fig, axes = _panels(kept, lambda d: d if d in tells else f"{d} (no claim)", height=0.8 + 0.34 * most)
-    for dataset, ax in axes.items():
-        worst = list(class_losses(rows, phase, dataset, "ovit", at)["class"][:most])
-        for i, method in enumerate(methods):
-            f = class_losses(rows, phase, dataset, method, at).set_index("class").reindex(worst)
-            colour, marker = STYLE[method]
-            y = np.arange(len(worst)) + (i - (len(methods) - 1) / 2) * 0.22
-            ax.errorbar(
-                f["mean"], y, xerr=f.half.fillna(0), ls="", marker=marker, ms=4.5, lw=1, color=colour, label=method
-            )
-        ax.axvline(0, color="black", lw=0.8)
-        ax.set_yticks(range(len(worst)), [str(name)[:22] for name in worst])
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        ax.set_xlabel(f"lost to dense at {100 * at:g} %, points")
-        ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
-    fig.supylabel(f"classes, {PROTOCOLS[phase]}", fontsize="medium")
-    _legend(fig, axes)
-    return fig
-
-
-def _panels(found: pd.DataFrame, title, height: float = 3.2):
+def _panels(found: pd.DataFrame, title):
     """A panel per dataset, up to three in a row; the figure, and dataset -> axes."""
     datasets = list(dict.fromkeys(found.dataset))
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
-    size = (1.0 + 3.0 * columns, 0.6 + height * lines)
+    size = (1.0 + 3.0 * columns, 0.6 + 3.2 * lines)
     fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
     for ax in axes.flat[len(datasets) :]:
         ax.set_visible(False)
@@ -169,12 +137,6 @@ def _metric(rows: pd.DataFrame, dataset: str) -> str:
     return statistics.accuracies(rows[rows.dataset == dataset]).metric.iloc[0]
 
 
-def _legend(fig: Figure, axes: dict) -> None:
-    handles = {label: h for ax in axes.values() for h, label in zip(*ax.get_legend_handles_labels())}
-    columns = min(len(handles), 3 * len(axes))
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)
-
-
 FIGURES = {
     "transfer_linear": Drawing(
         lambda rows: transfer(rows, "linear"), "Linear probe", "A linear classifier on frozen features."
@@ -186,12 +148,5 @@ FIGURES = {
     "transfer_upstream": Drawing(
         upstream, "Does upstream accuracy predict transfer?",
         "A point per pruned model; the rank correlation is over the models of a seed.",
-    ),
-    "transfer_classes_linear": Drawing(
-        lambda rows: classes(rows, "linear"), "Classes that lose most: linear probe",
-        "Chosen for being worst, so they look worse than they are.",
-    ),
-    "transfer_classes_full": Drawing(
-        lambda rows: classes(rows, "full"), "Classes that lose most: full finetuning", "Likewise."
     ),
 }  # fmt: skip

@@ -1,0 +1,32 @@
+"""Folders of images: `folder:NAME` and ImageNet, as torchvision's ImageFolder lists them."""
+
+from pathlib import Path
+
+from torchvision.datasets import ImageFolder
+
+from ovit_core.data.catalog import folder_of
+from ovit_core.data.listing import Listing
+
+
+def read(name: str, data_dir: Path) -> Listing:
+    """train/CLASS/* and test/CLASS/* (or val, also where test has no classes).
+
+    Raises:
+        ValueError: an empty class, or classes of train and test that differ; names them.
+    """
+    root = folder_of(name, data_dir)
+    assert root is not None  # only datasets of folders are read here
+    labelled = any(path.is_dir() for path in (root / "test").glob("*"))  # ImageNet's own test images have no labels
+    test_name = "test" if labelled or not (root / "val").is_dir() else "val"
+    parts = []
+    for part in ("train", test_name):
+        try:
+            parts.append(ImageFolder(str(root / part)))
+        except FileNotFoundError as error:  # torchvision's own words name the empty class
+            raise ValueError(f"{name}: {root / part}: {error}") from error
+    train, test = parts
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
+    paths = [([Path(path) for path, _ in part.samples], part.targets) for part in (train, test)]
+    return Listing(train.classes, *paths)
