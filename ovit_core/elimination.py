@@ -66,7 +66,8 @@ class Elimination:
         w = self.weights.unsqueeze(1)
         if self.update if update is None else update:
             with ieee_float32():
-                w = w - torch.bmm(self.coefficients.unsqueeze(1) * gone, self.factor)  # (n, k, B) @ (n, B, B)
+                factor = self.factor.to(w.device)  # from a file, if it was moved there
+                w = w - torch.bmm(self.coefficients.unsqueeze(1) * gone, factor)  # (n, k, B) @ (n, B, B)
         w = torch.where(gone, 0, w)
         return w.transpose(0, 1).reshape(*removed.shape, B)
 

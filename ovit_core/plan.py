@@ -5,11 +5,10 @@ of every order. `solve` is the one road from curvature to a method solved: `prun
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +34,10 @@ class Point(NamedTuple):
     loss: float | None
 
 
-class OnDisk:
-    """A tensor in a file, read when needed: the factors of groups of weights that do not fit in memory together."""
-
-    def __init__(self, tensor: Tensor, folder: str, name: str):
-        self.path, self.shape, self.device = Path(folder) / name, tensor.shape, tensor.device
-        array = tensor.cpu().numpy()
-        self.dtype = array.dtype
-        array.tofile(self.path)
-
-    def read(self) -> Tensor:
-        return torch.from_numpy(np.fromfile(self.path, self.dtype).reshape(self.shape)).to(self.device)
+def mapped(tensor: Tensor, path: Path) -> Tensor:
+    """A tensor moved to a file, of which the system keeps in memory what it has room for."""
+    on_disk = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+    return on_disk.copy_(tensor)
 
 
 @dataclass
@@ -53,37 +45,34 @@ class Layer:
     """One weight tensor, solved: n blocks of B.
 
     Attributes:
+        whole: the tensor itself, for its shape and dtype.
         weights: (n, B) before any removal.
         order: (n, B) weight by step.
         loss: (n, B) by step, non-decreasing; infinite for weights N:M keeps.
         elimination: for the joint update.
         inverse: (n, B, B), for the independent update.
-        factor: the elimination's factor, once it is in a file.
     """
 
+    whole: Tensor
     weights: Tensor
     order: Tensor
     loss: Tensor
     elimination: Elimination | None = None
-    inverse: Tensor | OnDisk | None = None
-    factor: OnDisk | None = None
+    inverse: Tensor | None = None
 
-    def spill(self, folder: str, name: str) -> None:
+    def spill(self, path: Path) -> None:
         """Moves what is as large as the Fisher to a file."""
         if self.elimination is not None:
-            self.factor = OnDisk(self.elimination.factor, folder, name)
-            self.elimination = replace(self.elimination, factor=torch.empty(0))
-        if isinstance(self.inverse, Tensor):
-            self.inverse = OnDisk(self.inverse, folder, name)
+            self.elimination.factor = mapped(self.elimination.factor, path)
+        if self.inverse is not None:
+            self.inverse = mapped(self.inverse, path)
 
     def weights_at(self, removed: Tensor, mask: Tensor) -> Tensor:
         """(n, B) weights once each block has lost `removed` (n,), those outside `mask` (n, B)."""
         if self.elimination is not None:
-            e = self.elimination
-            e = replace(e, factor=self.factor.read()) if self.factor else e
-            return e.weights_at(removed, update=True)
+            return self.elimination.weights_at(removed, update=True)
         if self.inverse is not None:  # each removal alone moves the others by -(w_p / H_pp) H[p, :]
-            H = self.inverse.read() if isinstance(self.inverse, OnDisk) else self.inverse
+            H = self.inverse.to(self.weights.device)
             gone = torch.where(mask, 0, self.weights / H.diagonal(dim1=1, dim2=2))  # (n, B)
             moved = torch.bmm(gone.unsqueeze(1), H).squeeze(1)  # (n, B) = (n, 1, B) @ (n, B, B)
             return torch.where(mask, self.weights - moved, 0)
@@ -128,15 +117,14 @@ def solve(
     for name, weight in weights.items():
         B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), block_size, pattern.of)
         w = weight.detach().to(curvature.dtype if curvature else torch.float32).reshape(-1, B)
-        H = floor = e = None
-        if curvature and method.needs_inverse:
-            floor = curvature.diagonal(name, damp).reciprocal()
-            H = curvature.inverse(name, damp, consume=consume)
+        diagonal = curvature.diagonal(name, damp) if curvature else None
+        H = curvature.inverse(name, damp, consume) if curvature and method.needs_inverse else None
+        floor = diagonal.reciprocal() if diagonal is not None else None
+        e = None
         if H is not None and method.score in ("greedy", "greedy_frozen"):
             e = eliminate(w, H, method.score == "greedy", group=pattern.group, backend=backend, floor=floor)
             order, loss = e.order, e.loss.gather(1, e.order)
         else:
-            diagonal = curvature.diagonal(name, damp) if curvature else None
             score = _score(method.score, w, len(weight), H, diagonal, generator)
             if masks and name in masks:
                 score = score.masked_fill(~masks[name].reshape(w.shape), -1)
@@ -144,9 +132,13 @@ def solve(
             if H is not None and method.update == "joint":
                 e = eliminate(w, H, order=order, backend=backend, floor=floor)
         plan.fallbacks += e.fallbacks if e else 0
-        plan.shapes[name], plan.dtypes[name] = weight.shape, weight.dtype
         plan.layers[name] = Layer(
-            w, order, loss, e if method.update == "joint" else None, H if method.update == "independent" else None
+            weight,
+            w,
+            order,
+            loss,
+            e if method.update == "joint" else None,
+            H if method.update == "independent" else None,
         )
     return plan
 
@@ -188,19 +180,15 @@ class Plan:
 
     def __init__(self, method: Method, pattern: Pattern = UNSTRUCTURED):
         self.method, self.pattern, self.fallbacks = method, pattern, 0
-        self.shapes: dict[str, torch.Size] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
         self.layers: dict[str, Layer] = {}
 
     def spill(self, folder: str) -> None:
-        """Moves the factors to files in `folder`; `at` reads them back, one weight tensor at a time."""
+        """Moves the factors, of groups of weights that do not fit in memory together, to files in `folder`."""
         for name, layer in self.layers.items():
-            layer.spill(folder, name)
+            layer.spill(Path(folder) / name)
 
     def join(self, other: "Plan") -> "Plan":
         """Adds another group of weights, solved by the same method: one threshold then covers both."""
-        self.shapes |= other.shapes
-        self.dtypes |= other.dtypes
         self.layers |= other.layers
         self.fallbacks += other.fallbacks
         return self
@@ -221,8 +209,8 @@ class Plan:
             mask.scatter_(1, layer.order, step >= removed.unsqueeze(1))
             last = layer.loss.gather(1, (removed - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
             total += float(last[removed > 0].sum())
-            weights[name] = layer.weights_at(removed, mask).reshape(self.shapes[name]).to(self.dtypes[name])
-            kept[name] = mask.reshape(self.shapes[name])
+            weights[name] = layer.weights_at(removed, mask).reshape(layer.whole.shape).to(layer.whole.dtype)
+            kept[name] = mask.reshape(layer.whole.shape)
         predicts = (self.method.score, self.method.update) == ("greedy", "joint")
         return Point(weights, kept, total if predicts else None)
 

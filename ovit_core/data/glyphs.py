@@ -4,7 +4,7 @@ A light coloured glyph on a dark coloured ground, shifted, rotated by up to 10 d
 Train and test differ in rendering seed and in typeface family.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -48,7 +48,7 @@ def _charmap(face: str) -> frozenset[int]:
     return frozenset(FT2Font(str(_path(face))).get_charmap())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(face: str, character: str) -> np.ndarray:
     """(CANVAS, CANVAS) uint8 coverage, the glyph's box centred, as large as a letter of 56 pixels per em."""
     font = ImageFont.truetype(str(_path(face)), 56)

@@ -203,6 +203,7 @@ class Explorer:
         for number in count(2):
             origin = stem.with_name(stem.name + ".json")
             if not origin.exists() or origin.read_text() == text:
-                paths.write_atomically(origin, text)
-                return stem.with_name(stem.name + suffix)
+                break
             stem = stem.with_name(f"{name}-{100 * at:.4g}-{number}")
+        paths.write_atomically(stem.with_name(stem.name + ".json"), text)
+        return stem.with_name(stem.name + suffix)

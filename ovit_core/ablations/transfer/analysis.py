@@ -8,7 +8,7 @@ import pandas as pd
 from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
-from ovit_core.study.statistics import accuracies, accuracy, difference, t_interval, verdict
+from ovit_core.study.statistics import accuracies, accuracy, difference, spread, summary, verdict
 from ovit_core.study.store import asked as asked
 
 PROTOCOLS = dict(linear="linear probe", full="full finetuning")
@@ -26,28 +26,23 @@ def telling(rows: pd.DataFrame, phase: str) -> list[str]:
 
 
 def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
-    """(error - dense error) / dense error, averaged over the telling datasets of each seed, then over seeds.
-
-    Returns:
-        `mean`, `half`, `seeds`, `datasets` per phase, method, sparsity_target (fractions: 0.1 is a tenth more errors).
+    """`summary` of (error - dense error) / dense error (0.1 is a tenth more errors), averaged over the telling datasets
+    of each seed, with their number as `datasets`, per phase, method and sparsity_target.
     """
-    out = [pd.DataFrame(columns=["phase", "method", "sparsity_target", "mean", "half", "seeds", "datasets"])]
+    key = ["phase", "method", "sparsity_target"]
+    out = [pd.DataFrame(columns=[*key, "mean", "half", "seeds", "datasets"])]
     for phase in _phases(rows):
-        sets = telling(rows, phase)
-        values = accuracies(rows[(rows.phase == phase) & rows.dataset.isin(sets)])
+        values = accuracies(rows[(rows.phase == phase) & rows.dataset.isin(telling(rows, phase))])
         dense = values[values.method == "dense"].set_index(["dataset", "seed"]).value
-        pruned = values[values.sparsity_target > 0]
         # A dense model without errors has none to be relative to: such a set is left out, of every seed.
-        faultless = set(dense.index[dense == 1].get_level_values("dataset"))
-        pruned, sets = pruned[~pruned.dataset.isin(faultless)], [d for d in sets if d not in faultless]
+        faultless = dense.index[dense == 1].get_level_values("dataset")
+        pruned = values[(values.sparsity_target > 0) & ~values.dataset.isin(faultless)]
         if pruned.empty:
             continue
         base = 1 - dense.reindex(pd.MultiIndex.from_frame(pruned[["dataset", "seed"]])).to_numpy()
-        pruned = pruned.assign(more=(1 - pruned.value - base) / base)
-        seeds = pruned.groupby(["phase", "method", "sparsity_target", "seed"], sort=False).more.mean()
-        found = seeds.groupby(["phase", "method", "sparsity_target"], sort=False)
-        out.append(found.agg(mean="mean", half=t_interval, seeds="count").reset_index().assign(datasets=len(sets)))
-    return pd.concat([o for o in out if len(o)] or out, ignore_index=True)
+        seeds = pruned.assign(more=(1 - pruned.value - base) / base).groupby([*key, "seed"], sort=False).more.mean()
+        out.append(summary(seeds.groupby(key, sort=False)).assign(datasets=pruned.dataset.nunique()))
+    return pd.concat(out[1:] or out, ignore_index=True)
 
 
 def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
@@ -60,20 +55,18 @@ def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlation(rows: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of transfer and upstream accuracy over the pruned models of a seed: `mean`, `half`,
-    `seeds`, `models` per phase and dataset. Five models at least.
+    """`summary` of Spearman's rank correlation of transfer and upstream accuracy over the pruned models of a seed, with
+    their number as `models`, per phase and dataset. Five models at least.
     """
-    both = beside_upstream(rows)
-    both = both[both.sparsity_target > 0]
+    both, key = beside_upstream(rows), ["phase", "dataset", "models"]
     seeds = [
         dict(phase=phase, dataset=dataset, models=len(f), rho=f.value.corr(f.upstream_top1, method="spearman"))
-        for (phase, dataset, _), f in both.groupby(["phase", "dataset", "seed"], sort=False)
+        for (phase, dataset, _), f in both[both.sparsity_target > 0].groupby(["phase", "dataset", "seed"], sort=False)
         if len(f) >= 5
     ]
     if not seeds:
-        return pd.DataFrame(columns=["phase", "dataset", "models", "mean", "half", "seeds"])
-    groups = pd.DataFrame(seeds).dropna().groupby(["phase", "dataset", "models"], sort=False).rho
-    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+        return pd.DataFrame(columns=[*key, "mean", "half", "seeds"])
+    return summary(pd.DataFrame(seeds).dropna().groupby(key, sort=False).rho)
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
@@ -107,7 +100,7 @@ def answers(rows: pd.DataFrame) -> list[str]:
     for (phase, count), here in more.groupby(["phase", "datasets"], sort=False):
         at = _headline(rows, phase)
         here = here[here.sparsity_target == at]
-        parts = [f"`{r.method}` {_percent(r['mean'], r.half)}" for _, r in here.iterrows()]
+        parts = [f"`{r.method}` {spread(r['mean'], r.half, '+.0f')} %" for _, r in here.iterrows()]
         sets = f"{count} dataset{'s' if count > 1 else ''} that can tell"
         out.append(
             f"{PROTOCOLS[phase].capitalize()}, {100 * at:g} %, errors relative to dense over the {sets}: {', '.join(parts)}."
@@ -151,11 +144,7 @@ def _tells(rho: float, half: float) -> str:
     """Whether upstream top-1 predicts transfer, in words that follow the interval."""
     if np.isnan(half):
         return f"the rank correlation of upstream top-1 and transfer accuracy is {rho:+.2f} (one seed, no interval)"
-    size = f"rank correlation {rho:+.2f} ± {half:.2f}"
+    size = f"rank correlation {spread(rho, half, '+.2f', 1)}"
     if abs(rho) <= half:
         return f"no relation of upstream top-1 and transfer accuracy is resolved ({size})"
     return f"transfer accuracy {'rises' if rho > 0 else 'falls'} with upstream top-1 ({size})"
-
-
-def _percent(mean: float, half: float) -> str:
-    return f"{100 * mean:+.0f}" + ("" if np.isnan(half) else f" ± {100 * half:.0f}") + " %"

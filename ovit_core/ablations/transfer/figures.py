@@ -1,17 +1,10 @@
 """Ablation B's figures: accuracy by dataset, errors relative to dense, upstream accuracy as a predictor, classes."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ovit_core.ablations.transfer.analysis import (
-    PROTOCOLS,
-    beside_upstream,
-    correlation,
-    error_increase,
-    telling,
-)
+from ovit_core.ablations.transfer.analysis import PROTOCOLS, beside_upstream, correlation, error_increase, telling
 from ovit_core.ablations.transfer.parameters import FLOORS
 from ovit_core.study import statistics
 from ovit_core.study.ablation import Drawing
@@ -91,7 +84,7 @@ def upstream(rows: pd.DataFrame) -> Figure | None:
             note = []
             if (phase, dataset) in rho.index:
                 r = rho.loc[(phase, dataset)]
-                note.append(f"ρ {r['mean']:+.2f}" + ("" if np.isnan(r.half) else f" ± {r.half:.2f}"))
+                note.append(f"ρ {statistics.spread(r['mean'], r.half, '+.2f', 1)}")
             if dataset not in telling(rows, phase):
                 note.append("no claim")
             said += [f"{phase}: {', '.join(note)}"] * bool(note)
