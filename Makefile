@@ -3,10 +3,14 @@ PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
 
-.PHONY: study test test-all lab install clean
+.PHONY: study check test test-all lint lab install clean
 
 study: .venv/installed
 	$(BIN)/python -m ovit_core.study $(PROFILE)
+
+# Three tiers: under a minute, everyday, everything.
+check: .venv/installed
+	$(BIN)/python -m pytest -m "not notebook and not browser and not slow"
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow"
@@ -14,16 +18,22 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest
 
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
 lab: .venv/installed
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/explore.ipynb $(LAB)
 
 install: .venv/installed
 
-# The mark is renewed when the list of dependencies changes.
+# The mark is renewed when the list of dependencies changes. CONSTRAINTS=constraints.txt installs the versions of the
+# committed figures.
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv: about 6 GB of packages (torch brings CUDA), a few minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --progress-bar on -e '.[test]'
+	$(BIN)/python -m pip install --progress-bar on $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[test]'
 	touch $@
 
 # The executed notebooks, rows and cached models; figures and the installation stay.

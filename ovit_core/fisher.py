@@ -89,7 +89,6 @@ class BlockFisher:
         block_size: B wanted; each weight gets its row length's divisor nearest below or at it (`block_sizes`).
         damp: lambda, added to the diagonal. Absolute, so it depends on the gradients' scale: per-sample
             gradients need another value than gradients of a mini-batch mean.
-        chunk: gradients gathered before one matrix product, `chunk_size` if None; memory chunk * d floats.
         device: where the blocks live.
         dtype: of the sum and of its inverse. float32 for size; float64 where it fits, so that a small lambda is
             not lost in the rounding of a large sum.
@@ -104,7 +103,6 @@ class BlockFisher:
         shapes: dict[str, torch.Size],
         block_size: int = 192,
         damp: float = 1e-8,
-        chunk: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         multiple: int = 1,
@@ -116,11 +114,9 @@ class BlockFisher:
         if not shapes:
             raise ValueError("no weights given: a Fisher needs at least one")
         self.damp, self.device, self.dtype = damp, device, dtype
-        self.chunk = chunk or chunk_size(block_size)
+        self.chunk = chunk_size(block_size)
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
-        self.block_sizes = {
-            name: fit_block_size(s[1:].numel(), block_size, multiple) for name, s in self.shapes.items()
-        }
+        self.block_sizes = {n: fit_block_size(s[1:].numel(), block_size, multiple) for n, s in self.shapes.items()}
         self.count = 0  # gradients added
         self.losses: list[float] = []  # of their mini-batches, if known: tells whether another pass saw the same ones
         self._pending = 0  # of them, not yet in _sum

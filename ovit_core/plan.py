@@ -5,7 +5,7 @@ of every order. `solve` is the one road from curvature to a method solved: `prun
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,6 +169,7 @@ def _rank(score: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     return score.sort(stable=True, dim=1)
 
 
+@dataclass
 class Plan:
     """A method solved for some weights by `solve`; `at` gives any sparsity without further factorization.
 
@@ -178,9 +179,10 @@ class Plan:
         fallbacks: blocks eliminated again in float64.
     """
 
-    def __init__(self, method: Method, pattern: Pattern = UNSTRUCTURED):
-        self.method, self.pattern, self.fallbacks = method, pattern, 0
-        self.layers: dict[str, Layer] = {}
+    method: Method
+    pattern: Pattern = UNSTRUCTURED
+    layers: dict[str, Layer] = field(default_factory=dict)
+    fallbacks: int = 0
 
     def spill(self, folder: str) -> None:
         """Moves the factors, of groups of weights that do not fit in memory together, to files in `folder`."""

@@ -31,11 +31,11 @@ def progress(iterable: Any = None, **options: Any) -> Any:
     if target is None:
         return notebook_bar(iterable, **options)
     try:
-        stream = Path(target).open("a")  # noqa: SIM115 (the bar writes to it until it ends)
+        stream = Path(target).open("a")  # noqa: SIM115 (the bar closes it)
     except OSError:
         return text_bar(iterable, disable=True, **options)
     # A log file gets a line every ten seconds, a terminal its moving bar.
-    return text_bar(iterable, file=stream, mininterval=0.2 if stream.isatty() else 10, **options)
+    return _Elsewhere(iterable, file=stream, mininterval=0.2 if stream.isatty() else 10, **options)
 
 
 @contextmanager
@@ -50,6 +50,14 @@ def told_to(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+class _Elsewhere(text_bar):
+    """A bar in a file of its own, which it closes."""
+
+    def close(self) -> None:
+        super().close()
+        self.fp.close()
+
+
 class _Told(text_bar):
     """A bar that tells each of its steps instead of drawing it."""
 
@@ -59,7 +67,7 @@ class _Told(text_bar):
         self.listener = listener
         super().__init__(iterable, mininterval=0, miniters=1, **options)
 
-    def display(self, *_: Any, **__: Any) -> None:
+    def refresh(self, *_: Any, **__: Any) -> None:  # not `display`: what is raised there leaves tqdm's lock held
         now = self.format_dict
         rate = now["rate"] or (self.n - self.initial) / (now["elapsed"] or 1)
         self.listener(self.desc.removesuffix(": "), self.n, self.total, (self.total - self.n) / rate if rate else None)

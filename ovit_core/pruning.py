@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -109,36 +109,47 @@ def prune(
     dtype = dtype or choose_dtype(weights, block_size, shape, memory)
     groups = split_groups(weights, block_size, shape, memory if chosen.needs_curvature else None, dtype)
 
-    def solve_part(names: list[str]) -> tuple[Plan, list[float]]:
+    def solve_group(names: list[str]) -> tuple[Plan, list[float]]:
         """A group of weights solved, and the losses of the batches its curvature saw."""
-        part = {name: weights[name] for name in names}
-        curvature = None
+        group, curvature = {name: weights[name] for name in names}, None
         if chosen.needs_curvature and loader is not None:
             curvature = estimate(
-                model, part, loader, gradients, kind=chosen.curvature, block_size=block_size, damp=damp, dtype=dtype,
+                model, group, loader, gradients, kind=chosen.curvature, block_size=block_size, damp=damp, dtype=dtype,
                 per_sample=per_sample, multiple=shape.of,
             )  # fmt: skip
         plan = solve(
-            part, chosen, curvature, damp=damp, pattern=shape, masks=masks.of(model), block_size=block_size, seed=seed,
-            backend=backend, consume=True,
+            group, chosen, curvature, damp=damp, pattern=shape, masks=masks.of(model), block_size=block_size,
+            seed=seed, backend=backend, consume=True,
         )  # fmt: skip
         return plan, curvature.losses if curvature else []
 
-    fallbacks = 0
+    fallbacks, plan, point = 0, Plan(chosen, shape), Point({}, {}, None)
     for step in range(1, recomputations + 2):
+        plan, seen = Plan(chosen, shape), None
         with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
-            plan = _solve_groups(solve_part, groups, loader, folder)
+            for names in groups:
+                last = loader is None or names is groups[-1]
+                with nullcontext() if last else replayable(loader):
+                    solved, losses = solve_group(names)
+                seen = _same_batches(losses, seen)
+                if len(groups) > 1:
+                    solved.spill(folder)
+                plan.join(solved)
             point = plan.at(final * step / (recomputations + 1), allocation)
         install(model, point)
         fallbacks += plan.fallbacks
     used = chosen.needs_curvature
+    sizes = {name: layer.weights.shape[1] if used else None for name, layer in plan.layers.items()}
     return Report(
         method=method,
         pattern=pattern,
         sparsity=masks.sparsity(model),
         sparsity_model=masks.model_sparsity(model),
         masks=point.masks,
-        layers=_describe(plan, point, used),
+        layers=[
+            dict(name=name, weights=mask.numel(), block_size=sizes[name], sparsity=1 - float(mask.float().mean()))
+            for name, mask in point.masks.items()
+        ],
         predicted_loss=point.loss,
         damp=damp if used else None,
         dtype=dtype if used else None,
@@ -148,41 +159,18 @@ def prune(
     )
 
 
-def _solve_groups(
-    solve_part: Callable[[list[str]], tuple[Plan, list[float]]],
-    groups: list[list[str]],
-    loader: Iterable | None,
-    folder: str,
-) -> Plan:
-    """Every group solved on the same batches, the factors of several in files of `folder`; one plan of them all."""
-    whole, seen = None, None
-    for i, names in enumerate(groups):
-        with nullcontext() if loader is None or i + 1 == len(groups) else replayable(loader):
-            plan, losses = solve_part(names)
-        if seen is not None and not torch.allclose(torch.tensor(losses), torch.tensor(seen), rtol=1e-3):
-            raise RuntimeError(
-                "the loader gave other batches to another group of layers: shuffle it with a generator of its "
-                "own, or raise `memory` so that one pass is enough"
-            )
-        seen = losses
-        if len(groups) > 1:
-            plan.spill(folder)
-        whole = whole.join(plan) if whole else plan
-    assert whole is not None  # there is always a group
-    return whole
-
-
-def _describe(plan: Plan, point: Point, blocks: bool) -> list[dict]:
-    """The report's line of every weight."""
-    sizes = {name: layer.weights.shape[1] if blocks else None for name, layer in plan.layers.items()}
-    return [
-        dict(name=name, weights=mask.numel(), block_size=sizes[name], sparsity=1 - float(mask.float().mean()))
-        for name, mask in point.masks.items()
-    ]
+def _same_batches(losses: list[float], before: list[float] | None) -> list[float]:
+    """The losses of a pass over the loader; RuntimeError where the pass before saw others."""
+    if before is not None and not torch.allclose(torch.tensor(losses), torch.tensor(before), rtol=1e-3):
+        raise RuntimeError(
+            "the loader gave other batches to another group of layers: shuffle it with a generator of its own, or raise "
+            "`memory` so that one pass is enough"
+        )
+    return losses
 
 
 def gigabytes(weight: Tensor, block_size: int, pattern: Pattern, dtype: torch.dtype) -> float:
-    """What the curvature of a weight takes: its blocks, and the chunk of gradients on the way to them."""
+    """What the curvature of a weight takes: its blocks, and the gradients gathered on the way to them."""
     B = fit_block_size(weight[0].numel(), block_size, pattern.of)  # also raises where no block fits the row
     return weight.numel() * (B + chunk_size(B)) * dtype.itemsize / 1e9
 
@@ -190,20 +178,16 @@ def gigabytes(weight: Tensor, block_size: int, pattern: Pattern, dtype: torch.dt
 def choose_dtype(
     weights: dict[str, nn.Parameter], block_size: int, pattern: Pattern, memory: float | None
 ) -> torch.dtype:
-    """float64 where the curvature of all weights fits `memory` gigabytes, or half of their device's; else float32."""
+    """float64 where the curvature of all weights fits `memory` gigabytes, by default half of what their device has (not
+    of what is free, or the same call would give other numbers another day); else float32.
+    """
     need = sum(gigabytes(w, block_size, pattern, torch.float64) for w in weights.values())
     device = next(iter(weights.values())).device
-    return torch.float64 if need <= (memory or _total(device) / 2) else torch.float32
-
-
-def _total(device: torch.device) -> float:
-    """Gigabytes a device has: not what is free, which would make the same call give other numbers another day."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory / 1e9
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    except (ValueError, AttributeError, OSError):  # not told on this system
-        return 0.0
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return torch.float64 if need <= (memory or total / 2e9) else torch.float32
 
 
 def split_groups(

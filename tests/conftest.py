@@ -1,29 +1,56 @@
-"""Shared fixtures: a model small enough for seconds, and a browser."""
+"""Shared by the tests: a model small enough for seconds, parameters, a place to write to, and a browser."""
 
+import os
 import shutil
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for models this small threads only wait for each other
 
 import pytest
 import timm
 import torch
 from playwright.sync_api import sync_playwright
 
+from ovit_core.study import engine, registry
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 TINY = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
+WEIGHTS = 2 * 6912  # prunable ones of such a model
 
 
-@pytest.fixture
-def tiny():
-    """A ViT of 2 x 6912 prunable weights for 32 x 32 images, 10 classes, random weights."""
+def tiny_model():
+    """A ViT for 32 x 32 images and 10 classes, random weights."""
     torch.manual_seed(0)
     return timm.create_model("vit_tiny_patch16_224", num_classes=10, **TINY)
 
 
-@pytest.fixture
-def tiny_batches():
+def random_batches():
     """Eight batches of four random images and labels."""
     g = torch.Generator().manual_seed(0)
     return [(torch.randn(4, 3, 32, 32, generator=g), torch.randint(10, (4,), generator=g)) for _ in range(8)]
+
+
+def quick(kind, *settings):
+    """Parameters of a kind from the quick profile, with NAME=VALUE settings put over them."""
+    return registry.build(kind, engine.read_profile("quick", list(settings)))
+
+
+@pytest.fixture
+def tiny():
+    return tiny_model()
+
+
+@pytest.fixture
+def tiny_batches():
+    return random_batches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """What a test does not place itself is written here, never into the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVIT_STUDY_DIR", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture

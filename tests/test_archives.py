@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from ovit_core import archives, data, dense
-from ovit_core.batches import batches
+from ovit_core.data import archives, loading
+from ovit_core.data.batches import batches
+from ovit_core.study import dense
 
 
 def jpg(path: Path, seed: int = 0) -> None:
@@ -146,7 +147,7 @@ def test_every_real_dataset_has_a_layout_here():
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_reads_what_the_archive_unpacks_to(tmp_path, monkeypatch, offline, name):
     classes, train, test = LAYOUTS[name](tmp_path, monkeypatch)
-    d = data.load(name, tmp_path, val_fraction=0.2)
+    d = loading.load(name, tmp_path, val_fraction=0.2)
     assert (len(d.classes), len(d.train) + len(d.val), len(d.test)) == (classes, train, test)
     assert set(d.labels("train")) <= set(range(classes)) and len(d.labels("test")) == test
     images, labels = next(iter(batches(d.test, 4, workers=0)))
@@ -155,14 +156,14 @@ def test_reads_what_the_archive_unpacks_to(tmp_path, monkeypatch, offline, name)
 
 def test_labels_belong_to_their_images(tmp_path, monkeypatch):
     cub200(tmp_path, monkeypatch)
-    d = data.load("cub200", tmp_path)
+    d = loading.load("cub200", tmp_path)
     for part in (d.train, d.val, d.test):
         assert all(d.classes[y] == path.parent.name for path, y in zip(part.sources, part.labels))
 
 
 def test_caltech_has_30_a_class_as_committed_and_no_background(tmp_path, monkeypatch):
     caltech101(tmp_path, monkeypatch)
-    d = data.load("caltech101", tmp_path)
+    d = loading.load("caltech101", tmp_path)
     assert "BACKGROUND_Google" not in d.classes and len(d.classes) == 101
     assert (np.bincount(d.labels("train")) + np.bincount(d.labels("val")) == 30).all()
     names = lambda part: {f"{p.parent.name}/{p.name}" for p in part.sources}
@@ -171,13 +172,13 @@ def test_caltech_has_30_a_class_as_committed_and_no_background(tmp_path, monkeyp
     assert not names(d.test) & (names(d.train) | names(d.val))
     (tmp_path / "caltech101" / "101_ObjectCategories" / "emu" / "image_0053.jpg").unlink()
     with pytest.raises(ValueError, match="emu has 52 images, not 53"):
-        data.load("caltech101", tmp_path)
+        loading.load("caltech101", tmp_path)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_without_data_and_network_one_error_says_what_to_put_where(tmp_path, offline, name):
     with pytest.raises(FileNotFoundError, match=f"(?s){name} is not in {tmp_path}.*Put there "):
-        data.load(name, tmp_path)
+        loading.load(name, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_a_truncated_archive_is_named(tmp_path, offline, name, file):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_bytes(b"\x1f\x8b\x08 half of an archive")
     with pytest.raises(ValueError, match=f"{name}: {tmp_path / file} is "):
-        data.load(name, tmp_path)
+        loading.load(name, tmp_path)
 
 
 def test_a_damaged_batch_of_cifar_is_named(tmp_path, offline):
@@ -203,7 +204,7 @@ def test_a_damaged_batch_of_cifar_is_named(tmp_path, offline):
     folder.mkdir()
     (folder / "data_batch_2").write_bytes(b"half")
     with pytest.raises(ValueError, match="data_batch_2 is truncated or another file"):
-        data.load("cifar10", tmp_path)
+        loading.load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no image"])
@@ -213,19 +214,19 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path, monke
     content = file.read_bytes()
     file.unlink() if damage == "missing" else file.write_bytes(content[:-200] if damage == "truncated" else b"text")
     with pytest.raises(ValueError, match=f"cannot read image {file}"):
-        dense.verify(data.load("cub200", tmp_path))
+        dense.verify(loading.load("cub200", tmp_path))
 
 
 def test_an_empty_class_folder_is_named(tmp_path):
     for part in ("train", "val"):
         jpg(tmp_path / "imagenet" / part / "n01440764" / "a.jpg")
         (tmp_path / "imagenet" / part / "n01443537").mkdir()
-    with pytest.raises(ValueError, match="imagenet: .*n01443537"):
-        data.load("imagenet", tmp_path)
+    with pytest.raises(ValueError, match=r"imagenet: .*n01443537"):
+        loading.load("imagenet", tmp_path)
 
 
 def test_lists_that_disagree_are_refused(tmp_path, monkeypatch):
     cub200(tmp_path, monkeypatch)
     text(tmp_path / "CUB_200_2011" / "train_test_split.txt", "1 0", "2 1")
     with pytest.raises(ValueError, match="list other images"):
-        data.load("cub200", tmp_path)
+        loading.load("cub200", tmp_path)

@@ -12,7 +12,7 @@ import urllib.request
 import nbformat
 import pytest
 
-from ovit_core.study import NOTEBOOKS
+from ovit_core.study.paths import NOTEBOOKS
 
 TINY = """
 upstream, epochs, gradients, images, sparsities, damps = "digits", 2, 8, 100, [0.5, 0.9], [1e-5]
@@ -33,7 +33,7 @@ def server(tmp_path):
     words = ["-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--notebook-dir={tmp_path}"]
     words += ["--IdentityProvider.token=secret", "--ServerApp.port_retries=0"]
     environment = os.environ | {"OVIT_STUDY_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
-    with open(tmp_path / "server.log", "w") as log:
+    with (tmp_path / "server.log").open("w") as log:
         running = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=environment, cwd=tmp_path)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -50,6 +50,8 @@ def server(tmp_path):
         running.wait(30)
 
 
+@pytest.mark.browser
+@pytest.mark.notebook
 def test_the_slider_moves_weights_and_figure(server, browser, tmp_path):
     page = browser.new_page(viewport=dict(width=1400, height=1000))
     page.goto(server, timeout=120_000)

@@ -2,14 +2,18 @@
 
 import gzip
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import FashionMNIST
 
-from ovit_core import data, glyphs
-from ovit_core.batches import batches
+from ovit_core.data import glyphs, listing, loading, small
+from ovit_core.data.batches import batches
+from ovit_core.study.paths import ROOT
 
 SIZES = dict(
     glyph_letters=(26, 32032, 2600),
@@ -19,18 +23,34 @@ SIZES = dict(
 )
 
 
-@pytest.mark.parametrize("name", data.EMBEDDED)
-def test_embedded_sets_are_deterministic_and_of_the_size_said(name):
-    a = data.load(name)
-    glyphs.load.cache_clear()
-    b = data.load(name)
-    classes, train, test = SIZES[name]
-    assert (len(a.classes), len(a.train) + len(a.val), len(a.test)) == (classes, train, test)
-    assert a.fingerprint == b.fingerprint and torch.equal(a.train.images, b.train.images)
-    assert set(a.labels("test")) == set(range(classes)) == set(a.labels("val"))
-    x, y = next(iter(batches(a.test, 8)))
+@pytest.fixture(scope="module")
+def sets():
+    """Each embedded set, loaded once: letters take seconds."""
+    return {name: loading.load(name) for name in SIZES}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_embedded_sets_are_of_the_size_said(sets, name):
+    d, (classes, train, test) = sets[name], SIZES[name]
+    assert (len(d.classes), len(d.train) + len(d.val), len(d.test)) == (classes, train, test)
+    assert set(d.labels("test")) == set(range(classes)) == set(d.labels("val"))
+    x, y = next(iter(batches(d.test, 8)))
     assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
     assert -1 <= x.min() and x.max() <= 1 and y.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["glyph_symbols", "glyph_typefaces", "digits"])
+def test_embedded_sets_are_the_same_bytes_each_time(sets, name):
+    glyphs.rendered.cache_clear()
+    again = loading.load(name)
+    assert again.fingerprint == sets[name].fingerprint and torch.equal(again.train.images, sets[name].train.images)
+
+
+@pytest.mark.notebook
+def test_embedded_sets_are_the_same_bytes_in_another_process(sets):
+    code = f"from ovit_core.data.loading import load\nfor name in {list(SIZES)}: print(load(name).fingerprint)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said.split() == [sets[name].fingerprint for name in SIZES]
 
 
 def test_test_letters_are_of_families_never_trained_on():
@@ -42,15 +62,15 @@ def test_test_letters_are_of_families_never_trained_on():
 
 def test_splits_are_seeded_stratified_and_disjoint():
     labels = np.repeat(np.arange(5), 20)
-    rest, held = data.split(labels, 0.2, seed=1)
+    rest, held = listing.split(labels, 0.2, seed=1)
     assert not set(rest) & set(held) and len(rest) + len(held) == 100
     assert np.bincount(labels[held]).tolist() == [4] * 5
-    assert np.array_equal(held, data.split(labels, 0.2, seed=1)[1])
-    assert not np.array_equal(held, data.split(labels, 0.2, seed=2)[1])
+    assert np.array_equal(held, listing.split(labels, 0.2, seed=1)[1])
+    assert not np.array_equal(held, listing.split(labels, 0.2, seed=2)[1])
 
 
 def test_batches_are_repeatable_and_cover_an_epoch():
-    split = data.load("digits").train
+    split = loading.load("digits").train
     first, second = (
         batches(split, 50, seed=4, augment=("flip", "shift")),
         batches(split, 50, seed=4, augment=("flip", "shift")),
@@ -77,7 +97,7 @@ def write_idx(folder, packed):
 @pytest.mark.parametrize("layout, packed", [("fashion-mnist", True), (".", True), ("FashionMNIST/raw", False)])
 def test_fashion_mnist_from_debian_and_torchvision_layouts(tmp_path, layout, packed):
     write_idx(tmp_path / "data" / layout, packed)
-    d = data.load("fashion_mnist", tmp_path / "data")
+    d = loading.load("fashion_mnist", tmp_path / "data")
     assert (len(d.train) + len(d.val), len(d.test), len(d.classes)) == (20, 10, 10)
     assert next(iter(batches(d.train, 4)))[0].shape == (4, 3, 32, 32)
 
@@ -86,23 +106,21 @@ def test_fashion_mnist_truncated_names_the_file(tmp_path):
     write_idx(tmp_path / "d" / "FashionMNIST" / "raw", packed=False)
     file = tmp_path / "d" / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot read .*t10k-images-idx3-ubyte"):
-        data.load("fashion_mnist", tmp_path / "d")
+    with pytest.raises(ValueError, match=r"cannot read .*t10k-images-idx3-ubyte"):
+        loading.load("fashion_mnist", tmp_path / "d")
 
 
 def test_fashion_mnist_missing_says_what_to_put_where(tmp_path, monkeypatch):
-    from torchvision.datasets import FashionMNIST
-
     def refuse(self):
         raise OSError("no network")
 
     monkeypatch.setattr(FashionMNIST, "download", refuse)
-    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr(small, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist, or put the four"):
-        data.load("fashion_mnist", tmp_path)
+        loading.load("fashion_mnist", tmp_path)
 
 
-def test_folder_of_images(tmp_path):
+def test_a_folder_of_images_is_read_by_class_and_classes_must_agree(tmp_path):
     rng = np.random.default_rng(0)
     for part, n in (("train", 6), ("test", 2)):
         for c in ("cat", "dog"):
@@ -111,13 +129,13 @@ def test_folder_of_images(tmp_path):
                 Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
                     tmp_path / "pets" / part / c / f"{i}.png"
                 )
-    d = data.load("folder:pets", tmp_path, val_fraction=0.34)
+    d = loading.load("folder:pets", tmp_path, val_fraction=0.34)
     assert d.classes == ["cat", "dog"] and (len(d.train), len(d.val), len(d.test)) == (8, 4, 4)
-    x, y = next(iter(batches(d.train, 4, seed=0, workers=0)))
+    x, _ = next(iter(batches(d.train, 4, seed=0, workers=0)))
     assert x.shape == (4, 3, 32, 32) and d.labels("val").tolist() == [0, 0, 1, 1]
     (tmp_path / "pets" / "test" / "dog").rename(tmp_path / "pets" / "test" / "fox")
     with pytest.raises(ValueError, match="classes of train and test differ: dog, fox"):
-        data.load("folder:pets", tmp_path)
+        loading.load("folder:pets", tmp_path)
 
 
 def test_unlabelled_test_images_leave_val_to_test_on(tmp_path):
@@ -126,11 +144,11 @@ def test_unlabelled_test_images_leave_val_to_test_on(tmp_path):
         (tmp_path / "mine" / part).mkdir(parents=True)
         for i in range(5):
             Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "mine" / part / f"{i}.png")
-    assert len(data.load("folder:mine", tmp_path).test) == 10
+    assert len(loading.load("folder:mine", tmp_path).test) == 10
 
 
-def test_missing_folder_and_unknown_name(tmp_path):
+def test_a_missing_folder_says_what_to_put_there_and_an_unknown_name_what_is_meant(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing/test, with one sub-folder of images per class"):
-        data.load("folder:nothing", tmp_path)
+        loading.load("folder:nothing", tmp_path)
     with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
-        data.load("digit")
+        loading.load("digit")

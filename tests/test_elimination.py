@@ -4,7 +4,6 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovit_core.elimination import choose_backend, eliminate
+from ovit_core.study.paths import ROOT
 
 BACKENDS = ("reference", "cpu")
 
@@ -127,7 +127,7 @@ def test_groups_keep_exactly_n_of_every_m(backend, group):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(0, 10_000), st.sampled_from(BACKENDS), st.booleans())
-def test_properties(B, seed, backend, update):
+def test_orders_are_permutations_losses_never_fall_and_blocks_stand_alone(B, seed, backend, update):
     w, H, _ = problem(5, B, seed=seed)
     w[0, : B // 2] = 0  # zero weights and duplicates must not become NaN
     w[1] = 1.0
@@ -204,26 +204,30 @@ def test_backends_that_cannot_run_say_why(caplog, monkeypatch):
     assert "falls back to the plain torch backend: it takes blocks of at most 1024" in caplog.text
 
 
+@pytest.mark.notebook
 def test_leaves_torch_as_it_was():
     """One OpenMP runtime may serve torch and numba: torch's threads, and its batched LU, must survive numba's."""
-    code = """
+    threads = """
 import torch
 from ovit_core.elimination import eliminate
 torch.set_num_threads(1)
 eliminate(torch.randn(64, 32), torch.eye(32).repeat(64, 1, 1))
 assert torch.get_num_threads() == 1, torch.get_num_threads()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
-    code = """
+    batched_lu = """
 import torch
 from ovit_core.elimination import eliminate
 eliminate(torch.randn(64, 32), torch.eye(32).repeat(64, 1, 1))
 A = torch.randn(64, 192, 192) + 30 * torch.eye(192)
 assert (torch.linalg.inv(A) @ A - torch.eye(192)).abs().max() < 1e-3
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    options = dict(cwd=ROOT, env=environment)
+    running = [subprocess.Popen([sys.executable, "-c", code], **options) for code in (threads, batched_lu)]
+    assert [process.wait() for process in running] == [0, 0]
 
 
+@pytest.mark.notebook
 def test_gpu_kernel_in_tritons_interpreter():
     """The kernel a GPU runs, interpreted on the CPU, against the reference; also through its float64 fallback."""
     pytest.importorskip("triton")
@@ -251,7 +255,5 @@ assert a.fallbacks == b.fallbacks > 0 and torch.isfinite(a.loss).all(), (a.fallb
 print("agrees")
 """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert found.stdout.strip().endswith("agrees"), found.stderr[-2000:]

@@ -1,6 +1,5 @@
 """The explorer: the same numbers as the pruner's, a slider that answers in time, work that stops, a static page."""
 
-import dataclasses
 import re
 import time
 
@@ -13,33 +12,31 @@ import timm
 import torch
 from conftest import TINY as MODEL
 
-from ovit_core import dense, explorer, masks, results, views, widgets
-from ovit_core.batches import batches
-from ovit_core.config import ROOT, from_parameters
-from ovit_core.explorer import Explore, Explorer
+from ovit_core import explorer, masks
+from ovit_core.data.batches import batches
+from ovit_core.explorer import views
+from ovit_core.explorer.panel import Panel, Worker
+from ovit_core.explorer.parameters import Explore
+from ovit_core.explorer.solve import Explorer
 from ovit_core.progress import progress, told_to
-from ovit_core.study import NOTEBOOKS
+from ovit_core.study import paths, registry
 
-README = ROOT / "README.md"
 TINY = dict(
     upstream="digits", epochs=2, model_args=MODEL, gradients=8, damps=[1e-5, 1e-4], images=100, sparsities=[0.5, 0.9],
     methods=["ovit", "ovit_mask_only", "obert", "magnitude"], profile="tiny",
 )  # fmt: skip
 
 
-def parameters() -> dict:
-    declared = papermill.inspect_notebook(str(NOTEBOOKS / "explore.ipynb"))
-    return {name: eval(p["default"]) for name, p in declared.items()} | TINY
+def explore(**changes) -> Explore:
+    """The notebook's parameters, made tiny."""
+    declared = papermill.inspect_notebook(str(paths.NOTEBOOKS / "explore.ipynb"))
+    values = {name: eval(p["default"]) for name, p in declared.items()}
+    return registry.build(Explore, values | TINY | changes)
 
 
 @pytest.fixture(scope="module")
-def x(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("explore")
-        patch.setattr(dense, "CACHE", folder / "cache")
-        patch.setattr(results, "CACHE", folder / "cache")
-        patch.setattr(explorer, "RUNS", folder / "runs")
-        yield Explorer(from_parameters(Explore, parameters())).sweep()
+def x():
+    return Explorer(explore()).sweep()
 
 
 def test_points_are_those_of_the_study(x):
@@ -65,7 +62,7 @@ def test_steps_expect_the_loss_that_the_elimination_accumulates(x, method, layer
 
 
 def test_the_slider_answers_within_300_ms_and_accuracies_follow(x):
-    panel = widgets.Panel(x)
+    panel = Panel(x)
     panel.slider.value = 0.7
     panel.worker.join()
     slowest = 0.0
@@ -79,11 +76,11 @@ def test_the_slider_answers_within_300_ms_and_accuracies_follow(x):
     assert 0.8 in x.measured("ovit") and 0.65 not in x.measured("ovit")  # only where it rested
     for i in range(len(panel.views)):
         panel.tabs.selected_index = i
-        assert bytes(panel.pictures[panel.view].value).startswith(b"\x89PNG")
+        assert bytes(panel.pictures[panel.view].value).startswith(b"\x89PNG"), panel.note.value
 
 
 def test_settings_prune_anew_and_bad_ones_say_what_is_wrong(x):
-    panel = widgets.Panel(x)
+    panel = Panel(x)
     panel.settings["pattern"].value = "3:2"
     panel.apply.click()
     assert "pattern must be" in panel.note.value and panel.x is x
@@ -95,7 +92,7 @@ def test_settings_prune_anew_and_bad_ones_say_what_is_wrong(x):
 
 
 def test_after_new_settings_the_slider_measures_again(x):
-    panel = widgets.Panel(x)
+    panel = Panel(x)
     panel.settings["methods"].value = ["magnitude"]
     panel.apply.click()
     panel.worker.join()
@@ -107,7 +104,7 @@ def test_after_new_settings_the_slider_measures_again(x):
 
 
 def test_a_view_that_fails_says_so_and_accuracies_are_measured_all_the_same(x, monkeypatch):
-    panel = widgets.Panel(x)
+    panel = Panel(x)
     panel.worker.join()
     monkeypatch.setitem(panel.views, "Accuracy", lambda: 1 / 0)
     panel.slider.value = 0.45
@@ -118,14 +115,14 @@ def test_a_view_that_fails_says_so_and_accuracies_are_measured_all_the_same(x, m
 
 
 def test_another_model_begins_without_the_arguments_of_this_one(x):
-    panel = widgets.Panel(x)
+    panel = Panel(x)
     panel.settings["model"].value = "deit_tiny_patch16_224"
     assert panel.settings["model_args"].value == "{}"
 
 
 def test_published_weights_of_other_classes_are_refused():
     with pytest.raises(ValueError, match="know 1000 classes, digits has 10"):
-        Explorer(from_parameters(Explore, parameters() | dict(pretrained=True)))
+        Explorer(explore(pretrained=True))
 
 
 def test_layer_inputs_are_those_of_the_estimate_alone(x):
@@ -139,7 +136,7 @@ def test_layer_inputs_are_those_of_the_estimate_alone(x):
 
 def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
     said, ended = [], []
-    worker = widgets.Worker(lambda *words: said.append(words), ended.append)
+    worker = Worker(lambda *words: said.append(words), ended.append)
 
     def job():
         for _ in progress(range(10_000), desc="long"):
@@ -154,6 +151,8 @@ def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
     worker.start(lambda: 1 / 0)
     worker.join()
     assert ended[1] == "ZeroDivisionError: division by zero"
+    with told_to(lambda *words: None):
+        assert list(progress("ab", desc="next")) == ["a", "b"]  # the bar that was stopped holds none up
 
 
 def test_bars_are_told_with_the_time_left():
@@ -170,14 +169,15 @@ def test_a_saved_model_loads_with_its_masks(x):
     masks.load(model, path)
     assert masks.sparsity(model) == pytest.approx(0.9, abs=1e-4)
     assert x.save("ovit", 0.9) == path and masks.sparsity(explorer.load(path)) == masks.sparsity(model)
-    other = Explorer(dataclasses.replace(x.config, damp=1e-3), before=x).save("ovit", 0.9)
+    other = Explorer(x.config.replace(damp=1e-3), before=x).save("ovit", 0.9)
     assert other.name == "ovit-90-2.safetensors" and path.exists()  # another lambda does not write over it
     picture = x.save_figure(views.accuracy(x, 0.9), "accuracy", 0.9)
     assert all(picture.with_suffix(s).stat().st_size > 100 for s in (".png", ".svg", ".json"))
 
 
-def test_the_readme_picks_a_saved_model_up_trains_it_and_exports_it(x, tmp_path, monkeypatch, capsys):
-    block = re.search(r"```python\n(from ovit_core import explorer, masks\n.*?)```", README.read_text(), re.S).group(1)
+def test_the_documents_pick_a_saved_model_up_train_it_and_export_it(x, tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (paths.ROOT / "docs" / "pruner.md").read_text(), re.S)
+    block = "".join(b for b in blocks if "explorer.load(" in b or "onnx.export(" in b)
     monkeypatch.chdir(tmp_path)
     path = x.save("ovit", 0.9)
     block = block.replace("runs/quick/explore/ovit-90.safetensors", str(path))
@@ -197,17 +197,16 @@ def test_the_readme_picks_a_saved_model_up_trains_it_and_exports_it(x, tmp_path,
 
 
 def test_a_model_without_its_settings_says_how_to_load_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="use ovit_core.masks.load"):
+    with pytest.raises(FileNotFoundError, match=r"use ovit_core\.masks\.load"):
         explorer.load(tmp_path / "mine.safetensors")
 
 
+@pytest.mark.notebook
 def test_the_notebook_draws_statically_under_papermill(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     out = tmp_path / "explore.ipynb"
-    given = TINY | dict(interactive=False)
-    papermill.execute_notebook(
-        str(NOTEBOOKS / "explore.ipynb"), str(out), parameters=given, kernel_name="python3", progress_bar=False
-    )
+    given, source = TINY | dict(interactive=False), str(paths.NOTEBOOKS / "explore.ipynb")
+    papermill.execute_notebook(source, str(out), parameters=given, kernel_name="python3", progress_bar=False)
     outputs = [o for c in nbformat.read(out, as_version=4).cells for o in c.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 6
     assert not [o for o in outputs if o.output_type == "error"]

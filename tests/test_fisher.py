@@ -53,11 +53,11 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="block_size"):
         BlockFisher({"w": (2, 2)}, block_size=0)
     fisher = BlockFisher({"layer.weight": (4, 6)}, block_size=3)
-    with pytest.raises(ValueError, match="layer.weight has shape"):
+    with pytest.raises(ValueError, match=r"layer\.weight has shape"):
         fisher.add({"layer.weight": torch.zeros(6, 4)})
     bad = torch.zeros(4, 6)
     bad[1, 4] = float("nan")
-    with pytest.raises(FloatingPointError, match="layer.weight is not finite in block 3"):
+    with pytest.raises(FloatingPointError, match=r"layer\.weight is not finite in block 3"):
         fisher.add({"layer.weight": bad})
 
 

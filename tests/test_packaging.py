@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from ovit_core.config import ROOT
+from ovit_core.study.paths import ROOT
 
 
 def test_environment_agrees_with_pyproject():

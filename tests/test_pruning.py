@@ -1,27 +1,34 @@
 """Methods and the global threshold: exact sparsity, whole prefixes, and what each method must have in common."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
+from conftest import random_batches, tiny_model
 
 from ovit_core import masks, models
-from ovit_core.curvature import estimate_fisher, estimate_inputs
-from ovit_core.plan import Plan, count_removed
-from ovit_core.pruning import METHODS, get_method, prune
+from ovit_core.curvature import estimate
+from ovit_core.methods import METHODS, get_method
+from ovit_core.pattern import Pattern
+from ovit_core.plan import count_removed, solve
+from ovit_core.pruning import prune
 
 
-@pytest.fixture
-def solved(tiny, tiny_batches):
+@pytest.fixture(scope="module")
+def solved():
     """Weights and Fisher of the tiny model, and a function that solves a method for them."""
-    fisher = estimate_fisher(tiny, tiny_batches, gradients=40, block_size=12, damp=1e-4)
-    weights, inputs = models.prunable(tiny), estimate_inputs(tiny, tiny_batches, 8, block_size=12)
+    model, loader = tiny_model(), random_batches()
+    weights = models.prunable(model)
+    fisher = estimate(model, weights, loader, 40, block_size=12, damp=1e-4)
+    inputs = estimate(model, weights, loader, 8, kind="inputs", block_size=12)
 
-    def solve(name, pattern="unstructured"):
+    @cache
+    def solve_method(name, pattern="unstructured"):
         curvature = inputs if get_method(name).curvature == "inputs" else fisher
-        return Plan(weights, get_method(name), curvature, pattern=pattern, seed=3)
+        return solve(weights, get_method(name), curvature, pattern=Pattern.parse(pattern), seed=3)
 
-    return weights, fisher, solve
+    return weights, fisher, solve_method
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -74,7 +81,7 @@ def test_mask_only_leaves_kept_weights_alone(solved):
 
 def test_joint_update_never_predicts_more_loss_than_none_or_independent(solved):
     """On the quadratic model itself, w -> (w' - w)^T F (w' - w) / 2, the joint update is the best for its mask."""
-    weights, fisher, solve = solved
+    weights, fisher, solve_method = solved
 
     def quadratic(pruned):
         total = 0.0
@@ -89,16 +96,16 @@ def test_joint_update_never_predicts_more_loss_than_none_or_independent(solved):
         ("magnitude_joint", "magnitude"),
         ("obert_joint", "obert", "obert_mask_only"),
     ):
-        values = [quadratic(solve(m).at(0.6)) for m in family]
+        values = [quadratic(solve_method(m).at(0.6)) for m in family]
         assert values[0] == min(values) and values[0] < values[1]
-    pruned = solve("ovit").at(0.6)
+    pruned = solve_method("ovit").at(0.6)
     assert quadratic(pruned) == pytest.approx(pruned.loss, rel=1e-3)  # the accumulated loss is that prediction
 
 
 def test_diag_fisher_is_blocks_of_one(tiny, tiny_batches, solved):
-    single = estimate_fisher(tiny, tiny_batches, gradients=40, block_size=1, damp=1e-4)
+    single = estimate(tiny, models.prunable(tiny), tiny_batches, 40, block_size=1, damp=1e-4)
     a = solved[2]("diag_fisher").at(0.5)
-    b = Plan(solved[0], get_method("obert_mask_only"), single).at(0.5)
+    b = solve(solved[0], get_method("obert_mask_only"), single).at(0.5)
     assert all((a.masks[n] == b.masks[n]).float().mean() > 0.9999 for n in a.masks)
 
 
@@ -113,14 +120,14 @@ def test_prune_reports_and_attaches(tiny, tiny_batches):
 
 def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batches):
     tiny.train()
-    assert estimate_fisher(tiny, tiny_batches, gradients=19, block_size=8).count == 19
+    assert estimate(tiny, models.prunable(tiny), tiny_batches, 19, block_size=8).count == 19
     assert tiny.training
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(method="ovti"), "unknown method 'ovti'; one of ovit"),
+        (dict(method="ovti"), "unknown method 'ovti'; did you mean 'ovit'.*one of ovit"),
         (dict(sparsity=1.2), r"sparsity must lie in \[0, 1\], not 1.2"),
         (dict(prunable="nothing"), "no weight matches 'nothing'"),
         (dict(loader=None), "needs a loader"),
@@ -158,8 +165,8 @@ def test_patterns_keep_exactly_n_of_every_m_inputs(solved, method, pattern):
 
 def test_pattern_joint_update_is_the_closed_form(solved):
     """Every kept weight of `ovit` at 2:4 is moved by F_KK^-1 F_KS w_S."""
-    weights, fisher, solve = solved
-    pruned, name = solve("ovit", "2:4").at(), "blocks.0.mlp.fc1.weight"
+    weights, fisher, solve_method = solved
+    pruned, name = solve_method("ovit", "2:4").at(), "blocks.0.mlp.fc1.weight"
     w, got = weights[name].detach().double().reshape(-1, 12), pruned.weights[name].double().reshape(-1, 12)
     mask, F = pruned.masks[name].reshape(-1, 12), torch.linalg.inv(fisher.inverse(name).double())
     for b in range(0, len(w), 17):
@@ -184,8 +191,8 @@ def test_wanda_prunes_every_row_alike_and_matches_its_definition(tiny, tiny_batc
 
 def test_groups_of_layers_give_the_masks_of_one_pass(tiny, tiny_batches):
     def run(**options):
-        model = copy.deepcopy(tiny)
-        return prune(model, "ovit", 0.8, tiny_batches, gradients=20, block_size=24, damp=1e-4, **options), model
+        model, options = copy.deepcopy(tiny), options | dict(block_size=24, damp=1e-4, dtype=torch.float32)
+        return prune(model, "ovit", 0.8, tiny_batches, gradients=20, **options), model
 
     (whole, a), (parts, b) = run(), run(memory=6e-4)
     assert whole.groups == 1 and parts.groups > 3
@@ -234,8 +241,9 @@ def test_recomputations_are_steps_of_prune(tiny, tiny_batches):
 
 def test_per_sample_gradients_are_batches_of_one(tiny, tiny_batches):
     single = [(x[i : i + 1], y[i : i + 1]) for x, y in tiny_batches for i in range(len(y))]
-    a = estimate_fisher(tiny, tiny_batches, 30, 12, per_sample=True)
-    b = estimate_fisher(tiny, single, 30, 12)
+    weights = models.prunable(tiny)
+    a = estimate(tiny, weights, tiny_batches, 30, block_size=12, per_sample=True)
+    b = estimate(tiny, weights, single, 30, block_size=12)
     assert a.count == b.count == 30
     assert torch.equal(a.diagonal("blocks.0.attn.proj.weight"), b.diagonal("blocks.0.attn.proj.weight"))
 
@@ -250,8 +258,7 @@ def test_per_sample_gradients_are_batches_of_one(tiny, tiny_batches):
         ("convnext_atto", dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 32)), 1, r"stages\.1\.downsample\.1\.weight"),
     ],
 )
-def test_families(name, args, matched, prunable):
-    """The matched weights are listed, and the sparsity is exact, on timm's families."""
+def test_timms_families_are_pruned_exactly_and_every_matrix_is_listed(name, args, matched, prunable):
     torch.manual_seed(0)
     model = models.create(name, 5, **args)
     size = models.input_config(model)["input_size"][1] if "img_size" in args else 64

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ovit_core import statistics
-from ovit_core.transfer import mean_per_class
+from ovit_core.study import statistics
 
 
 def rows(values, phase="one_shot", dataset="d"):
@@ -40,11 +39,6 @@ def test_difference_is_paired_by_seed():
 )
 def test_verdicts_follow_the_interval(mean, half, says):
     assert says in statistics.verdict(mean, half, "`a`", "`b`")
-
-
-def test_mean_per_class_by_hand():
-    # class 0: 3 of 4 right; class 1: 0 of 1 -> (0.75 + 0) / 2, not 3 of 5
-    assert mean_per_class(np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1])) == 0.375
 
 
 def test_bootstrap_covers_the_mean():

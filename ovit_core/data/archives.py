@@ -8,33 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
 from ovit_core.data.catalog import find
-from ovit_core.data.listing import Listing
+from ovit_core.data.listing import Listing, files
 
 CALTECH_SPLIT = Path(__file__).parent / "splits" / "caltech101.json"
 
 
 class Archive(NamedTuple):
-    """How a dataset is read.
-
-    Attributes:
-        read: (data_dir, download) -> Listing.
-        files: paths in data_dir -> md5 or None, the archives and what they unpack to: those that are there are named
-            if reading fails.
-        downloads: whether torchvision can still fetch it.
-    """
+    """How a dataset is read from (data_dir, download)."""
 
     read: Callable[[Path, bool], Listing]
-    files: dict[str, str | None]
-    downloads: bool = True
-
-    def there(self, data_dir: Path) -> list[str]:
-        """Which of its files or folders are in `data_dir`."""
-        return [name for name in self.files if (data_dir / name).exists()]
+    files: dict[str, str | None]  # paths in data_dir -> md5 or None; those that are there are named if reading fails
 
 
 def read(name: str, data_dir: Path) -> Listing:
@@ -44,33 +33,30 @@ def read(name: str, data_dir: Path) -> Listing:
         FileNotFoundError: it is not there and cannot be downloaded; says what to put where.
         ValueError: it is there but wrong or incomplete; names the file.
     """
-    archive, place = ARCHIVES[name], find(name).place
-    errors: list[Exception] = []
-    there: list[str] = []
-    for download in (False, True)[: 1 + archive.downloads]:  # torchvision unpacks an archive when told to download
+    archive, dataset = ARCHIVES[name], find(name)
+    remedy = f"put there {dataset.place}"
+    errors, there = [], {}
+    for download in (False,) if dataset.required else (False, True):  # torchvision unpacks when told to download
         try:
             return archive.read(data_dir, download)
         except Exception as error:
             errors.append(error)
-            there = archive.there(data_dir)
-            for file in there:
-                md5 = archive.files[file]
-                if md5 and not check_integrity(str(data_dir / file), md5):
+            there = {data_dir / file: md5 for file, md5 in archive.files.items() if (data_dir / file).exists()}
+            for file, md5 in there.items():
+                if md5 and not check_integrity(str(file), md5):
                     raise ValueError(
-                        f"{name}: {data_dir / file} is truncated or another file (its MD5 is not {md5}); remove it, or "
-                        f"put there {place}"
+                        f"{name}: {file} is truncated or another file (its MD5 is not {md5}); remove it, or {remedy}"
                     ) from error
-    first, last = errors[0], errors[-1]
     if there:
-        names = ", ".join(str(data_dir / file) for file in there)
-        why = f"{first}" if str(last) == str(first) else f"{first}; unpacking or downloading: {last}"
+        why = "; unpacking or downloading: ".join(dict.fromkeys(map(str, errors)))
         raise ValueError(
-            f"{name}: {names} is there, but the dataset is incomplete or cannot be read: {why}. Remove what is half unpacked, "
-            f"and put there {place}"
-        ) from last
+            f"{name}: {', '.join(map(str, there))} is there, but the dataset is incomplete or cannot be read: {why}. "
+            f"Remove what is half unpacked, and {remedy}"
+        ) from errors[-1]
     raise FileNotFoundError(
-        f"{name} is not in {data_dir.resolve()} and its download failed ({type(last).__name__}). Put there {place}."
-    ) from last
+        f"{name} is not in {data_dir.resolve()} and its download failed ({type(errors[-1]).__name__}). Put there "
+        f"{dataset.place}."
+    ) from errors[-1]
 
 
 def _cifar(kind) -> Archive:
@@ -80,30 +66,22 @@ def _cifar(kind) -> Archive:
         return Listing(list(train.classes), (tensor(train), train.targets), (tensor(test), test.targets))
 
     parts = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    files = {kind.filename: kind.tgz_md5} | {f"{kind.base_folder}/{file}": md5 for file, md5 in parts}
-    return Archive(listing, files)
+    return Archive(listing, {kind.filename: kind.tgz_md5} | {f"{kind.base_folder}/{file}": md5 for file, md5 in parts})
 
 
-def _split_files(kind, train: tuple[str, ...], folder: str, archives=None, downloads=True) -> Archive:
+def _by_split(kind, train: tuple[str, ...], archives: dict[str, str | None]) -> Archive:
     """A torchvision class with `split`; several of its splits may make up train."""
 
+    def samples(part) -> list[tuple[str | Path, int]]:  # each class keeps them under a name of its own
+        if hasattr(part, "_samples"):
+            return part._samples
+        return list(zip(part._images if hasattr(part, "_images") else part._image_files, part._labels))
+
     def listing(root: Path, download: bool) -> Listing:
-        options = dict(download=True) if download else {}
-        parts = [kind(str(root), split=split, **options) for split in (*train, "test")]
-        files = [_files(part) for part in parts]
-        paths, labels = (sum((list(f[i]) for f in files[:-1]), []) for i in (0, 1))
-        return Listing(list(parts[0].classes), (paths, labels), files[-1])
+        *parts, test = (kind(str(root), split=split, download=download) for split in (*train, "test"))
+        return Listing(list(test.classes), files(sum(map(samples, parts), [])), files(samples(test)))
 
-    return Archive(listing, (archives or {}) | {folder: None}, downloads)
-
-
-def _files(dataset) -> tuple[list[Path], list[int]]:
-    """Paths and labels that a torchvision class has listed."""
-    if hasattr(dataset, "_samples"):  # StanfordCars
-        paths, labels = zip(*dataset._samples)
-        return [Path(p) for p in paths], list(labels)
-    paths = dataset._images if hasattr(dataset, "_images") else dataset._image_files
-    return [Path(p) for p in paths], list(dataset._labels)
+    return Archive(listing, archives)
 
 
 def _caltech101(root: Path, download: bool) -> Listing:
@@ -112,55 +90,43 @@ def _caltech101(root: Path, download: bool) -> Listing:
         datasets.Caltech101(str(root), download=True)
     images = root / "caltech101" / "101_ObjectCategories"
     split = json.loads(CALTECH_SPLIT.read_text())
-    train, test = ([], []), ([], [])
+    train, test = [], []
     for y, (category, part) in enumerate(split.items()):
         there = len(list((images / category).glob("image_*.jpg")))
         if there != part["images"]:
             raise ValueError(f"{images / category} has {there} images, not {part['images']}")
         for number in range(1, there + 1):
-            paths, labels = train if number in part["train"] else test
-            paths.append(images / category / f"image_{number:04d}.jpg")
-            labels.append(y)
-    return Listing(list(split), train, test)
+            samples = train if number in part["train"] else test
+            samples.append((images / category / f"image_{number:04d}.jpg", y))
+    return Listing(list(split), files(train), files(test))
 
 
 def _cub200(root: Path, download: bool) -> Listing:
     """The official split, from the text files of CUB_200_2011."""
     folder = root / "CUB_200_2011"
-
-    def column(file: str) -> dict[str, str]:
-        lines = (folder / file).read_text().splitlines()
-        return dict(line.split(maxsplit=1) for line in lines if line.strip())
-
-    paths, labels = column("images.txt"), column("image_class_labels.txt")
-    is_train, classes = column("train_test_split.txt"), column("classes.txt")
-    if not paths.keys() == labels.keys() == is_train.keys():
+    column = lambda name: pd.read_csv(folder / f"{name}.txt", sep=" ", header=None, index_col=0)[1]
+    lists = pd.concat([column("images"), column("image_class_labels"), column("train_test_split")], axis=1)
+    if lists.isna().any(axis=None):
         raise ValueError(f"images.txt, image_class_labels.txt and train_test_split.txt of {folder} list other images")
-    parts = {"1": ([], []), "0": ([], [])}
-    for key, path in paths.items():
-        files, numbers = parts[is_train[key]]
-        files.append(folder / "images" / path)
-        numbers.append(int(labels[key]) - 1)
-    return Listing(list(classes.values()), parts["1"], parts["0"])
+    samples = {0: [], 1: []}
+    for path, label, is_train in lists.itertuples(index=False):
+        samples[is_train].append((folder / "images" / path, label - 1))
+    return Listing(list(column("classes")), files(samples[1]), files(samples[0]))
 
 
+_CALTECH = {"caltech101/caltech-101.zip": "3138e1922a9193bfa496528edbbc45d0", "caltech101/101_ObjectCategories": None}
 _PETS = {f"oxford-iiit-pet/{url.rpartition('/')[2]}": md5 for url, md5 in datasets.OxfordIIITPet._RESOURCES}
 _FLOWERS = {f"flowers-102/{file}": md5 for file, md5 in datasets.Flowers102._file_dict.values()}
+_AIRCRAFT = {"fgvc-aircraft-2013b.tar.gz": None, "fgvc-aircraft-2013b": None}
+_FOOD = {datasets.Food101._URL.rpartition("/")[2]: datasets.Food101._MD5, "food-101": None}
 ARCHIVES = {
     "cifar10": _cifar(datasets.CIFAR10),
     "cifar100": _cifar(datasets.CIFAR100),
-    "caltech101": Archive(
-        _caltech101,
-        {"caltech101/caltech-101.zip": "3138e1922a9193bfa496528edbbc45d0", "caltech101/101_ObjectCategories": None},
-    ),
-    "oxford_pets": _split_files(datasets.OxfordIIITPet, ("trainval",), "oxford-iiit-pet/annotations", _PETS),
-    "flowers102": _split_files(datasets.Flowers102, ("train", "val"), "flowers-102/jpg", _FLOWERS),
-    "fgvc_aircraft": _split_files(
-        datasets.FGVCAircraft, ("trainval",), "fgvc-aircraft-2013b", {"fgvc-aircraft-2013b.tar.gz": None}
-    ),
-    "food101": _split_files(
-        datasets.Food101, ("train",), "food-101", {datasets.Food101._URL.rpartition("/")[2]: datasets.Food101._MD5}
-    ),
-    "stanford_cars": _split_files(datasets.StanfordCars, ("train",), "stanford_cars", downloads=False),
-    "cub200": Archive(_cub200, {"CUB_200_2011": None}, downloads=False),
+    "caltech101": Archive(_caltech101, _CALTECH),
+    "oxford_pets": _by_split(datasets.OxfordIIITPet, ("trainval",), _PETS | {"oxford-iiit-pet/annotations": None}),
+    "flowers102": _by_split(datasets.Flowers102, ("train", "val"), _FLOWERS | {"flowers-102/jpg": None}),
+    "fgvc_aircraft": _by_split(datasets.FGVCAircraft, ("trainval",), _AIRCRAFT),
+    "food101": _by_split(datasets.Food101, ("train",), _FOOD),
+    "stanford_cars": _by_split(datasets.StanfordCars, ("train",), {"stanford_cars": None}),
+    "cub200": Archive(_cub200, {"CUB_200_2011": None}),
 }

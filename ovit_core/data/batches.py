@@ -5,7 +5,8 @@ Small sets live in memory as uint8; anything else is a torch dataset behind a Da
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-AUGMENTATIONS = ("flip", "shift")
 WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
 EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
 OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shared memory, two batches for each worker
@@ -32,7 +32,7 @@ class InMemoryImages:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> "InMemoryImages":
-        return InMemoryImages(self.images[index], self.labels[index], self.mean, self.std)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
 
 class Batches:
@@ -46,23 +46,19 @@ class Batches:
     """
 
     def __init__(self, split: InMemoryImages, batch_size: int, seed: int | None = None, augment: tuple[str, ...] = ()):
-        self.split, self.batch_size, self.seed, self.augment, self.epoch = split, batch_size, seed, tuple(augment), 0
-        self.mean = torch.tensor(split.mean).view(-1, 1, 1) * 255
-        self.std = torch.tensor(split.std).view(-1, 1, 1) * 255
+        self.split, self.batch_size, self.seed, self.augment, self.epoch = split, batch_size, seed, augment, 0
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (split.mean, split.std))
 
     def __len__(self) -> int:
-        whole = len(self.split) // self.batch_size
-        return max(whole, 1) if self.seed is not None else -(-len(self.split) // self.batch_size)
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest > 0) if self.seed is None else max(whole, 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = len(self.split)
-        if self.seed is None:
-            order, g = torch.arange(n), None
-        else:
+        order, g = torch.arange(len(self.split)), None
+        if self.seed is not None:
             g = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-            order, self.epoch = torch.randperm(n, generator=g), self.epoch + 1
-        for i in range(len(self)):
-            index = order[i * self.batch_size : (i + 1) * self.batch_size]
+            order, self.epoch = torch.randperm(len(order), generator=g), self.epoch + 1
+        for index in islice(order.split(self.batch_size), len(self)):
             x = (self.split.images[index] - self.mean) / self.std  # (b, 1 or 3, H, W) -> (b, 3, H, W) float32
             yield self._augment(x, g), self.split.labels[index]
 
@@ -100,20 +96,14 @@ class Loader(DataLoader):
 class Steps:
     """Exactly `steps` batches of a loader, going round it as often as needed."""
 
-    def __init__(self, loader, steps: int):
+    def __init__(self, loader: Batches | Loader, steps: int):
         self.loader, self.steps = loader, steps
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self):
-        left = self.steps
-        while left:
-            for batch in self.loader:
-                yield batch
-                left -= 1
-                if not left:
-                    break
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return islice(chain.from_iterable(repeat(self.loader)), self.steps)
 
 
 def batches(
@@ -122,7 +112,7 @@ def batches(
     seed: int | None = None,
     augment: tuple[str, ...] = (),
     workers: int = WORKERS,
-):
+) -> Batches | Loader:
     """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
     if isinstance(split, InMemoryImages):
         return Batches(split, batch_size, seed, augment)

@@ -7,55 +7,42 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-METRICS = ("top1", "mean_per_class")
-
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's record.
+    """A dataset's record."""
 
-    Attributes:
-        name: as in `upstream` and `datasets`.
-        reader: the module of `ovit_core.data` whose `read(name, data_dir)` lists it.
-        metric: the one the field reports: `top1`, or `mean_per_class` where classes are unequal or few images each.
-        place: what to put into data_dir, in words; "" where nothing has to be there.
-        required: paths in data_dir, one of which must exist, for what nobody serves for download any more.
-    """
-
-    name: str
-    reader: str
-    metric: str = "top1"
-    place: str = ""
-    required: tuple[str, ...] = ()
+    name: str  # as in `upstream` and `datasets`
+    reader: str  # the module of `ovit_core.data` whose `read(name, data_dir)` lists it
+    metric: str = "top1"  # the one the field reports; mean_per_class where classes are unequal or few images each
+    place: str = ""  # what to put into data_dir, in words; "" where nothing has to be there
+    required: str = ""  # a path in data_dir that must exist, of what nobody serves for download any more
 
 
-DATASETS = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset("glyph_letters", "glyphs"),
-        Dataset("digits", "small"),
-        Dataset("glyph_symbols", "glyphs", "mean_per_class"),
-        Dataset("glyph_typefaces", "glyphs", "mean_per_class"),
-        Dataset("fashion_mnist", "small"),
-        Dataset("imagenet", "folders"),
-        Dataset("cifar10", "archives", place="cifar-10-python.tar.gz, or the folder cifar-10-batches-py that it unpacks to"),
-        Dataset("cifar100", "archives", place="cifar-100-python.tar.gz, or the folder cifar-100-python that it unpacks to"),
-        Dataset("caltech101", "archives", "mean_per_class", "the folder caltech101/101_ObjectCategories with "
-                "CATEGORY/image_0001.jpg and so on (or caltech101/caltech-101.zip)"),
-        Dataset("oxford_pets", "archives", "mean_per_class",
-                "the folder oxford-iiit-pet with images/*.jpg and annotations/trainval.txt and test.txt"),
-        Dataset("flowers102", "archives", "mean_per_class",
-                "the folder flowers-102 with jpg/image_*.jpg, imagelabels.mat and setid.mat"),
-        Dataset("fgvc_aircraft", "archives", "mean_per_class",
-                "the folder fgvc-aircraft-2013b with data/images/*.jpg and data/images_variant_*.txt"),
-        Dataset("food101", "archives", place="the folder food-101 with images/CLASS/*.jpg and meta/*.json"),
-        Dataset("stanford_cars", "archives", place="the folder stanford_cars with cars_train/*.jpg, cars_test/*.jpg, "
-                "devkit/cars_train_annos.mat, devkit/cars_meta.mat and cars_test_annos_withlabels.mat",
-                required=("stanford_cars",)),
-        Dataset("cub200", "archives", place="the folder CUB_200_2011 with images/CLASS/*.jpg, images.txt, "
-                "image_class_labels.txt, train_test_split.txt and classes.txt", required=("CUB_200_2011",)),
-    )
-}  # fmt: skip
+_RECORDS = (
+    Dataset("glyph_letters", "glyphs"),
+    Dataset("digits", "small"),
+    Dataset("glyph_symbols", "glyphs", "mean_per_class"),
+    Dataset("glyph_typefaces", "glyphs", "mean_per_class"),
+    Dataset("fashion_mnist", "small"),
+    Dataset("imagenet", "folders"),
+    Dataset("cifar10", "archives", "top1", "cifar-10-python.tar.gz, or the folder cifar-10-batches-py it unpacks to"),
+    Dataset("cifar100", "archives", "top1", "cifar-100-python.tar.gz, or the folder cifar-100-python it unpacks to"),
+    Dataset("caltech101", "archives", "mean_per_class", "the folder caltech101/101_ObjectCategories with "
+            "CATEGORY/image_0001.jpg and so on (or caltech101/caltech-101.zip)"),
+    Dataset("oxford_pets", "archives", "mean_per_class", "the folder oxford-iiit-pet with images/*.jpg and "
+            "annotations/trainval.txt and test.txt"),
+    Dataset("flowers102", "archives", "mean_per_class", "the folder flowers-102 with jpg/image_*.jpg, imagelabels.mat "
+            "and setid.mat"),
+    Dataset("fgvc_aircraft", "archives", "mean_per_class", "the folder fgvc-aircraft-2013b with data/images/*.jpg and "
+            "data/images_variant_*.txt"),
+    Dataset("food101", "archives", "top1", "the folder food-101 with images/CLASS/*.jpg and meta/*.json"),
+    Dataset("stanford_cars", "archives", "top1", "the folder stanford_cars with cars_train/*.jpg, cars_test/*.jpg, "
+            "devkit/cars_train_annos.mat, devkit/cars_meta.mat and cars_test_annos_withlabels.mat", "stanford_cars"),
+    Dataset("cub200", "archives", "top1", "the folder CUB_200_2011 with images/CLASS/*.jpg, images.txt, "
+            "image_class_labels.txt, train_test_split.txt and classes.txt", "CUB_200_2011"),
+)  # fmt: skip
+DATASETS = {dataset.name: dataset for dataset in _RECORDS}
 
 
 def find(name: str) -> Dataset:
@@ -71,7 +58,7 @@ def find(name: str) -> Dataset:
             raise ValueError(f"{name!r}: folder:NAME takes the name of a folder in data_dir, not a path")
         return Dataset(name, "folders")
     near = get_close_matches(name, DATASETS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
         f"unknown dataset {name!r}{hint} There are {', '.join(DATASETS)}, and folder:NAME for your own images."
     )
@@ -93,7 +80,7 @@ def check(name: str, data_dir: str | Path) -> None:
                 f"{name} needs the folders {root}/train and {root}/test, with one sub-folder of images per class: "
                 f"{root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg (val serves as test)"
             )
-    elif dataset.required and not any((data_dir / path).exists() for path in dataset.required):
+    elif dataset.required and not (data_dir / dataset.required).exists():
         raise FileNotFoundError(
             f"{name} is not in {data_dir.resolve()} and cannot be downloaded. Put there {dataset.place}."
         )

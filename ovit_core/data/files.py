@@ -2,57 +2,44 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.functional import to_pil_image
 
 from ovit_core.progress import progress
 
 
+@dataclass(eq=False)
 class ImageFiles(Dataset):
-    """A split whose images are opened when asked for; items are (transformed image, int label).
+    """A split whose images are opened when asked for; items are (transformed image, int label)."""
 
-    Args:
-        sources: paths of image files, or (n, C, H, W) uint8.
-        labels: (n,) integers.
-        transform: of a PIL image in RGB, for evaluation.
-        train_transform: the same with random augmentation, for training; `transform` if None.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Path] | Tensor,
-        labels: Sequence[int] | Tensor | np.ndarray,
-        transform: Callable,
-        train_transform: Callable | None = None,
-    ):
-        self.sources, self.labels = sources, np.asarray(labels)
-        self.transform, self.train_transform = transform, train_transform
+    sources: Sequence[Path] | Tensor  # image files, or (n, C, H, W) uint8
+    labels: np.ndarray  # (n,) integers
+    transform: Callable  # of a PIL image in RGB, for evaluation
+    train_transform: Callable | None = None  # with random augmentation, for training; None: see the images unaugmented
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int):
-        return (self.train_transform or self.transform)(self.image(i)), int(self.labels[i])
-
-    def image(self, i: int) -> Image.Image:
-        """In RGB, as stored. Raises ValueError naming the file if it cannot be read."""
-        if not self.on_disk:
-            pixels = self.sources[i].permute(1, 2, 0).numpy()  # (H, W, C)
-            return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
-        return open_image(self.sources[i])
+        source = self.sources[i]
+        image = open_image(source) if self.on_disk else to_pil_image(source).convert("RGB")
+        return (self.train_transform or self.transform)(image), int(self.labels[i])
 
     def take(self, index: np.ndarray) -> "ImageFiles":
         """A part of the split."""
         sources = [self.sources[i] for i in index] if self.on_disk else self.sources[index]
-        return ImageFiles(sources, self.labels[index], self.transform, self.train_transform)
+        return replace(self, sources=sources, labels=self.labels[index])
 
     def unaugmented(self) -> "ImageFiles":
         """The same images as an evaluation would see them."""
-        return ImageFiles(self.sources, self.labels, self.transform)
+        return replace(self, train_transform=None)
 
     @property
     def on_disk(self) -> bool:
@@ -60,10 +47,9 @@ class ImageFiles(Dataset):
 
     def verify(self) -> None:
         """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
-        read = lambda path: open_image(path, small=True)
         with ThreadPoolExecutor() as pool, progress(total=len(self), desc="checking images") as bar:
             for start in range(0, len(self), 10_000):  # `map` queues all it is given at once
-                for _ in pool.map(read, self.sources[start : start + 10_000]):
+                for _ in pool.map(partial(open_image, small=True), self.sources[start : start + 10_000]):
                     bar.update()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torchvision.datasets import ImageFolder
 
 from ovit_core.data.catalog import folder_of
-from ovit_core.data.listing import Listing
+from ovit_core.data.listing import Listing, files
 
 
 def read(name: str, data_dir: Path) -> Listing:
@@ -15,7 +15,6 @@ def read(name: str, data_dir: Path) -> Listing:
         ValueError: an empty class, or classes of train and test that differ; names them.
     """
     root = folder_of(name, data_dir)
-    assert root is not None  # only datasets of folders are read here
     labelled = any(path.is_dir() for path in (root / "test").glob("*"))  # ImageNet's own test images have no labels
     test_name = "test" if labelled or not (root / "val").is_dir() else "val"
     parts = []
@@ -28,5 +27,4 @@ def read(name: str, data_dir: Path) -> Listing:
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
-    paths = [([Path(path) for path, _ in part.samples], part.targets) for part in (train, test)]
-    return Listing(train.classes, *paths)
+    return Listing(train.classes, files(train.samples), files(test.samples))

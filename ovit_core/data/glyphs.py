@@ -15,8 +15,9 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ovit_core.data.listing import Listing
+from ovit_core.data.listing import Listing, Split
 
+FONT = f"{matplotlib.get_data_path()}/fonts/ttf/{{}}.ttf"
 SIZE = 32  # pixels of an image
 CANVAS = 96  # pixels of the glyph before it is turned and scaled down
 # Families, not styles, are held out: a bold cut of a known face would be no new face.
@@ -36,22 +37,14 @@ SYMBOLS = "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπρστφχψωБГДЖИ�
 
 def faces(families: tuple[str, ...], characters: str) -> dict[str, list[str]]:
     """character -> names of the faces of those families that really have it."""
-    return {c: [f for family in families for f in FACES[family] if ord(c) in _charmap(f)] for c in characters}
-
-
-def _path(face: str) -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
-
-
-@lru_cache
-def _charmap(face: str) -> frozenset[int]:
-    return frozenset(FT2Font(str(_path(face))).get_charmap())
+    has = {face: FT2Font(FONT.format(face)).get_charmap() for family in families for face in FACES[family]}
+    return {c: [face for face in has if ord(c) in has[face]] for c in characters}
 
 
 @cache
 def _glyph(face: str, character: str) -> np.ndarray:
     """(CANVAS, CANVAS) uint8 coverage, the glyph's box centred, as large as a letter of 56 pixels per em."""
-    font = ImageFont.truetype(str(_path(face)), 56)
+    font = ImageFont.truetype(FONT.format(face), 56)
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("L", (CANVAS, CANVAS))
     at = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
@@ -81,23 +74,12 @@ def render(pairs: list[tuple[str, str]], seed: int) -> Tensor:
     return images
 
 
-def _characters(characters: str, per_class: int, families: tuple[str, ...], seed: int) -> tuple[Tensor, Tensor]:
-    """Images and labels, `per_class` of each character, faces drawn at random among those that have it."""
-    having = faces(families, characters)
+def _split(classes: list[list[tuple[str, str]]], per_class: int, seed: int) -> Split:
+    """`per_class` images of each class in random order, drawn from the (face, character) pairs that show it."""
     rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(len(characters)), per_class)
+    labels = np.repeat(np.arange(len(classes)), per_class)
     rng.shuffle(labels)
-    pairs = [(rng.choice(having[characters[y]]), characters[y]) for y in labels]
-    return render([(str(f), c) for f, c in pairs], seed), torch.from_numpy(labels)
-
-
-def _typefaces(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images and labels: which of all faces set this capital letter."""
-    names = [face for family in FACES for face in FACES[family]]
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(len(names)), per_class)
-    rng.shuffle(labels)
-    return render([(names[y], LETTERS[rng.integers(26)]) for y in labels], seed), torch.from_numpy(labels)
+    return render([classes[y][rng.integers(len(classes[y]))] for y in labels], seed), torch.from_numpy(labels)
 
 
 def read(name: str, data_dir: Path) -> Listing:
@@ -108,11 +90,15 @@ def read(name: str, data_dir: Path) -> Listing:
 @lru_cache  # seconds, and each seed asks anew
 def rendered(name: str) -> Listing:
     """`glyph_letters`, `glyph_symbols` or `glyph_typefaces`. The same bytes on every call: not to be written to."""
+    if name == "glyph_typefaces":  # 2100 and 1050 images; the faces are the classes, so only the rendering differs
+        names = [face for family in FACES.values() for face in family]
+        pairs = [[(face, letter) for letter in LETTERS] for face in names]
+        return Listing(names, _split(pairs, 100, 5), _split(pairs, 50, 6))
+    characters = LETTERS if name == "glyph_letters" else SYMBOLS
+    pairs, unseen = (
+        [[(face, character) for face in its_faces] for character, its_faces in faces(families, characters).items()]
+        for families in (TRAIN_FAMILIES, TEST_FAMILIES)
+    )
     if name == "glyph_letters":  # 32,032 and 2600 images
-        train, test = _characters(LETTERS, 1232, TRAIN_FAMILIES, 1), _characters(LETTERS, 100, TEST_FAMILIES, 2)
-        return Listing(list(LETTERS), train, test)
-    if name == "glyph_symbols":  # 3030 and 1010 images
-        train, test = _characters(SYMBOLS, 30, TRAIN_FAMILIES, 3), _characters(SYMBOLS, 10, TEST_FAMILIES, 4)
-        return Listing(list(SYMBOLS), train, test)
-    # 2100 and 1050 images; the faces are the classes, so only the rendering differs
-    return Listing([face for family in FACES for face in FACES[family]], _typefaces(100, 5), _typefaces(50, 6))
+        return Listing(list(LETTERS), _split(pairs, 1232, 1), _split(unseen, 100, 2))
+    return Listing(list(SYMBOLS), _split(pairs, 30, 3), _split(unseen, 10, 4))  # 3030 and 1010 images

@@ -1,6 +1,6 @@
 """What a reader of a dataset returns, and how labelled images are split in two."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,15 @@ class Listing(NamedTuple):
     test: Split
 
 
+def files(samples: Iterable[tuple[str | Path, int]]) -> Split:
+    """A split of (path, label) pairs."""
+    paths, labels = zip(*samples)
+    return [Path(path) for path in paths], list(labels)
+
+
 def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the larger part and of a stratified `fraction` of each class (at least one image), seeded."""
     rng = np.random.default_rng(seed)
-    out = []
-    for c in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == c))
-        out.append(members[: max(1, round(fraction * len(members)))])
-    held = np.sort(np.concatenate(out))
+    members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+    held = np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
     return np.setdiff1d(np.arange(len(labels)), held), held

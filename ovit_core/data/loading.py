@@ -27,20 +27,14 @@ MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth
 
 @dataclass
 class Data:
-    """A dataset ready for a model.
-
-    Attributes:
-        name, classes: the dataset's name, and its classes' in the order of labels.
-        train, val, test: the splits.
-        fingerprint: of the bytes in memory, or of the file list.
-    """
+    """A dataset ready for a model."""
 
     name: str
-    classes: list[str]
+    classes: list[str]  # names in the order of labels
     train: InMemoryImages | ImageFiles
     val: InMemoryImages | ImageFiles
     test: InMemoryImages | ImageFiles
-    fingerprint: str = ""
+    fingerprint: str  # of the bytes in memory, or of the file list; and of the labels
 
     @property
     def metric(self) -> str:
@@ -58,12 +52,10 @@ def load(
     """A dataset by name.
 
     Args:
-        name: one of `catalog.DATASETS`, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png` (`val` serves
-            as `test`).
+        name: one of `catalog.DATASETS`, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png`.
         data_dir: where datasets lie or are downloaded to.
         input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
-        val_fraction: part of train set aside for validation (MOST_VALIDATION images at most), the same images for the
-            same seed.
+        val_fraction: part of train set aside for validation, MOST_VALIDATION images at most.
         seed: of that split.
 
     Raises:
@@ -76,22 +68,19 @@ def load(
     both = np.concatenate([labels, np.asarray(test[1])])
     if both.min() < 0 or both.max() >= len(classes):
         raise ValueError(f"{name}: labels reach from {both.min()} to {both.max()}, but it names {len(classes)} classes")
-    rest, val = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
-    fingerprint = _fingerprint(train, test, Path(data_dir))
+    rest, held = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     size = tuple(config["input_size"][1:])
     if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
-
-        def in_memory(part: Split) -> InMemoryImages:
-            images, labels = resize(part[0], size), torch.as_tensor(part[1]).long()
-            return InMemoryImages(images, labels, tuple(config["mean"]), tuple(config["std"]))
-
-        whole = in_memory(train)
-        return Data(name, classes, whole.take(rest), whole.take(val), in_memory(test), fingerprint)
-    transform, train_transform = (create_transform(**config, is_training=training) for training in (False, True))
-    whole = ImageFiles(*train, transform, train_transform)
-    test_images = ImageFiles(*test, transform)
-    return Data(name, classes, whole.take(rest), whole.take(val).unaugmented(), test_images, fingerprint)
+        scale = tuple(config["mean"]), tuple(config["std"])
+        whole, unseen = (InMemoryImages(resize(x, size), torch.as_tensor(y).long(), *scale) for x, y in (train, test))
+        val = whole.take(held)
+    else:
+        transform, augmenting = (create_transform(**config, is_training=training) for training in (False, True))
+        whole = ImageFiles(train[0], labels, transform, augmenting)
+        unseen = ImageFiles(test[0], np.asarray(test[1]), transform)
+        val = whole.take(held).unaugmented()
+    return Data(name, classes, whole.take(rest), val, unseen, _fingerprint(train, test, Path(data_dir)))
 
 
 def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:

@@ -1,13 +1,13 @@
 """Small real sets that live in memory: scikit-learn's handwritten digits, and Fashion-MNIST."""
 
-import tempfile
+import gzip
+import struct
 from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torchvision.datasets import FashionMNIST
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import extract_archive
 
 from ovit_core.data.listing import Listing, split
 
@@ -31,23 +31,11 @@ def _digits() -> Listing:
 def _fashion_mnist(data_dir: Path) -> Listing:
     """60,000 and 10,000 images from `data_dir` (either layout), Debian's package, or torchvision's download."""
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    for place in (data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
-        files = [next((f for f in (place / n, place / f"{n}.gz") if f.exists()), None) for n in names]
-        if None in files:
-            continue
-        tensors = []
-        for file, decode in zip(files, (read_image_file, read_label_file) * 2):
-            try:
-                with tempfile.TemporaryDirectory() as scratch:  # Debian ships them compressed
-                    if file.suffix == ".gz":
-                        extract_archive(str(file), scratch)
-                    tensors.append(decode(str(Path(scratch) / file.stem if file.suffix == ".gz" else file)))
-            except Exception as error:
-                raise ValueError(f"cannot read {file} of fashion_mnist: {error}") from error
-        images, labels, test_images, test_labels = tensors
-        return Listing(
-            list(FashionMNIST.classes), (images.unsqueeze(1), labels), (test_images.unsqueeze(1), test_labels)
-        )
+    for folder in (data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST):
+        files = {n: folder / file for n in names for file in (f"{n}.gz", n) if (folder / file).exists()}
+        if len(files) == len(names):
+            images, labels, unseen, its_labels = map(_idx, files.values())
+            return Listing(list(FashionMNIST.classes), (images.unsqueeze(1), labels), (unseen.unsqueeze(1), its_labels))
     try:
         train, test = (FashionMNIST(str(data_dir), train=part, download=True) for part in (True, False))
     except Exception as error:
@@ -57,3 +45,13 @@ def _fashion_mnist(data_dir: Path) -> Listing:
             f"*-ubyte.gz files of Fashion-MNIST into {data_dir / 'fashion-mnist'}."
         ) from error
     return Listing(list(train.classes), *((s.data.unsqueeze(1), s.targets) for s in (train, test)))
+
+
+def _idx(file: Path) -> Tensor:
+    """Bytes in MNIST's IDX format: 00 00 08 (uint8), the rank, each length in four bytes, the values."""
+    try:
+        content = bytearray(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        shape = struct.unpack_from(f">{content[3]}I", content, 4)
+        return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(shape)).view(shape)
+    except Exception as error:
+        raise ValueError(f"cannot read {file} of fashion_mnist: {error}") from error

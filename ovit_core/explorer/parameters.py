@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from ovit_core.pattern import ALLOCATIONS, Pattern
 from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Share, one_of
@@ -10,17 +10,12 @@ from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Sh
 SPLITS = ("val", "test")
 
 
-def _pattern(text: str) -> str:
-    Pattern.parse(text)
-    return text
-
-
 class Explore(Parameters):
     """The explorer."""
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     damp: Annotated[Number, Field(ge=0)]
-    pattern: Annotated[StrictStr, AfterValidator(_pattern)]
+    pattern: StrictStr
     allocation: Annotated[StrictStr, one_of(*ALLOCATIONS)]
     sparsity: Share
     sparsities: tuple[Share, ...]

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,40 +30,34 @@ _CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "damp_sparsi
 
 
 class Steps(NamedTuple):
-    """One block's elimination, weight by weight.
+    """One block's elimination, weight by weight: kept ones are left alone under "none", corrected under "joint"."""
 
-    order: (B,) weight index by step.
-    weights: update ("none": kept weights left alone, "joint": corrected) -> (B + 1, B), after 0..B removals.
-    loss: update -> (B + 1,) the increase of the loss that the quadratic model, dampening included, expects of them.
-    """
-
-    order: Tensor
-    weights: dict[str, Tensor]
-    loss: dict[str, Tensor]
+    order: Tensor  # (B,) weight index by step
+    weights: dict[str, Tensor]  # (B + 1, B), after 0..B removals
+    loss: dict[str, Tensor]  # (B + 1,), the increase that the quadratic model, dampening included, expects of them
 
 
 class Explorer:
     """Methods solved for one dense model; weights at any sparsity without further factorization.
 
+    Raises what `dense.upstream` and `Plan` raise: a dataset or checkpoint that cannot be read, a lambda too small.
+
     Args:
         config: what to prune, how, and on which images to look at the result.
         before: an explorer whose model, curvature, plans and measurements are taken over where the settings agree.
-
-    Raises:
-        what `dense.upstream` and `Plan` raise: a dataset or checkpoint that cannot be read, a lambda too small.
     """
 
     def __init__(self, config: Explore, before: "Explorer | None" = None):
         self.config, self.pattern = config, Pattern.parse(config.pattern)
         seed = config.seeds[0]
-        changed = {n for n in _SHARED if before is None or getattr(config, n) != getattr(before.config, n)}
-        same_model = before is not None and not changed - _CURVATURE
-        self.upstream = before.upstream if before and same_model else dense.upstream(config, seed)
+        changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
+        self.upstream = dense.upstream(config, seed) if changed - _CURVATURE else before.upstream
         before = None if changed else before
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
         part = getattr(self.upstream.data, config.split)
         chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
         self.images = part.take(np.sort(chosen))
+        self._seen = next(iter(batches(self.images.take(np.arange(min(8, len(chosen)))), 8, workers=0)))
         # Keyed by all that a plan or an accuracy depends on beyond the surgeon, so that both outlive other changes.
         self._measured: dict[tuple, float] = dict(before._measured) if before else {}
         known = {before._key(method): plan for method, plan in before.plans.items()} if before else {}
@@ -73,9 +67,8 @@ class Explorer:
             self.plans[method] = known.get(key) or self.surgeon.solve(method, self.pattern, key[1])
         self.surgeon.forget()
         # The last answers, as several views ask for the same.
-        self._at: tuple[float, dict[str, Point]] | None = None
+        self._at: tuple[float | None, dict[str, Point]] = (None, {})
         self._inverse: tuple[tuple | None, Tensor | None] = (None, None)
-        self._seen: tuple[Tensor, Tensor] | None = None
 
     def damp(self, method: str) -> float | None:
         """A method's lambda: the config's, else the one chosen on validation; None if it needs none."""
@@ -86,15 +79,10 @@ class Explorer:
 
     def at(self, sparsity: float) -> dict[str, Point]:
         """method -> its weights and masks."""
-        sparsity = self.target(sparsity)
-        if self._at is None or self._at[0] != sparsity:
-            points = {method: plan.at(sparsity, self.config.allocation) for method, plan in self.plans.items()}
-            self._at = sparsity, points
+        sparsity = self.pattern.target(sparsity)
+        if self._at[0] != sparsity:
+            self._at = sparsity, {m: plan.at(sparsity, self.config.allocation) for m, plan in self.plans.items()}
         return self._at[1]
-
-    def target(self, sparsity: float) -> float:
-        """What is asked for, unless the pattern is N:M: that implies its own sparsity."""
-        return self.pattern.target(sparsity)
 
     def sparsity(self, sparsity: float) -> float:
         """Zeros over prunable weights of what `at` gives."""
@@ -113,7 +101,7 @@ class Explorer:
         """Top-1 on the chosen images, measured once."""
         key = self._accuracy_key(method, sparsity)
         if key not in self._measured:
-            at = "" if method == "dense" else f" at {100 * self.target(sparsity):.3g} %"
+            at = "" if method == "dense" else f" at {100 * self.pattern.target(sparsity):.3g} %"
             loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method}{at}")
             self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
         return self._measured[key]
@@ -137,20 +125,20 @@ class Explorer:
     def _accuracy_key(self, method: str, sparsity: float) -> tuple:
         if method == "dense":
             return "dense", self.config.split, self.config.images, 0.0
-        at = self.target(sparsity)
+        at = self.pattern.target(sparsity)
         return *self._key(method), self.config.allocation, self.config.split, self.config.images, at
 
-    def judge(self, method: str) -> str | None:
-        """Whose curvature and lambda tell what a method's removals cost: its own, else those of the first method that
-        has some; None if none does.
-        """
-        return next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
-
     def steps(self, method: str, layer: str, block: int) -> Steps:
-        """The elimination of a block in a method's order, with and without the update; needs a `judge`."""
-        solved, judge = self.plans[method].layers[layer], self.judge(method)
+        """The elimination of a block in a method's order, with and without the update. The curvature and lambda of the
+        method tell what it costs, else those of the first method that has some.
+
+        Raises:
+            ValueError: none has.
+        """
+        solved = self.plans[method].layers[layer]
+        judge = next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
         if judge is None:
-            raise ValueError(f"nothing here tells what {method} costs: solve a method with curvature beside it")
+            raise ValueError(f"What {method} costs is told by a Fisher: explore it beside a method such as ovit.")
         key = get_method(judge).curvature, layer, self.damp(judge)
         if self._inverse[0] != key:
             self._inverse = key, self.surgeon.curvature(key[0], self.pattern).inverse(*key[1:])
@@ -165,13 +153,10 @@ class Explorer:
         return Steps(order, weights, {update: ((d @ F) * d).sum(1) / 2 for update, d in moved.items()})
 
     @torch.no_grad()
-    def look(self, method: str, sparsity: float, number: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def look(self, method: str, sparsity: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The first images of the subset: (n, 3, H, W) in [0, 1], (n,) labels, and (n, classes) probabilities of the
         dense and of the pruned model.
         """
-        if self._seen is None or len(self._seen[1]) != min(number, len(self.images)):
-            chosen = self.images.take(np.arange(min(number, len(self.images))))
-            self._seen = next(iter(batches(chosen, number, workers=0)))
         x, labels = self._seen
         config, device = models.input_config(self.upstream.model), models.pick_device(self.config.device)
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
@@ -194,16 +179,13 @@ class Explorer:
 
     def _settle(self, name: str, suffix: str, sparsity: float, **more) -> Path:
         """A path for a file whose settings are now beside it. Other settings under the same name get a number."""
-        at = self.target(sparsity)
+        at = self.pattern.target(sparsity)
         settings = self.config.values() | dict(sparsity=at, num_classes=len(self.upstream.data.classes))
         settings |= dict(damps_chosen={method: self.damp(method) for method in self.plans}) | more
-        settings |= dict(device=provenance.device_name(self.config.device))
-        text = json.dumps(settings | dict(commit=provenance.commit(), versions=provenance.versions()), indent=1) + "\n"
-        stem = paths.runs(self.config.profile) / "explore" / f"{name}-{100 * at:.4g}"
-        for number in count(2):
-            origin = stem.with_name(stem.name + ".json")
-            if not origin.exists() or origin.read_text() == text:
-                break
-            stem = stem.with_name(f"{name}-{100 * at:.4g}-{number}")
-        paths.write_atomically(stem.with_name(stem.name + ".json"), text)
-        return stem.with_name(stem.name + suffix)
+        settings |= dict(device=provenance.device_name(self.config.device), commit=provenance.commit())
+        text = json.dumps(settings | dict(versions=provenance.versions()), indent=1) + "\n"
+        folder = paths.runs(self.config.profile) / "explore"
+        names = (folder / f"{name}-{100 * at:.4g}{end}.json" for end in chain([""], (f"-{n}" for n in count(2))))
+        origin = next(path for path in names if not path.exists() or path.read_text() == text)
+        paths.write_atomically(origin, text)
+        return origin.with_suffix(suffix)

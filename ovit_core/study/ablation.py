@@ -3,7 +3,7 @@
     NAME/__init__.py     ABLATION = Ablation("what it asks", __name__, Parameters)
     NAME/parameters.py   its parameters, plain values
     NAME/run.py          run(config) -> the folder of its rows
-    NAME/analysis.py     asked(rows, config), answers(rows), not_run(config), tables(rows, config)
+    NAME/analysis.py     asked(rows, config), answers(rows), not_run(config)
     NAME/figures.py      FIGURES: name -> Drawing
 
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
@@ -12,10 +12,9 @@ Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovit_core.study import paths
 from ovit_core.study.parameters import Parameters
@@ -42,19 +41,12 @@ class Text(str):
 
 @dataclass(frozen=True)
 class Ablation:
-    """The record of an ablation; what it holds beyond this is imported when it is asked for.
+    """The record of an ablation; what it holds beyond this is imported when it is asked for."""
 
-    Attributes:
-        title: what it asks, for headings.
-        package: where it lies.
-        parameters: its kind of parameters; their `experiment` is the ablation's name.
-        sweeps: names that rows of its sweeps carry in the column `experiment`.
-    """
-
-    title: str
-    package: str
-    parameters: type[Parameters]
-    sweeps: tuple[str, ...] = ()
+    title: str  # what it asks, for headings
+    package: str  # where it lies
+    parameters: type[Parameters]  # their `experiment` is the ablation's name
+    sweeps: tuple[str, ...] = ()  # what the rows of its sweeps have for `experiment`
 
     @property
     def name(self) -> str:
@@ -67,9 +59,8 @@ class Ablation:
 
     @property
     def notebook(self) -> Path:
-        spec = find_spec(self.package)
-        beside = [Path(folder) / f"{self.name}.ipynb" for folder in (spec and spec.submodule_search_locations) or ()]
-        return next((path for path in beside if path.is_file()), paths.NOTEBOOKS / f"{self.name}.ipynb")
+        beside = Path(str(import_module(self.package).__file__)).with_name(f"{self.name}.ipynb")
+        return beside if beside.is_file() else paths.NOTEBOOKS / beside.name
 
     @property
     def analysis(self) -> ModuleType:
@@ -96,13 +87,19 @@ class Results:
     config: Parameters
     rows: "pd.DataFrame"
 
-    def figure(self, name: str, save: bool = True) -> "Figure | None":
-        """A figure of the ablation, written to figures/PROFILE with its provenance; None where there is nothing."""
+    def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":
+        """A figure, written to figures/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
+        from matplotlib.pyplot import close
+
         from ovit_core.study import plots
 
-        with plots.style():
+        with plots.style(**look):
             figure = self.ablation.figures[name].make(self.rows)
-            return plots.save(figure, name, self.rows) if save else plots.shown_once(figure)
+            if save:
+                plots.save(figure, name, self.rows)
+        if figure is not None:
+            close(figure)  # a notebook shows it as the cell's value, and not a second time
+        return figure
 
     def answers(self) -> Text:
         """What was found, a sentence each."""
@@ -121,8 +118,10 @@ class Results:
         return statistics.table(self.rows, phase, self.config.upstream, regimes)
 
     def tables(self) -> Text:
-        """Mean and interval of every method, sparsity, phase and dataset."""
-        return Text(self.ablation.analysis.tables(self.rows, self.config))
+        """Mean and interval of every method, sparsity, regime, phase and dataset."""
+        from ovit_core.study import statistics
+
+        return Text(statistics.tables(self.rows, self.config.points, dict.fromkeys(self.config.every_dataset)))
 
     def export(self) -> None:
         """Writes rows, parameters and the table of means to figures/PROFILE, where the report finds them."""

@@ -60,9 +60,7 @@ def upstream(config: Parameters, seed: int) -> Upstream:
     if path.exists():
         return Upstream(masks.load(model, path).eval(), data, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        f"training the dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached"
-    )
+    print(f"dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached")
     training.train(
         model, batches(data.train, config.batch_size, seed, config.augment), config.epochs, config.lr,
         config.weight_decay, checkpoint=path.with_suffix(".resume.pt"),

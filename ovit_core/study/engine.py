@@ -41,7 +41,6 @@ def execute(source: Path, parameters: dict[str, Any]) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ[progress.ENVIRONMENT] = progress.terminal()
     os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
-    papermill.execute_notebook(
-        str(source), str(out), parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(paths.ROOT)
-    )
+    options = dict(kernel_name="python3", language="python", progress_bar=False, cwd=str(paths.ROOT))
+    papermill.execute_notebook(source, out, parameters, **options)
     return out

@@ -8,23 +8,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from ovit_core.methods import get_method
-from ovit_core.pattern import ALLOCATIONS, Pattern
 from ovit_core.study.paths import ROOT
 
 AUGMENTATIONS = ("flip", "shift")
+RULES = {  # what pydantic calls an error -> what the parameter must be, where pydantic's own words say less
+    "int_type": "a whole number",
+    "tuple_type": "a list (with papermill: -y 'NAME: [a, b]')",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "at least one",
+    "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
+}
 P = TypeVar("P", bound="Parameters")
 
 
@@ -65,12 +65,6 @@ def _method(name: str) -> str:
     return name
 
 
-def _regime(regime: str) -> str:
-    if regime not in ALLOCATIONS:
-        Pattern.parse(regime)
-    return regime
-
-
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -79,23 +73,16 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Seeds = Annotated[tuple[StrictInt, ...], Field(min_length=1), AfterValidator(_different)]
 ProfileName = Annotated[StrictStr, AfterValidator(check_name)]
 MethodName = Annotated[StrictStr, AfterValidator(_method)]
-Regime = Annotated[StrictStr, AfterValidator(_regime)]  # an allocation, or an N:M pattern
 Device = Annotated[StrictStr, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class Parameters(BaseModel):
-    """What all ablations and the explorer share.
+    """What all ablations and the explorer share."""
 
-    Class attributes:
-        experiment: the name that an ablation's rows carry.
-        grid: parameters that only say which rows there should be: more of them add rows to a run, and change none.
-        varies: what the seeds vary besides the gradients, in words.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-    experiment: ClassVar[str] = ""
-    grid: ClassVar[tuple[str, ...]] = ()
-    varies: ClassVar[str] = " and the data order"
+    model_config = dict(frozen=True, extra="forbid", protected_namespaces=())
+    experiment: ClassVar[str] = ""  # the name that an ablation's rows carry
+    grid: ClassVar[tuple[str, ...]] = ()  # parameters that only say which rows there should be: more change none
+    varies: ClassVar[str] = " and the data order"  # what the seeds vary besides the gradients, in words
 
     profile: ProfileName
     upstream: StrictStr
@@ -153,12 +140,8 @@ class Parameters(BaseModel):
 
 
 def build(kind: type[P], values: Mapping[str, Any], also_known: Iterable[str] = ()) -> P:
-    """Parameters of a kind from values.
-
-    Args:
-        kind: which parameters.
-        values: name -> value.
-        also_known: names of other kinds, accepted and left out, so that one profile serves all notebooks.
+    """Parameters of a kind from values; names that are `also_known` belong to other kinds and are left out, so that one
+    profile serves all notebooks.
 
     Raises:
         ValueError: one line, the parameter's name first: unknown, missing, of the wrong type or out of range.
@@ -170,28 +153,18 @@ def build(kind: type[P], values: Mapping[str, Any], also_known: Iterable[str] = 
             raise ValueError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     try:
         return kind(**{name: value for name, value in values.items() if name in kind.model_fields})
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise ValueError(_in_words(error)) from None
 
 
-def _in_words(error: ValidationError) -> str:
+def _in_words(error: pydantic.ValidationError) -> str:
     """The first thing that is wrong, in one line: the parameter, the rule, and what was given."""
-    missing = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]
-    if missing:
+    if missing := [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]:
         return f"missing parameters: {', '.join(missing)}"
     first = error.errors()[0]
-    kind, value, bounds = first["type"], first["input"], first.get("ctx", {})
     name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
-    if kind == "value_error":  # said by a validator of ours
-        words = str(bounds["error"])
+    if first["type"] == "value_error":  # said by a validator of ours
+        words = str(first["ctx"]["error"])
         return f"{name} {words}" if words.startswith("must ") else f"{name}: {words}" if name else words
-    rules = {
-        "int_type": "a whole number", "float_type": "a number", "string_type": "a text", "bool_type": "true or false",
-        "tuple_type": "a list (with papermill: -y 'NAME: [a, b]')", "dict_type": "a mapping of names to values",
-        "greater_than": f"above {bounds.get('gt'):g}" if "gt" in bounds else "",
-        "greater_than_equal": f"at least {bounds.get('ge'):g}" if "ge" in bounds else "",
-        "less_than": f"below {bounds.get('lt'):g}" if "lt" in bounds else "",
-        "less_than_equal": f"at most {bounds.get('le'):g}" if "le" in bounds else "",
-        "finite_number": "finite", "too_short": "at least one", "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
-    }  # fmt: skip
-    return f"{name} must be {rules.get(kind) or first['msg'].lower()}, not {value!r}"
+    rule = RULES.get(first["type"], first["msg"].removeprefix("Input should be ")).format(**first.get("ctx", {}))
+    return f"{name} must be {rule}, not {first['input']!r}"

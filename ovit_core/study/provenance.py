@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,39 +46,30 @@ def _files(module: str) -> list[Path]:
 
 
 def normal(text: str) -> str:
-    """Python code as far as it makes numbers."""
-    return ast.dump(_Numbers().visit(ast.parse(text)))
+    """Python code as far as it makes numbers: the tree of it, without what changes none."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        for field, parts in ast.iter_fields(node):
+            if isinstance(parts, list):
+                setattr(node, field, [part for part in parts if not _silent(part)])
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.Raise):
+            node.exc = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            node.cause = None
+        elif isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "desc"]  # of progress bars
+            if getattr(node.func, "id", getattr(node.func, "attr", "")) in SPEAKS:
+                node.args, node.keywords = [], []
+    return ast.dump(tree)
 
 
-class _Numbers(ast.NodeTransformer):
-    """Leaves out what changes no number."""
-
-    def visit_Import(self, node: ast.AST) -> None:
-        return None
-
-    visit_ImportFrom = visit_Import
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)  # docstrings
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-        return ast.Raise(exc=kind, cause=None)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "desc"]  # of progress bars
-        if called in SPEAKS:
-            node.args, node.keywords = [], []
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
+def _silent(part: object) -> bool:
+    """Whether it is an import or a docstring."""
+    docstring = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
+    return docstring or isinstance(part, ast.Import | ast.ImportFrom)
 
 
 def commit() -> str:
@@ -94,21 +86,15 @@ def commit() -> str:
 
 
 def device_name(device: str) -> str:
-    """The accelerator's name, or the processor's with its thread count.
-
-    Args:
-        device: as in the parameters, `auto` included.
-    """
+    """The accelerator's name, or the processor's with its thread count, of a `device` as in the parameters."""
     import torch
 
     from ovit_core import models
 
     if (chosen := models.pick_device(device)).type == "cuda":
         return torch.cuda.get_device_name(chosen)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'cpu'}, {torch.get_num_threads()} threads"
 
@@ -116,3 +102,8 @@ def device_name(device: str) -> str:
 def versions() -> str:
     """The libraries that numbers depend on."""
     return " ".join(f"{p}={version(p)}" for p in ("torch", "timm", "numba", "scikit-learn"))
+
+
+def distinct(values: Iterable[Any]) -> str:
+    """What there is in a column of rows, each once, in a line."""
+    return ", ".join(sorted({str(value) for value in values} - {""}))

@@ -2,16 +2,15 @@
 
 import html
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from ovit_core.study import parameters, paths, registry, store
-from ovit_core.study.ablation import Ablation, Results, Text
-from ovit_core.study.parameters import Parameters
+from ovit_core.study import parameters, paths, plots, provenance, registry, store
+from ovit_core.study.ablation import Results, Text
 
-NOT_RUN = Text("*Not run in this profile.*")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 img { max-width: 100%; } table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; }
@@ -19,6 +18,8 @@ th, td { padding: 0.15rem 0.6rem; text-align: right; border-bottom: 1px solid #d
 th:first-child, td:first-child { text-align: left; } code { background: #f3f3f3; padding: 0 0.2em; }
 .jp-OutputArea-output { overflow-x: auto; } .anchor-link { display: none; }
 """
+COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of the usual two-column paper
+PRINT = {"font.size": 7, "lines.linewidth": 1, "lines.markersize": 3, "pdf.fonttype": 42}  # TrueType, embedded whole
 
 
 def load(profile: str) -> dict[str, Results]:
@@ -31,34 +32,26 @@ def load(profile: str) -> dict[str, Results]:
     folder = paths.figures(parameters.check_name(profile))
     if not (folder / "results.csv").is_file():
         there = ", ".join(sorted(p.parent.name for p in paths.figures().glob("*/results.csv"))) or "none"
-        raise FileNotFoundError(
-            f"no results of profile {profile!r} in {folder} (there: {there}); run `python -m ovit_core.study {profile}` first"
-        )
+        first = f"run `python -m ovit_core.study {profile}` first"
+        raise FileNotFoundError(f"no results of profile {profile!r} in {folder} (there: {there}); {first}")
     rows = store.read(folder / "results.csv")
     results = {}
     for name, ablation in registry.ablations().items():
         mine = rows[rows.experiment.isin(ablation.experiments)].reset_index(drop=True)
         if len(mine):
-            results[name] = Results(ablation, _parameters(folder / f"{name}.parameters.json", ablation), mine)
+            # As they were when the rows were exported; unchecked, for rules may have changed since.
+            values = json.loads((folder / f"{name}.parameters.json").read_text())
+            results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine)
     return results
-
-
-def _parameters(path: Path, ablation: Ablation) -> Parameters:
-    """Parameters as they were when the rows were exported; unchecked, for rules may have changed since."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}: run `python -m ovit_core.study {path.parent.name}` again, it exports it")
-    return ablation.parameters.model_construct(**json.loads(path.read_text()))
 
 
 def origin(results: dict[str, Results]) -> Text:
     """Where the numbers come from, as a Markdown table."""
     rows = pd.concat([r.rows for r in results.values()])
-    one = lambda column: ", ".join(sorted({str(v) for v in rows[column] if str(v)}))
-    known = dict(
-        profile=one("profile"), model=one("model"), upstream=one("upstream"), seeds=one("seed"), device=one("device"),
-        commit=one("commit"), versions=one("versions"), rows=f"{len(rows)} in figures/{one('profile')}/results.csv",
-    )  # fmt: skip
-    return Text("| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in known.items()))
+    columns = ("profile", "model", "upstream", "seed", "device", "commit", "versions")
+    known = {column: provenance.distinct(rows[column]) for column in columns}
+    known["rows"] = f"{len(rows)} in figures/{known['profile']}/results.csv"
+    return Text("| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in known.items()))
 
 
 def contents(results: dict[str, Results]) -> Iterator[object]:
@@ -66,7 +59,7 @@ def contents(results: dict[str, Results]) -> Iterator[object]:
     for name, ablation in registry.ablations().items():
         yield Text(f"## {ablation.title}")
         if name not in results:
-            yield NOT_RUN
+            yield Text("*Not run in this profile.*")
             continue
         mine = results[name]
         yield mine.answers()
@@ -83,8 +76,7 @@ def show(results: dict[str, Results]) -> None:
     """Shows the report's contents on a notebook's page."""
     from IPython.display import display
 
-    for part in contents(results):
-        display(part)
+    display(*contents(results))
 
 
 def write_html(executed: Path, out: Path, title: str) -> Path:
@@ -93,10 +85,25 @@ def write_html(executed: Path, out: Path, title: str) -> Path:
     from nbconvert import HTMLExporter
 
     # "basic" is the bare body; the full templates load scripts from the network.
-    exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
-    )
-    body, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4))
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
-    paths.write_atomically(out, f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>{body}</body></html>\n")
+    hidden = dict(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = HTMLExporter(template_name="basic", **hidden).from_notebook_node(nbformat.read(executed, as_version=4))
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><link rel="icon" href="data:,">'
+    head = f"<head>{head}<style>{STYLE}</style></head>"
+    paths.write_atomically(out, f"<!doctype html>\n<html lang=en>{head}\n<body>{body}</body></html>\n")
     return out
+
+
+def write_prints(results: dict[str, Results], folder: Path) -> list[Path]:
+    """Every figure as PDF: single panels one column wide, others two."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for mine in results.values():
+        origin = "; ".join(f"{k}: {v}" for k, v in plots.provenance(mine.rows).items())
+        for name in mine.ablation.figures:
+            with plots.style(**PRINT):
+                if (fig := mine.figure(name, save=False, **PRINT)) is not None:
+                    width, height = fig.get_size_inches()
+                    wanted = COLUMN if width <= 6 else PAGE
+                    fig.set_size_inches(wanted, height * max(wanted / width, 0.72))
+                    fig.savefig(folder / f"{name}.pdf", metadata={"Subject": origin, "CreationDate": None})
+    return sorted(folder.iterdir())

@@ -1,11 +1,10 @@
 """Means and intervals over seeds, paired differences, and sentences written from the rows."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from pandas.core.groupby import SeriesGroupBy
 from scipy import stats
 
 from ovit_core.study.parameters import Parameters
@@ -25,22 +24,25 @@ def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[known & (rows.experiment != "sensitivity")]
 
 
-def t_interval(values: np.ndarray, level: float = 0.95) -> float:
-    """Half the width of the t interval of the mean over seeds; NaN for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return float("nan")
-    return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+def t_interval(values: Collection[float]) -> float:
+    """Half the width of the 95 % t interval of the mean over seeds; NaN for fewer than two values."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * pd.Series(values).sem())
 
 
-def summary(groups: SeriesGroupBy) -> pd.DataFrame:
-    """The groups' keys with `mean`, `half` (of the interval) and `seeds`."""
-    return groups.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """`mean`, `half` (of the interval) and number of `seeds` of the rows' `value`, for every `key` there is."""
+    return rows.groupby(key, sort=False).value.agg(mean="mean", half=t_interval, seeds="count").reset_index()
 
 
 def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the accuracies (fractions) per phase, dataset, allocation, pattern, method and sparsity."""
-    return summary(accuracies(rows).groupby(CURVE, sort=False).value)
+    return summary(accuracies(rows), CURVE)
+
+
+def paired(rows: pd.DataFrame, others: pd.DataFrame, on: list[str]) -> pd.DataFrame:
+    """`rows` less `others`: their `value` minus that of the row (`other`) that is the same in `on`."""
+    both = rows.merge(others[[*on, "value"]].rename(columns=dict(value="other")), on=on)
+    return both.assign(value=both.value - both.other)
 
 
 def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
@@ -49,23 +51,33 @@ def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     A method without sparsity (dense, a floor) is compared with the other at each of its sparsities.
     """
     rows = accuracies(rows)
-    one, two = rows[rows.method == a], rows[rows.method == b]
-    fixed = (two.sparsity_target == 0).all()
-    on = ["phase", "dataset", "seed"] + ([] if fixed else ["allocation", "pattern", "sparsity_target"])
-    both = one.merge(two[[*on, "value"]], on=on, suffixes=("", "_b"))
-    both["gain"] = both.value - both.value_b
-    return summary(both.groupby([*WHERE, "sparsity_target"], sort=False).gain)
+    others = rows[rows.method == b]
+    on = ["allocation", "pattern", "sparsity_target"] if others.sparsity_target.any() else []
+    gain = paired(rows[rows.method == a], others, ["phase", "dataset", "seed", *on])
+    return summary(gain, [*WHERE, "sparsity_target"])
 
 
-def bootstrap(accuracy: float, n: int, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of an accuracy over resampled test images (n of them): says nothing about seeds."""
-    means = np.random.default_rng(seed).binomial(n, accuracy, draws) / n  # n draws from correct-or-not images
-    return float(np.quantile(means, (1 - level) / 2)), float(np.quantile(means, (1 + level) / 2))
+def bootstrap(accuracy: float, n: int) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of an accuracy over n test images, in closed form: resampled images are
+    right or wrong, their number right is binomial. It says nothing about seeds.
+    """
+    low, high = stats.binom.ppf((0.025, 0.975), n, accuracy) / n
+    return low, high
+
+
+def share(sparsity: float) -> str:
+    """A sparsity as it is written."""
+    return f"{100 * sparsity:g} %"
 
 
 def spread(mean: float, half: float, form: str = "+.1f", scale: float = 100) -> str:
     """A mean with its interval where there is one, by default a difference of fractions in percentage points."""
     return f"{scale * mean:{form}}" + ("" if np.isnan(half) else f" ± {scale * half:{form.lstrip('+')}}")
+
+
+def spreads(found: pd.DataFrame, form: str = "+.1f", scale: float = 100) -> list[str]:
+    """`spread` of every row of a `summary`."""
+    return [spread(mean, half, form, scale) for mean, half in zip(found["mean"], found.half)]
 
 
 def verdict(mean: float, half: float, what: str, against: str) -> str:
@@ -83,17 +95,16 @@ def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -
     none of it was run.
     """
     found = accuracy(rows[(rows.phase == phase) & (rows.dataset == dataset)])
-    usual = (found.allocation == "global") & (found.pattern == "unstructured")
-    found = found[usual != regimes]
+    found = found.drop(main(found).index) if regimes else main(found)
     if found.empty:
         return None
-    share = [f"{100 * s:g} %" if s else "not pruned" for s in found.sparsity_target]
-    regime = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(share, found.pattern)]
-    text = [spread(mean, half, ".1f") for mean, half in zip(found["mean"], found.half)]
-    found = found.assign(text=text, column=regime if regimes else share).sort_values("sparsity_target", kind="stable")
-    wide = found.pivot(index="method", columns="column", values="text")
-    order = [m for m in dict.fromkeys(rows.method) if m in wide.index]
-    return wide.loc[order, list(dict.fromkeys(found.column))].fillna("").rename_axis(columns="")
+    found = found.sort_values("sparsity_target", kind="stable")
+    columns = [share(s) if s else "not pruned" for s in found.sparsity_target]
+    if regimes:
+        columns = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(columns, found.pattern)]
+    found = found.assign(column=columns, text=spreads(found, ".1f"))
+    wide = found.pivot(index="method", columns="column", values="text").fillna("").rename_axis(columns="")
+    return wide.loc[found.method.unique(), found.column.unique()]
 
 
 def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -> str:
@@ -101,40 +112,35 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
     out = []
     for phase, dataset, regimes in product(phases, datasets, (False, True)):
         if (wide := table(rows, phase, dataset, regimes)) is not None:
-            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}**\n\n{markdown(wide)}")
+            head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}\n"
+            body = "\n".join(f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values))
+            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}**\n\n{head}{body}")
     return "\n\n".join(out)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table of text, methods down, as Markdown."""
-    head = f"| method | {' | '.join(table.columns)} |\n|{'---|' * (len(table.columns) + 1)}"
-    return head + "\n" + "\n".join(f"| `{m}` | {' | '.join(r)} |" for m, r in zip(table.index, table.values))
-
-
 def setting(rows: pd.DataFrame, config: Parameters) -> str:
-    """What varies over the seeds, and the lambdas that were chosen."""
-    varies = "Each seed has its own dense model." if config.dense_per_seed else (
-        f"All seeds share one dense model; they vary the gradients{config.varies}, "
-        "so intervals do not cover the training of the dense model."
-    )  # fmt: skip
-    given = config.pretrained or config.checkpoint
-    seen = " (training images held back here, which the given weights may have seen)" if given else ""
+    """What varies over the seeds, how sure the dense accuracy is, and the lambdas that were chosen."""
+    varies = "Each seed has its own dense model."
+    if not config.dense_per_seed:
+        varies = (
+            f"All seeds share one dense model; they vary the gradients{config.varies}, so intervals do not cover the "
+            "training of the dense model. An interval of ± 0.0 means that nothing in the method varies with the seed."
+        )
+    dense = rows[(rows.phase == "one_shot") & (rows.method == "dense") & (rows.metric == "top1")].iloc[0]
+    low, high = bootstrap(dense.value, int(dense.n_test))
     chosen = rows[rows.damp.notna() & (rows.phase != "lambda_search") & (rows.experiment != "sensitivity")]
     damps = chosen.groupby("method", sort=False).damp.unique()
     listed = "; ".join(f"`{m}` {', '.join(f'{d:.0e}' for d in sorted(v))}" for m, v in damps.items())
-    seeds = rows.seed.nunique()
-    dense = rows[(rows.phase == "one_shot") & (rows.method == "dense") & (rows.metric == "top1")].iloc[0]
-    low, high = bootstrap(dense.value, int(dense.n_test))
     edges = [f"`{m}`" for m, v in damps.items() if {min(config.damps), max(config.damps)} & set(v)]
-    constant = (
-        "" if config.dense_per_seed else "An interval of ± 0.0 means that nothing in the method varies with the seed. "
-    )
     edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
+    given = config.pretrained or config.checkpoint
+    seen = " (training images held back here, which the given weights may have seen)" if given else ""
+    seeds = rows.seed.nunique()
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {constant}The dense top-1 of seed {dense.seed}, "
-        f"{100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
-        f"{100 * high:.1f} % by bootstrap over the {int(dense.n_test)} test images (95 %): another kind of interval, for "
-        f"the choice of images, not of seeds. λ chosen on validation{seen}, with one threshold for the model at "
-        f"{100 * config.damp_sparsity:g} %, the largest within one standard error of the best, and used in every regime "
-        f"(for layer inputs it is relative to the mean diagonal): {listed}.{edge}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} The dense top-1 of seed {dense.seed}, "
+        f"{100 * dense.value:.1f} %, lies between {100 * low:.1f} and {100 * high:.1f} % by bootstrap over the "
+        f"{int(dense.n_test)} test images (95 %): another kind of interval, for the choice of images, not of seeds. "
+        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, the largest "
+        "within one standard error of the best, and used in every regime (for layer inputs it is relative to the mean "
+        f"diagonal): {listed}.{edge}"
     )

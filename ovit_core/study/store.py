@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ovit_core.study import paths, provenance
@@ -19,24 +18,18 @@ from ovit_core.study.parameters import Parameters
 COLUMNS = """experiment profile model upstream dataset method score update allocation pattern phase sparsity_target
 sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C scope scope_name seed metric value
 n_test seconds device commit versions run_id""".split()
-TEXT = """experiment profile model upstream dataset method score update allocation pattern phase scope scope_name metric
-device commit versions run_id""".split()
+NUMBERS = """sparsity_target sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C seed
+value n_test seconds""".split()
 
 
 class Run:
     """One seed of an experiment: add rows, ask what is done.
 
-    Args:
-        config: the experiment's parameters. Seeds, profile name, and which methods and sparsities are asked for
-            do not make other settings: they only say which rows there should be.
-        seed: which seed.
-        fingerprints: of the data used.
-        code: hash of the code on which the numbers depend.
+    Settings are those of the parameters on which numbers depend, the data's fingerprints and the hash of the code.
     """
 
     def __init__(self, config: Parameters, seed: int, fingerprints: Iterable[str], code: str):
         settings = config.settings()
-        self.seed = seed
         settings_id = provenance.digest(settings, sorted(fingerprints), code)
         self.folder = paths.results(config.profile) / f"{config.experiment}-{settings_id}"
         self.path = self.folder / f"seed{seed}.csv"
@@ -55,30 +48,16 @@ class Run:
         """Whether a row with these values is there."""
         return any(all(row[k] == v for k, v in key.items()) for row in self.rows)
 
-    def add(self, value: float, correct: np.ndarray | None = None, write: bool = True, **row: Any) -> None:
-        """Appends one row and writes the run's file; `seconds` is the time since the last row.
-
-        Args:
-            value: the measured number.
-            correct: (n_test,) bool per-image correctness, saved beside the rows for the bootstrap.
-            write: False leaves the writing to the next row, where many come at once.
-            row: its columns; any not in COLUMNS is an error.
+    def add(self, value: float, write: bool = True, **row: Any) -> None:
+        """Appends one row and writes the run's file, which `write=False` leaves to the next row, where many come at
+        once. `seconds` is the time since the last row. KeyError: a column is not in COLUMNS.
         """
         if odd := row.keys() - set(COLUMNS):
             raise KeyError(f"no such column: {', '.join(sorted(odd))}")
         now = time.perf_counter()
-        full = dict.fromkeys(COLUMNS, "") | self.common | row
-        full |= dict(value=float(value), seconds=round(now - self.clock, 3))
+        fixed = dict(value=float(value), seconds=round(now - self.clock, 3))
+        self.rows.append(dict.fromkeys(COLUMNS, "") | self.common | row | fixed)
         self.clock = now
-        if correct is not None:
-            full["n_test"] = len(correct)
-        if correct is not None and full["experiment"] != "sensitivity":  # a sweep has many points of one name
-            names = ("phase", "dataset", "method", "sparsity_target", "allocation", "pattern")
-            key = "-".join(str(full[name]) for name in names).replace(":", "_")
-            folder = self.folder / f"correct-seed{full['seed']}"
-            folder.mkdir(exist_ok=True)
-            np.save(folder / f"{key}.npy", np.packbits(correct))
-        self.rows.append(full)
         if write:
             self.write()
 
@@ -88,15 +67,8 @@ class Run:
 
 
 def load(folder: Path, seeds: Collection[int]) -> pd.DataFrame:
-    """All rows of some seeds together, of the runs in `folder` (which may hold more).
-
-    Raises:
-        FileNotFoundError: a seed has not been run.
-    """
-    files = [folder / f"seed{seed}.csv" for seed in seeds]
-    if missing := [f.name for f in files if not f.exists()]:
-        raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: run the notebook first")
-    return pd.concat([read(f) for f in files], ignore_index=True)
+    """All rows of some seeds together, of the runs in `folder` (which may hold more)."""
+    return pd.concat([read(folder / f"seed{seed}.csv") for seed in seeds], ignore_index=True)
 
 
 def asked(rows: pd.DataFrame, config: Parameters) -> pd.Series:
@@ -110,29 +82,23 @@ def asked(rows: pd.DataFrame, config: Parameters) -> pd.Series:
 
 def read(path: Path) -> pd.DataFrame:
     """Rows of a file: an empty cell is "" in a text column and NaN in a number column."""
-    rows = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TEXT, str))
-    for column in set(COLUMNS) - set(TEXT):
-        rows[column] = pd.to_numeric(rows[column])
-    return rows
+    text = dict.fromkeys(set(COLUMNS) - set(NUMBERS), str)
+    return pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""), dtype=text)
 
 
-def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters) -> Path:
+def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters) -> None:
     """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and its
     parameters beside them.
     """
     folder = paths.figures(config.profile)
     parameters = json.dumps(config.values(), indent=1) + "\n"
     paths.write_atomically(folder / f"{config.experiment}.parameters.json", parameters)
-    path = folder / "results.csv"
-    if path.exists():
-        before = read(path)
-        rows = pd.concat([before[~before.experiment.isin(experiments)], rows], ignore_index=True)
-    paths.write_atomically(path, rows[COLUMNS].sort_values("experiment", kind="stable").to_csv(index=False))
-    return path
+    if (folder / "results.csv").exists():
+        others = read(folder / "results.csv")
+        rows = pd.concat([others[~others.experiment.isin(experiments)], rows])
+    export_table(rows[COLUMNS].sort_values("experiment", kind="stable"), config.profile, "results")
 
 
-def export_table(table: pd.DataFrame, profile: str, name: str) -> Path:
-    """Writes a summary to figures/PROFILE/NAME.csv."""
-    path = paths.figures(profile) / f"{name}.csv"
-    paths.write_atomically(path, table.to_csv(index=False))
-    return path
+def export_table(table: pd.DataFrame, profile: str, name: str) -> None:
+    """Writes figures/PROFILE/NAME.csv."""
+    paths.write_atomically(paths.figures(profile) / f"{name}.csv", table.to_csv(index=False))

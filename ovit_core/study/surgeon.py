@@ -28,24 +28,20 @@ INHERITS = {
     "obert_joint": "obert",
     "obc_mask_only": "obc",
 }
+Regime = tuple[str, Pattern]  # how zeros are spread: the allocation and the pattern
+GLOBAL = ("global", UNSTRUCTURED)
 # The study's models are small: this keeps the smallest lambdas of the list meaningful.
 DTYPE = torch.float64
 
 
 class Surgeon:
-    """Prunes copies of a dense model by any method; curvature is estimated once, and only when a method asks.
-
-    Args:
-        config: gradients, block size and the list of lambdas to choose from.
-        upstream: the dense model and its data.
-        seed: of the gradients' order and of random scores.
-    """
+    """Prunes copies of a dense model by any method; `seed` is of the gradients' order and of random scores."""
 
     def __init__(self, config: Parameters, upstream: Upstream, seed: int):
         self.config, self.upstream, self.seed = config, upstream, seed
         self.weights = models.prunable(upstream.model, config.prunable)
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
-        self._curvatures: dict[tuple, SharedInverse] = {}
+        self._curvatures: dict[tuple, SharedInverse] = {}  # each estimated once, when a method asks
         self._solved: tuple[tuple, Plan] | None = None  # the last plan: methods are asked for in turn
 
     def twin(self) -> "Surgeon":
@@ -92,14 +88,14 @@ class Surgeon:
         error = (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
         return max(damp for damp, accuracy in self.search[method].items() if accuracy >= best - error)
 
-    def choose_damps(self, run: Run, methods: list[str]) -> None:
-        """Settles the lambda of every method, from the run's rows where they are there, else by search, into rows."""
-        for method in dict.fromkeys(INHERITS.get(m, m) for m in methods if get_method(m).needs_curvature):
+    def choose_damps(self, run: Run) -> None:
+        """Settles the lambda of every method asked for, from the run's rows where they are there, else by search."""
+        methods = [m for asked, _ in self.config.points.values() for m in asked if get_method(m).needs_curvature]
+        for method in dict.fromkeys(INHERITS.get(m, m) for m in methods):
             key = dict(phase="lambda_search", method=method, dataset=self.config.upstream, metric="validation_top1")
             known = {r["damp"]: r["value"] for r in run.rows if all(r[k] == v for k, v in key.items())}
             if known.keys() == set(self.config.damps):
                 self.search[method] = known
-                continue
             self.damp(method)
             score, update = get_method(method)[:2]
             for damp, accuracy in self.search[method].items():
@@ -115,14 +111,10 @@ class Surgeon:
 
     def describe(self, method: str, model: nn.Module) -> dict:
         """The columns of a row that say what a model is."""
-        known = METHODS.get(method)
-        return dict(
-            score=known.score if known else "",
-            update=known.update if known else "",
-            sparsity=masks.sparsity(model),
-            sparsity_model=masks.model_sparsity(model),
-            damp=(self.damp(method) or "") if known else "",
-        )
+        score, update = METHODS[method][:2] if method in METHODS else ("", "")
+        damp = self.damp(method) if method in METHODS else None
+        zeros = dict(sparsity=masks.sparsity(model), sparsity_model=masks.model_sparsity(model))
+        return dict(score=score, update=update, **zeros, damp=damp or "")
 
     def solve(self, method: str, pattern: Pattern = UNSTRUCTURED, damp: float | None = None) -> Plan:
         """A method solved for the dense model's weights, at its chosen lambda or at `damp`."""
@@ -134,33 +126,20 @@ class Surgeon:
         options = dict(pattern=pattern, block_size=self.config.block_size, seed=self.seed)
         return solve(self.weights, chosen, curvature, damp=damp or self.damp(method), **options)
 
-    def point(
-        self,
-        method: str,
-        sparsity: float,
-        allocation: str = "global",
-        pattern: Pattern = UNSTRUCTURED,
-        damp: float | None = None,
-    ) -> Point:
+    def point(self, method: str, sparsity: float, regime: Regime = GLOBAL, damp: float | None = None) -> Point:
         """A point of a method's curve, at its chosen lambda or at `damp`."""
+        allocation, pattern = regime
         key = (method, pattern, damp or self.damp(method))
         if self._solved is None or self._solved[0] != key:
             self._solved = None  # freed before the next
             self._solved = key, self.solve(method, pattern, key[2])
         return self._solved[1].at(sparsity, allocation)
 
-    def pruned(
-        self,
-        method: str,
-        sparsity: float,
-        allocation: str = "global",
-        pattern: Pattern = UNSTRUCTURED,
-        damp: float | None = None,
-    ) -> nn.Module:
+    def pruned(self, method: str, sparsity: float, regime: Regime = GLOBAL, damp: float | None = None) -> nn.Module:
         """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`."""
         model = copy.deepcopy(self.upstream.model)
         if method != "dense":
-            install(model, self.point(method, sparsity, allocation, pattern, damp))
+            install(model, self.point(method, sparsity, regime, damp))
         return model
 
     def prune_again(self, model: nn.Module, method: str, sparsity: float) -> None:

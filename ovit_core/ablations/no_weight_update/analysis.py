@@ -13,10 +13,10 @@ from itertools import product
 
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, regime_of
+from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate, regime_of
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics, store
-from ovit_core.study.statistics import WHERE, accuracies, difference, main, spread, summary, t_interval, verdict
+from ovit_core.study.statistics import accuracies, difference, main, paired, share, spread, spreads, summary, verdict
 
 # score -> (method without update, method with the joint update)
 SCORES = {
@@ -32,7 +32,7 @@ RIVALS = {
     "obert": "oViT against oBERT",
 }
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
-SWEPT = dict(block_size="the block size", gradients="the number of gradients", gradient_batch="the images per gradient", damp="λ")  # fmt: skip
+SWEPT = dict(block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ")
 PARTS = {
     "total": "ovit minus magnitude",
     "score": "score, without update",
@@ -58,31 +58,21 @@ def asked(rows: pd.DataFrame, config: NoWeightUpdate) -> pd.Series:
 
 
 def attribution(rows: pd.DataFrame) -> pd.DataFrame:
-    """The parts of every score's gain: `mean`, `half`, `seeds` (fractions) per phase, dataset, sparsity, score, part."""
-    values = accuracies(main(rows))
-    index = [*WHERE, "sparsity_target", "seed"]
-    wide = values.pivot_table(index=index, columns="method", values="value")
-    parts = []
-    for score, (none, joint) in SCORES.items():
-        if not {none, joint, "magnitude", "magnitude_joint"} <= set(wide.columns):
-            continue
-        w = wide[[none, joint, "magnitude", "magnitude_joint"]].dropna()
-        base = w["magnitude"]
-        found = pd.DataFrame(index=w.index)
-        found["score"] = w[none] - base
-        found["update"] = w["magnitude_joint"] - base
-        found["total"] = w[joint] - base
-        found["interaction"] = found.total - found.score - found["update"]
-        found["score_other"] = w[joint] - w["magnitude_joint"]
-        found["update_other"] = w[joint] - w[none]
-        found["score_shapley"] = (found.score + found.score_other) / 2
-        found["update_shapley"] = (found["update"] + found.update_other) / 2
-        long = found.reset_index().melt(id_vars=index, var_name="part").assign(score_kind=score)
-        parts.append(long)
-    key = [*WHERE, "sparsity_target", "score_kind", "part"]
-    if not parts:
-        return pd.DataFrame(columns=[*key, "mean", "half", "seeds"])
-    return summary(pd.concat(parts).groupby(key, sort=False).value)
+    """`summary` of the parts of each score's gain (fractions) per phase, dataset, sparsity, `score_kind` and `part`."""
+    index = [*statistics.WHERE, "sparsity_target", "seed"]
+    a = accuracies(main(rows)).pivot_table(index=index, columns="method", values="value", sort=False)
+    a = a.reindex(columns=list(METHODS))
+    plain, corrected = a["magnitude"], a["magnitude_joint"]
+    found = []
+    for kind, (none, joint) in SCORES.items():
+        parts = pd.DataFrame(dict(total=a[joint] - plain, score=a[none] - plain, update=corrected - plain))
+        parts["interaction"] = parts["total"] - parts["score"] - parts["update"]
+        parts["score_other"] = a[joint] - corrected
+        parts["update_other"] = a[joint] - a[none]
+        for part in ("score", "update"):
+            parts[f"{part}_shapley"] = (parts[part] + parts[f"{part}_other"]) / 2
+        found.append(parts.dropna().melt(var_name="part", ignore_index=False).reset_index().assign(score_kind=kind))
+    return summary(pd.concat(found), [*index[:-1], "score_kind", "part"])
 
 
 def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
@@ -91,11 +81,10 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     found = found[found.score_kind == "greedy"]
     if found.empty:
         return None
-    text = [spread(mean, half) for mean, half in zip(found["mean"], found.half)]
-    wide = found.assign(text=text).pivot(index=["phase", "part"], columns="sparsity_target", values="text")
-    wide = wide.loc[[(phase, part) for phase in dict.fromkeys(found.phase) for part in PARTS]].fillna("")
-    wide = wide.rename(columns=lambda s: f"{100 * s:g} %").rename_axis(columns="points of top-1")
-    return wide.rename(index=TITLES, level="phase").rename(index=PARTS, level="part")
+    found = found.assign(text=spreads(found))
+    wide = found.pivot(index=["phase", "part"], columns="sparsity_target", values="text").fillna("")
+    wide = wide.loc[list(product(found.phase.unique(), PARTS))].rename(columns=share)
+    return wide.rename(index=TITLES | PARTS).rename_axis(columns="points of top-1")
 
 
 def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -106,39 +95,34 @@ def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
     """
     varied = rows[(rows.experiment == "sensitivity") & (rows.metric == "top1")]
     own = accuracies(main(rows[rows.phase == "one_shot"]))
-    own = own[own.sparsity_target.isin(varied.sparsity_target) & own.method.isin(varied.method)]
-    out = [pd.DataFrame(columns=["column", "setting", "method", "seed", "value"])]
-    for column in dict.fromkeys(varied.scope_name):
-        here = varied[varied.scope_name == column]
-        here = here if column == "damp" else pd.concat([here, own])
-        found = here[[column, "method", "seed", "value"]].rename(columns={column: "setting"})
-        out.append(found.assign(column=column))
-    return pd.concat(out[1:] or out, ignore_index=True)
+    own = own[own.sparsity_target.isin(varied.sparsity_target) & own.method.isin(PAIR)]
+    columns = varied.scope_name.unique()
+    points = [varied, *(own.assign(scope_name=column) for column in columns if column != "damp")]
+    found = pd.concat(points).rename(columns=dict(scope_name="column"))
+    found["setting"] = [row[row["column"]] for row in found.to_dict("records")]
+    found = found.sort_values("column", key=lambda names: names.map(list(SWEPT).index), kind="stable")
+    return found[["column", "setting", "method", "seed", "value"]]
 
 
 def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
-    """The update's gain at oViT's mask (ovit minus ovit_mask_only): `mean`, `half`, `seeds` per column and setting."""
-    wide = sweeps(rows).pivot_table(
-        index=["column", "setting", "seed"], columns="method", values="value", sort=False, aggfunc="first"
-    )
-    if not {"ovit", "ovit_mask_only"} <= set(wide.columns):
-        return pd.DataFrame(columns=["column", "setting", "mean", "half", "seeds"])
-    gain = (wide["ovit"] - wide["ovit_mask_only"]).dropna()
-    return summary(gain.groupby(["column", "setting"], sort=False))
+    """`summary` of the update's gain at oViT's mask (ovit minus ovit_mask_only) per `column` and `setting`."""
+    point = ["column", "setting", "seed"]
+    found = sweeps(rows).drop_duplicates([*point, "method"])
+    joint, none = (found[found.method == method] for method in PAIR)
+    return summary(paired(joint, none, point), ["column", "setting"])
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation A found, one sentence per comparison, from the rows alone."""
-    said = [say(rows) for say in (answer_differences, answer_attribution, answer_sensitivity, answer_layers)]
-    return sum(said, []) + answer_prediction(rows) or ["No pair of methods to compare was run."]
+    said = [say(rows) for say in (answer_differences, answer_attribution, answer_sensitivity, answer_prediction)]
+    return sum(said, []) or ["No pair of methods to compare was run."]
 
 
 def _spoken(rows: pd.DataFrame) -> list[float]:
     """The sparsities the sentences speak of: those of trained models, else the two highest one-shot."""
-    rows = accuracies(main(rows))
-    rows = rows[rows.sparsity_target > 0]
-    trained = rows[rows.phase.isin(("recovered", "gradual"))]
-    return sorted(set(trained.sparsity_target)) or sorted(set(rows.sparsity_target))[-2:]
+    rows = accuracies(main(rows[rows.sparsity_target > 0]))
+    trained = set(rows[rows.phase != "one_shot"].sparsity_target)
+    return sorted(trained) or sorted(set(rows.sparsity_target))[-2:]
 
 
 def answer_differences(rows: pd.DataFrame) -> list[str]:
@@ -146,22 +130,23 @@ def answer_differences(rows: pd.DataFrame) -> list[str]:
     out, spoken = [], _spoken(rows)
     for phase, (other, what) in product(TITLES, RIVALS.items()):
         for _, r in difference(rows[rows.phase == phase], "ovit", other).iterrows():
-            if r.pattern == "unstructured" and r.sparsity_target not in spoken:
-                continue
-            regime = f"{100 * r.sparsity_target:g} %" if r.pattern == "unstructured" else r.pattern
-            regime += " in every weight" if r.pattern == "unstructured" and r.allocation == "uniform" else ""
+            regime = r.pattern
+            if regime == "unstructured":
+                regime = share(r.sparsity_target) + " in every weight" * (r.allocation == "uniform")
+                if r.sparsity_target not in spoken:
+                    continue
             out.append(f"{TITLES[phase]}, {regime}, {what}: {verdict(r['mean'], r.half, '`ovit`', f'`{other}`')}.")
     return out
 
 
 def answer_attribution(rows: pd.DataFrame) -> list[str]:
     """Where oViT's gain over magnitude comes from at each sparsity, in one sentence per phase and sparsity."""
-    found, out, spoken = attribution(rows), [], _spoken(rows)
-    found = found[(found.score_kind == "greedy") & found.sparsity_target.isin(spoken)]
-    for (phase, at), part in found.groupby(["phase", "sparsity_target"], sort=False):
-        say = {name: spread(mean, half) for name, mean, half in zip(part.part, part["mean"], part.half)}
+    found, out = attribution(rows), []
+    found = found[(found.score_kind == "greedy") & found.sparsity_target.isin(_spoken(rows))]
+    for (phase, at), parts in found.groupby(["phase", "sparsity_target"], sort=False):
+        say = dict(zip(parts.part, spreads(parts)))
         out.append(
-            f"{TITLES[phase]}, {100 * at:g} %: of oViT's {say['total']} points over magnitude, the score alone brings "
+            f"{TITLES[phase]}, {share(at)}: of oViT's {say['total']} points over magnitude, the score alone brings "
             f"{say['score']}, the update alone {say['update']}, the two together {say['interaction']} more; "
             f"averaged over both orders (Shapley), score {say['score_shapley']} and update {say['update_shapley']}."
         )
@@ -169,60 +154,40 @@ def answer_attribution(rows: pd.DataFrame) -> list[str]:
 
 
 def answer_sensitivity(rows: pd.DataFrame) -> list[str]:
-    """Where in each sweep the update brings least and most; and what the mask alone reaches at the lambda that suits it."""
-    found, out = sensitivity(rows), []
-    for column in dict.fromkeys(found.column):
-        here = found[found.column == column]
-        low, high = (here.loc[pick] for pick in (here["mean"].idxmin(), here["mean"].idxmax()))
-        if len(here) > 1:
+    """Where in each sweep the update brings least and most; what the mask alone reaches at the lambda that suits it."""
+    out = []
+    for column, gains in sensitivity(rows).groupby("column", sort=False):
+        if len(gains) > 1:
+            gains = gains.assign(text=spreads(gains)).sort_values("mean")
+            low, high = gains.iloc[0], gains.iloc[-1]
             out.append(
-                f"As {SWEPT[column]} varies, the update at oViT's mask brings from {spread(low['mean'], low.half)} "
-                f"(at {low.setting:g}) to {spread(high['mean'], high.half)} points (at {high.setting:g})."
+                f"In the sweep of {SWEPT[column]}, the update at oViT's mask brings from {low.text} "
+                f"(at {low.setting:g}) to {high.text} points (at {high.setting:g})."
             )
-    masked = sweeps(rows)
-    masked = masked[(masked.column == "damp") & (masked.method == "ovit_mask_only")]
-    at = rows[rows.experiment == "sensitivity"].sparsity_target
+    swept = sweeps(rows)
+    masked = swept[(swept.column == "damp") & (swept.method == "ovit_mask_only")]
     plain = accuracies(main(rows[(rows.phase == "one_shot") & (rows.method == "magnitude")]))
-    if len(masked) and len(plain := plain[plain.sparsity_target.isin(at)]):
-        best = masked.groupby("setting").value.mean().idxmax()
-        gain = masked[masked.setting == best].set_index("seed").value - plain.set_index("seed").value
-        sentence = verdict(gain.mean(), t_interval(gain.dropna()), "`ovit_mask_only`", "`magnitude`")
-        out.append(f"At the λ of the sweep that suits the mask alone best ({best:.0e}), {sentence}.")
+    plain = plain[plain.sparsity_target.isin(rows[rows.experiment == "sensitivity"].sparsity_target)]
+    for _, best in summary(paired(masked, plain, ["seed"]), ["setting"]).nlargest(1, "mean").iterrows():
+        said = verdict(best["mean"], best.half, "`ovit_mask_only`", "`magnitude`")
+        out.append(f"At the λ of the sweep that suits the mask alone best ({best.setting:.0e}), {said}.")
     return out
-
-
-def answer_layers(rows: pd.DataFrame) -> list[str]:
-    """The layer whose kept weights the correction moves most, at the highest sparsity spoken of."""
-    spoken = _spoken(rows)
-    rows = rows[(rows.scope == "layer") & (rows.metric == "correction_share") & rows.sparsity_target.isin(spoken)]
-    rows = rows[rows.sparsity_target == rows.sparsity_target.max()]
-    if rows.empty:
-        return []
-    top = summary(rows.groupby("scope_name").value).sort_values("mean").iloc[-1]
-    return [
-        f"At {100 * rows.sparsity_target.iloc[0]:g} % the largest share of the correction's squared norm is in "
-        f"`{top.scope_name.removesuffix('.weight')}`: {spread(top['mean'], top.half, '.0f')} %."
-    ]
 
 
 def answer_prediction(rows: pd.DataFrame) -> list[str]:
     """The loss increase oViT's score predicts beside the measured one."""
-    spoken = _spoken(rows)
-    rows = main(rows)
-    rows = rows[(rows.phase == "one_shot") & (rows.scope == "all") & (rows.experiment != "sensitivity")]
-    loss = rows[rows.metric == "cross_entropy"]
-    dense = loss[loss.method == "dense"].set_index("seed").value
-    out = []
-    for at in spoken:
-        here = rows[(rows.method == "ovit") & (rows.sparsity_target == at)]
-        predicted = here[here.metric == "predicted_loss_increase"].value
-        measured = (here[here.metric == "cross_entropy"].set_index("seed").value - dense).dropna()
-        if len(predicted) and len(measured):
-            out.append(
-                f"oViT's score at {100 * at:g} % predicts an increase of the loss by {predicted.mean():.1e} (mean over seeds); "
-                f"on test images it is {spread(measured.mean(), t_interval(measured), '+.2g', 1)}."
-            )
-    return out
+    point = ["sparsity_target", "seed"]
+    one_shot = main(rows[(rows.phase == "one_shot") & (rows.experiment != "sensitivity")])
+    loss = one_shot[one_shot.metric == "cross_entropy"]
+    measured = paired(loss[loss.method == "ovit"], loss[loss.method == "dense"], ["seed"])
+    predicted = one_shot[one_shot.metric == "predicted_loss_increase"]
+    both = measured.merge(predicted[[*point, "value"]], on=point, suffixes=("", "_predicted"))
+    return [
+        f"oViT's score at {share(at)} predicts an increase of the loss by {here.value_predicted.mean():.1e} (mean over "
+        f"seeds); on test images it is {spread(here.value.mean(), statistics.t_interval(here.value), '+.2g', 1)}."
+        for at, here in both.groupby("sparsity_target")
+        if at in _spoken(rows)
+    ]
 
 
 def budgets(config: NoWeightUpdate) -> str:
@@ -233,30 +198,19 @@ def budgets(config: NoWeightUpdate) -> str:
 
 
 def not_run(config: NoWeightUpdate) -> str:
-    """Which parts of ablation A the parameters leave out, so that what is not on the page is not taken for no effect."""
-    phases = dict(recovered="after recovery", gradual="pruned gradually")
+    """Which parts of ablation A the parameters leave out, so that what is not shown is not taken for no effect."""
     out = []
-    if missing := [m for m in METHODS if m not in config.methods]:
-        out.append(f"one-shot: {', '.join(f'`{m}`' for m in missing)}")
     for phase, (methods, sparsities) in config.points.items():
-        if phase == "one_shot":
-            continue
-        missing = [m for m in config.methods if m not in methods]
-        fewer = [s for s in config.sparsities if s not in sparsities]
-        what = [", ".join(f"`{m}`" for m in missing)] * bool(missing)
-        what += [", ".join(f"{100 * s:g} %" for s in fewer)] * bool(fewer and methods)
-        out += [f"{phases[phase]}: {' and '.join(what)}"] * bool(what)
-    trained = [p for p in phases if config.points[p][0]]
-    rest = [r for r in ("uniform", "2:4") if r in config.regimes]
-    if trained and rest:
-        out.append(f"{' and '.join(rest)} other than one-shot")
-    if absent := [r for r in ("uniform", "2:4") if r not in config.regimes]:
+        missing = [f"`{m}`" for m in (METHODS if phase == "one_shot" else config.methods) if m not in methods]
+        fewer = [share(s) for s in config.sparsities if methods and s not in sparsities]
+        if missing or fewer:
+            what = " and ".join(", ".join(names) for names in (missing, fewer) if names)
+            out.append(f"{TITLES[phase].lower()}: {what}")
+    trained = config.recovery_methods or config.gradual_methods
+    if trained and (others := [regime for regime in config.regimes if regime != "global"]):
+        out.append(f"{' and '.join(others)} other than one-shot")
+    if absent := [r for r in ("global", "uniform", "2:4") if r not in config.regimes]:
         out.append(f"the regimes {', '.join(absent)}")
-    if absent := [name.replace("_", " ") for name, values in config.sweeps.items() if not values]:
-        out.append(f"sensitivity to {', '.join(absent).replace('damp', 'λ')}")
+    if absent := [SWEPT[column] for column, values in config.sweeps.items() if not values]:
+        out.append(f"sensitivity to {', '.join(absent)}")
     return f"Not run: {'; '.join(out)}." if out else ""
-
-
-def tables(rows: pd.DataFrame, config: NoWeightUpdate) -> str:
-    """Mean and interval of every method, sparsity, phase and regime, as Markdown."""
-    return statistics.tables(rows, config.points, [config.upstream])

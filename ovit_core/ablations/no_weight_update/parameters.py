@@ -3,12 +3,13 @@
 import math
 from typing import Annotated, ClassVar
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
 
 from ovit_core.pattern import ALLOCATIONS, Pattern
-from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Regime, Share, Sparsity
+from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share, Sparsity
 
 Epochs = Annotated[StrictInt, Field(ge=0)]
+PAIR = ("ovit", "ovit_mask_only")  # the same mask with and without the update: what the sweeps compare
 
 
 def cubic(start: float, end: float, steps: int) -> list[float]:
@@ -18,15 +19,18 @@ def cubic(start: float, end: float, steps: int) -> list[float]:
         ValueError: fewer than two steps, or not 0 <= start <= end <= 1.
     """
     if steps < 2 or not 0 <= start <= end <= 1:
-        raise ValueError(
-            f"gradual pruning needs two steps or more and 0 <= start <= end <= 1, not {steps=} {start=} {end=}"
-        )
+        raise ValueError(f"gradual pruning needs two steps and 0 <= start <= end <= 1, not {steps=} {start=} {end=}")
     return [end + (start - end) * (1 - i / (steps - 1)) ** 3 for i in range(steps)]
 
 
 def regime_of(regime: str) -> tuple[str, Pattern]:
     """The allocation and the pattern of one of `regimes`; an N:M pattern leaves nothing to allocate."""
     return (regime, Pattern()) if regime in ALLOCATIONS else ("uniform", Pattern.parse(regime))
+
+
+def _regime(regime: str) -> str:
+    regime_of(regime)
+    return regime
 
 
 class NoWeightUpdate(Parameters):
@@ -41,7 +45,7 @@ class NoWeightUpdate(Parameters):
 
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)]
-    regimes: Annotated[tuple[Regime, ...], Field(min_length=1)]
+    regimes: Annotated[tuple[Annotated[StrictStr, AfterValidator(_regime)], ...], Field(min_length=1)]
     recovery_methods: tuple[MethodName, ...]
     recovery_sparsities: tuple[Sparsity, ...]
     recovery_epochs: Epochs
@@ -68,8 +72,7 @@ class NoWeightUpdate(Parameters):
                 raise ValueError(f"{name} must be at least batch_size ({self.batch_size}), not {getattr(self, name)}")
         multiple = math.lcm(*(regime_of(regime)[1].of for regime in self.regimes))
         if self.block_size < multiple:
-            given = f"for {list(self.regimes)}, not {self.block_size}"
-            raise ValueError(f"block_size must be at least {multiple}, {given}")
+            raise ValueError(f"block_size must be at least {multiple} for {list(self.regimes)}, not {self.block_size}")
         for end in self.gradual_sparsities:
             cubic(self.gradual_start, end, self.gradual_cycles)
         return self

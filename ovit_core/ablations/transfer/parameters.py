@@ -8,6 +8,7 @@ from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, 
 
 # What transfer from nothing gives, by protocol: no claim is made where dense barely beats it.
 FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
+NOTHING = tuple(floor for floors in FLOORS.values() for floor in floors)
 
 
 class Transfer(Parameters):

@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ovit_core import masks, models, training
-from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
+from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING, Transfer
 from ovit_core.data.batches import EVAL_BATCH, InMemoryImages, Steps, batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
@@ -52,48 +53,47 @@ class Seed:
         self.surgeon = Surgeon(config, self.upstream, seed)
 
     def run(self) -> Path:
-        self.surgeon.choose_damps(self.out, list(self.config.transfer_methods))
-        targets = self.targets()
-        # One method after the other, whatever the protocol: each is factorized once.
-        order = list(dict.fromkeys(method for method, _ in targets))
-        total = len(self.sets) * sum(map(len, targets.values()))
+        self.surgeon.choose_damps(self.out)
+        targets = list(self.targets())
+        total = len(self.sets) * sum(len(protocols) for _, _, protocols in targets)
         with progress(total=total, desc=f"ablation B, seed {self.seed}") as bar:
-            for (method, at), protocols in sorted(targets.items(), key=lambda item: order.index(item[0][0])):
+            for method, at, protocols in targets:
                 model = cache(partial(self.model, method, at))  # made when a row is missing, once
-                self.upstream_top1(method, at, model)
-                for protocol in protocols:
-                    for data in self.sets:
-                        self.measure(protocol, method, at, model, data)
-                        bar.update()
+                if method not in NOTHING:
+                    self.upstream_top1(method, at, model)
+                for protocol, data in product(protocols, self.sets):
+                    self.measure(protocol, method, at, model, data)
+                    bar.update()
         return self.out.folder
 
-    def targets(self) -> dict[tuple[str, float], list[str]]:
-        """(method, sparsity) -> the protocols that measure it; dense first, the floors of each protocol last."""
-        targets: dict[tuple[str, float], list[str]] = {("dense", 0.0): []}
-        for protocol, sparsities in self.config.sparsities.items():
-            pruned = [(method, at) for method in self.config.transfer_methods for at in sparsities]
-            for target in [("dense", 0.0), *pruned, *((floor, 0.0) for floor in FLOORS[protocol])]:
-                targets.setdefault(target, []).append(protocol)
-        return targets
+    def targets(self) -> Iterator[tuple[str, float, list[str]]]:
+        """Method, sparsity and the protocols that measure it: dense first, the floors last, and a method's sparsities
+        one after the other, for it is factorized once.
+        """
+        asked = self.config.sparsities
+        yield "dense", 0.0, list(asked)
+        for method in self.config.transfer_methods:
+            for at in dict.fromkeys(chain(*asked.values())):
+                yield method, at, [protocol for protocol in asked if at in asked[protocol]]
+        for protocol in asked:
+            yield from ((floor, 0.0, [protocol]) for floor in FLOORS[protocol])
 
     def model(self, method: str, at: float) -> nn.Module:
         """The model of a target: a pruned copy, or for a floor one with random weights."""
-        if is_floor(method):
+        if method in NOTHING:
             return dense.blank(self.config, len(self.upstream.data.classes), self.seed + 1000)
         return self.surgeon.pruned(method, at)
 
     def upstream_top1(self, method: str, at: float, model: Callable[[], nn.Module]) -> None:
-        """The row of upstream top-1, unless it is there; floors know nothing upstream."""
+        """The row of upstream top-1, unless it is there."""
         key = dict(phase="one_shot", method=method, sparsity_target=at, dataset=self.config.upstream, metric="top1")
-        if not is_floor(method) and not self.out.done(**key):
+        if not self.out.done(**key):
             correct, _ = training.evaluate(model(), batches(self.upstream.data.test, EVAL_BATCH))
-            self.out.add(correct.mean(), correct, **key, **self.surgeon.describe(method, model()))
+            self.out.add(correct.mean(), n_test=len(correct), **key, **self.surgeon.describe(method, model()))
 
     def measure(self, protocol: str, method: str, at: float, model: Callable[[], nn.Module], data: Data) -> None:
-        """The rows of one model by one protocol on one dataset, unless they are there; by class too for dense and at
-        the highest sparsity.
-        """
-        by_class = not is_floor(method) and at in (0.0, max(self.config.sparsities[protocol], default=0.0))
+        """The rows of one model by one protocol on one set, if missing; for dense and the highest sparsity by class."""
+        by_class = method not in NOTHING and at in (0.0, max(self.config.sparsities[protocol], default=0.0))
         key = dict(phase=protocol, method=method, sparsity_target=at, dataset=data.name)
         missing = not self.out.done(**key, metric=data.metric, scope="all")
         if not missing and (not by_class or self.out.done(**key, scope="class")):
@@ -107,17 +107,12 @@ class Seed:
         row, labels = key | chosen | self.surgeon.describe(method, final), data.labels("test")
         if missing:
             value = mean_per_class(correct, labels) if data.metric == "mean_per_class" else correct.mean()
-            self.out.add(value, correct, **row, metric=data.metric, write=False)
+            self.out.add(value, n_test=len(correct), **row, metric=data.metric, write=False)
         for c, name in enumerate(data.classes if by_class else []):
             if (labels == c).any():
                 one = dict(scope="class", scope_name=name, metric="top1")
                 self.out.add(correct[labels == c].mean(), **row, **one, write=False)
         self.out.write()
-
-
-def is_floor(method: str) -> bool:
-    """Whether a row's method is transfer from nothing."""
-    return any(method in floors for floors in FLOORS.values())
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -146,13 +141,8 @@ def _read(features: Callable[[Tensor], Tensor], part: InMemoryImages | ImageFile
 
 
 def probe(reader: Reader, data: Data, Cs: Sequence[float]) -> tuple[np.ndarray, dict]:
-    """Linear probe: L2 logistic regression on frozen, standardized features of the training split, C chosen on
-    validation.
-
-    Args:
-        reader: split -> (features (n, k), labels (n,)).
-        data: the dataset; its test split is read once.
-        Cs: inverse regularization strengths to choose from.
+    """Linear probe: L2 logistic regression on frozen, standardized features of the training split, its inverse strength
+    chosen from `Cs` on validation. The test split is read once.
 
     Returns:
         (n_test,) bool correctness, and the chosen C.
@@ -161,15 +151,12 @@ def probe(reader: Reader, data: Data, Cs: Sequence[float]) -> tuple[np.ndarray, 
     scale = StandardScaler().fit(x)
     x, x_val = scale.transform(x), scale.transform(x_val)
     small = x.size * len(data.classes) < 1e9  # threads cost such fits more than they bring: twelve times as long
-    best, accuracy = LogisticRegression(), -1.0
-    for C in Cs:
-        # The loss is a mean: with many classes its gradient is small from the start, and a looser tolerance would end
-        # the fit there. This one gives the converged accuracy to 0.1 points; where the limit ends it first, so be it.
-        with warnings.catch_warnings(), threadpool_limits(1 if small else None):
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(x, y)
-        if (now := fitted.score(x_val, y_val)) > accuracy:
-            best, accuracy = fitted, now
+    # The loss is a mean: with many classes its gradient is small from the start, and a looser tolerance would end the
+    # fit there. This one gives the converged accuracy to 0.1 points; where the limit ends it first, so be it.
+    with warnings.catch_warnings(), threadpool_limits(1 if small else None):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fits = [LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(x, y) for C in Cs]
+    best = max(fits, key=lambda fit: fit.score(x_val, y_val))
     x_test, y_test = reader(data.test)
     return best.predict(scale.transform(x_test)) == y_test, dict(C=best.C)
 
@@ -185,7 +172,7 @@ def finetune(
     Raises:
         RuntimeError: a removed weight came back.  FloatingPointError: every learning rate diverged.
     """
-    best, accuracy, chosen, failed = model, -1.0, {}, None
+    trained = {}  # learning rate -> validation accuracy, model
     for lr in config.full_lrs:
         candidate = copy.deepcopy(model)
         torch.manual_seed(seed)
@@ -194,15 +181,14 @@ def finetune(
         loader = Steps(batches(data.train, config.full_batch_size, seed), config.full_steps)
         try:
             training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
-        except FloatingPointError as error:  # a rate that diverges is not chosen
-            failed = error
+        except FloatingPointError:  # a rate that diverges is not chosen
             continue
         for name, mask in masks.of(candidate).items():
             if candidate.get_parameter(name)[~mask].any():
                 raise RuntimeError(f"finetuning {desc}: removed weights of {name} are no longer zero")
-        now = training.evaluate(candidate, batches(data.val, EVAL_BATCH))[0].mean()
-        if now > accuracy:
-            best, accuracy, chosen = candidate, now, dict(lr=lr)
-    if failed is not None and not chosen:
-        raise failed
-    return best, training.evaluate(best, batches(data.test, EVAL_BATCH))[0], chosen
+        trained[lr] = training.evaluate(candidate, batches(data.val, EVAL_BATCH))[0].mean(), candidate
+    if not trained:
+        raise FloatingPointError(f"finetuning {desc}: every learning rate of {list(config.full_lrs)} diverged")
+    lr = max(trained, key=lambda lr: trained[lr][0])
+    best = trained[lr][1]
+    return best, training.evaluate(best, batches(data.test, EVAL_BATCH))[0], dict(lr=lr)

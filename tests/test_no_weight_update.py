@@ -1,56 +1,62 @@
 """Ablation A beyond one step: gradual pruning, and the attribution of the gain by hand."""
 
 import copy
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY, quick
 
-from ovit_core import data, masks, schedule
-from ovit_core.attribution import answer_attribution, attribution, sensitivity
-from ovit_core.config import NoWeightUpdate, from_parameters
-from ovit_core.dense import Upstream
+from ovit_core import masks
+from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
+from ovit_core.ablations.no_weight_update.run import Seed
+from ovit_core.data.batches import batches
+from ovit_core.data.loading import load
+from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
-from ovit_core.statistics import not_run, t_interval
-from ovit_core.study import read_profile
-from ovit_core.surgeon import Surgeon
+from ovit_core.study.dense import Upstream
+from ovit_core.study.statistics import t_interval
+from ovit_core.study.surgeon import DTYPE, Surgeon
 
 
 def test_cubic_starts_and_ends_where_it_should_and_slows_down():
-    steps = schedule.cubic(0.4, 0.9, 5)
+    steps = cubic(0.4, 0.9, 5)
     assert steps[0] == pytest.approx(0.4) and steps[-1] == 0.9
-    gaps = [b - a for a, b in zip(steps, steps[1:])]
-    assert all(a > b > 0 for a, b in zip(gaps, gaps[1:]))
+    gaps = [b - a for a, b in pairwise(steps)]
+    assert all(a > b > 0 for a, b in pairwise(gaps))
     for bad in ((0.9, 0.4, 5), (0.4, 0.9, 1), (0.4, 1.2, 3)):
         with pytest.raises(ValueError, match="gradual pruning needs"):
-            schedule.cubic(*bad)
+            cubic(*bad)
 
 
-def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tiny, tiny_batches):
-    seen, options = [], dict(loader=tiny_batches, gradients=8, block_size=24, damp=1e-4)
+def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    settings = ["upstream=digits", f"model_args={TINY}", "epochs=0", "gradients=8", "block_size=24", "damps=[1.0e-4]"]
+    settings += ["gradual_start=0.4", "gradual_cycles=3", "gradual_images=200"]
+    config = quick(NoWeightUpdate, *settings)
+    seed, steps, prune_again = Seed(config, 0), [], Surgeon.prune_again
 
-    def cut(model, sparsity):
-        before = masks.of(model)
-        before = {n: m.clone() for n, m in before.items()}
-        prune(model, "ovit", sparsity, **options)
-        assert all((masks.of(model)[n] <= m).all() for n, m in before.items())
-        seen.append(copy.deepcopy(model))
+    def watched(surgeon, model, method, sparsity):
+        before = copy.deepcopy(model)
+        prune_again(surgeon, model, method, sparsity)
+        assert all((masks.of(model)[name] <= mask).all() for name, mask in masks.of(before).items())
+        steps.append((sparsity, before, copy.deepcopy(model)))
 
-    def train(model):  # a step that moves every kept weight
-        with torch.no_grad():
-            for name, mask in masks.of(model).items():
-                w = model.get_parameter(name)
-                w.add_(0.1 * torch.randn(w.shape, generator=torch.Generator().manual_seed(len(seen))) * mask)
-
-    final = schedule.gradual(tiny, schedule.cubic(0.4, 0.9, 3), cut, train)
+    monkeypatch.setattr(Surgeon, "prune_again", watched)
+    final = seed.gradual("ovit", 0.9)
     total = sum(m.numel() for m in masks.of(final).values())
     assert masks.sparsity(final) == round(0.9 * total) / total
+    assert [sparsity for sparsity, _, _ in steps] == cubic(0.4, 0.9, 3)
     # The second step is what `prune` makes of the first step's model as training left it.
-    first, second = seen[:2]
-    del seen[1:]  # `train` moves the weights by how many steps there were
-    train(first)
-    prune(first, "ovit", schedule.cubic(0.4, 0.9, 3)[1], **options)
-    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters()))
+    (_, _, first), (at, trained, second), _ = steps
+    for name, mask in masks.of(first).items():
+        weight = trained.get_parameter(name)
+        assert not torch.equal(weight, first.get_parameter(name)) and torch.equal(weight == 0, ~mask)
+    loader = batches(seed.upstream.data.train, config.gradient_batch, seed=0)
+    prune(trained, "ovit", at, loader, gradients=8, block_size=24, damp=1e-4, dtype=DTYPE)
+    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), second.parameters()))
 
 
 def rows(values):
@@ -98,7 +104,7 @@ def test_sensitivity_has_the_studys_own_setting_as_a_point():
 
 def test_what_was_not_run_is_listed():
     settings = ["methods=[ovit, magnitude]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]", "regimes=[global]"]
-    said = not_run(from_parameters(NoWeightUpdate, read_profile("quick", [*settings, "gradual_methods=[]"])))
+    said = not_run(quick(NoWeightUpdate, *settings, "gradual_methods=[]"))
     assert "one-shot: `ovit_mask_only`" in said and "the regimes uniform, 2:4" in said
     assert "after recovery: `magnitude` and 50 %, 70 %, 80 %, 95 %" in said
     assert "pruned gradually: `ovit`, `magnitude`;" in said and "sensitivity to block size" in said
@@ -106,8 +112,8 @@ def test_what_was_not_run_is_listed():
 
 def test_a_pattern_that_does_not_divide_the_blocks_leaves_the_others_as_they_are(tiny):
     """Asking for 2:4 as well must not change the blocks, and so the rows, of unstructured pruning."""
-    config = from_parameters(NoWeightUpdate, read_profile("quick", ["block_size=6", "gradients=2"]))
-    surgeon = Surgeon(config, Upstream(tiny, data.load("digits"), 0), 0)
+    config = quick(NoWeightUpdate, "block_size=6", "gradients=2")
+    surgeon = Surgeon(config, Upstream(tiny, load("digits"), 0), 0)
     assert set(surgeon.curvature("fisher").block_sizes.values()) == {6}
-    assert set(surgeon.curvature("fisher", "2:4").block_sizes.values()) == {4}
-    assert surgeon.curvature("fisher") is surgeon.curvature("fisher", "1:3")  # 6 is a multiple of 3
+    assert set(surgeon.curvature("fisher", Pattern(2, 4)).block_sizes.values()) == {4}
+    assert surgeon.curvature("fisher") is surgeon.curvature("fisher", Pattern(1, 3))  # 6 is a multiple of 3

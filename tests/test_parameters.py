@@ -1,0 +1,103 @@
+"""Parameters: what is wrong is said in one line before any work; notebooks and profiles agree with what there is."""
+
+import re
+import time
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.study import checks, engine, registry
+from ovit_core.study.__main__ import main
+from ovit_core.study.paths import NOTEBOOKS, PROFILES
+
+ABLATIONS = registry.ablations()
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("upstream=glyph_leters", "upstream: unknown dataset 'glyph_leters'; did you mean 'glyph_letters'?"),
+        ("methods=[ovit, obs]", "methods[1]: unknown method 'obs' ... one of ovit"),
+        (
+            "model=vit_tiny_patch16_225",
+            "model: timm has no model 'vit_tiny_patch16_225'; did you mean vit_tiny_patch16_224",
+        ),
+        ("sparsities=[0.5, 1.5]", "sparsities[1] must be below 1, not 1.5"),
+        ("seeds=[]", "seeds must ... at least one, not []"),
+        ("sparsities=0.5", "sparsities must be a list ... not 0.5"),
+        ("sparsities=[0.0, 0.5]", "sparsities[0] must be above 0, not 0.0"),
+        ("block_size=2", "block_size must be at least 4 ... not 2"),
+        ("epochs=six", "epochs must be a whole number, not 'six'"),
+        ("sparsity=0.5", "unknown parameter 'sparsity'; did you mean 'sparsities'?"),
+        ("protocols=[linnear]", "protocols[0] must be one of linear, full, not 'linnear'"),
+        ("upstream=folder:nowhere", "upstream: folder:nowhere needs the folders"),
+        ("datasets=[digits, cub200]", "datasets: cub200 is not in ... Put there the folder CUB_200_2011"),
+        ("transfer_methods=[]", "transfer_methods must ... at least one, not []"),
+        ("device=cudda", "device must be auto, cpu, cuda or cuda:N, not 'cudda'"),
+        ("recovery_lr=-1.0", "recovery_lr must be above 0, not -1.0"),
+        ("checkpoint=nowhere.pt", "checkpoint must be an existing file, not 'nowhere.pt'"),
+    ],
+)
+def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
+    start = time.monotonic()
+    assert main(["quick", "--set", setting]) == 2
+    said = capsys.readouterr().err
+    first, *others = message.split(" ... ")
+    assert said.startswith(f"error: {first}") and all(other in said for other in others), said
+    assert said.count("\n") == 1
+    assert time.monotonic() - start < 5
+
+
+def test_an_unknown_profile_lists_those_there_are(capsys):
+    assert main(["quik"]) == 2
+    assert "there are fashion, imagenet, quick" in capsys.readouterr().err
+
+
+def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    assert main(["quick", "--only", "transfer", "--set", "prunable=nothing"]) == 2
+    assert "error: prunable: no weight matches 'nothing'" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_report_without_results_says_which_command_makes_them(capsys):
+    assert main(["report", "nowhere"]) == 2
+    assert "run `python -m ovit_core.study nowhere` first" in capsys.readouterr().err
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    values = engine.read_profile("quick", []) | dict(lr="1e-3")
+    assert registry.build(Transfer, values).lr == 1e-3
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_notebooks_declare_what_the_parameters_are_and_the_quick_profile_says(name):
+    path, fields = ABLATIONS[name].notebook, list(ABLATIONS[name].parameters.model_fields)
+    assert path == NOTEBOOKS / f"{name}.ipynb"
+    declared = papermill.inspect_notebook(str(path))
+    assert list(declared) == fields
+    quick = yaml.safe_load((PROFILES / "quick.yaml").read_text())
+    for field in fields:
+        assert declared[field]["help"] and declared[field]["inferred_type_name"] != "None"
+        assert eval(declared[field]["default"]) == quick[field], field
+    page = nbformat.read(path, as_version=4)
+    assert [("parameters" in c.metadata.get("tags", [])) for c in page.cells].count(True) == 1
+    assert not any(c.get("outputs") or c.get("execution_count") for c in page.cells)  # sources stay stripped
+
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
+def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path):
+    parameters = engine.read_profile(profile, [])
+    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert parameters.keys() == {name for a in ABLATIONS.values() for name in a.parameters.model_fields}
+    assert parameters["profile"] == profile
+    for ablation in ABLATIONS.values():
+        config = registry.build(ablation.parameters, parameters | dict(data_dir=str(tmp_path)))
+        checks.check(config)
+        assert len(config.seeds) >= 3
+    comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
+    assert "Cost:" in comment and "Expect:" in comment
