@@ -247,13 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         write([whole_model(args.model, limit or None, device) for limit in args.memory], f"memory_{args.model}", device)
         write([row for B in args.sizes for row in slider(args.model, B, device)], f"slider_{args.model}", device)
         return
-    found = write(side_by_side(args.d, args.sizes, args.m, device), "side_by_side", device)
-    if device.type == "cuda":  # H is read once and the factor written once
-        found = found[found.stage == "elimination"]
-        moved = 2 * found.d * found.B * 4 / 1e9 / found.ours_s
-        x, y = torch.empty(2, 2**28, device=device)
-        copied = 2 * x.numel() * 4 / 1e9 / fastest(lambda: y.copy_(x), device)[0].seconds
-        print(f"elimination moves {', '.join(f'{speed:.0f}' for speed in moved)} GB/s; a copy {copied:.0f} GB/s")
+    write(side_by_side(args.d, args.sizes, args.m, device), "side_by_side", device)
     rows = write(scaling(device, args.d, min(args.sizes), args.m), "scaling", device)
     with plots.style():
         plots.save(plot_scaling(rows), "scaling", rows)

@@ -44,7 +44,9 @@ def estimate(
         ValueError: fewer than one gradient asked for, an empty loader, or `inputs` of what is no linear layer.
         FloatingPointError: a gradient is not finite.
     """
-    options: dict[str, Any] = dict(block_size=block_size, damp=damp or DAMP[kind], dtype=dtype, multiple=multiple)
+    options: dict[str, Any] = dict(
+        block_size=block_size, damp=DAMP[kind] if damp is None else damp, dtype=dtype, multiple=multiple
+    )
     device = next(iter(weights.values())).device
     if kind == "inputs":
         hessian = InputHessian(model, list(weights), **options)

@@ -27,25 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Elimination:
-    """What `eliminate` found; n blocks of B weights each.
+    """What `eliminate` found; n blocks of B weights each."""
 
-    Attributes:
-        loss: (n, B) accumulated loss by weight, in units of the loss; infinite for weights N:M keeps for good.
-        order: (n, B) int64 weight index by step. Loss is monotone along it.
-        weights: (n, B) the weights before any removal.
-        coefficients: (n, B) by weight: c_k of the step k that removes it, 0 if none does.
-        factor: (n, B, B) row p is l_k of the step k that removes weight p, 0 if none does.
-        update: whether the scores saw the corrected weights; also the default of `weights_at`.
-        fallbacks: number of blocks eliminated again in float64.
-    """
-
-    loss: Tensor
-    order: Tensor
-    weights: Tensor
-    coefficients: Tensor
-    factor: Tensor
-    update: bool
-    fallbacks: int = 0
+    loss: Tensor  # (n, B) accumulated loss by weight, in units of the loss; infinite for weights N:M keeps for good
+    order: Tensor  # (n, B) int64 weight index by step; loss is monotone along it
+    weights: Tensor  # (n, B) before any removal
+    coefficients: Tensor  # (n, B) by weight: c_k of the step k that removes it, 0 if none does
+    factor: Tensor  # (n, B, B) row p is l_k of the step k that removes weight p, 0 if none does
+    update: bool  # whether the scores saw the corrected weights; also the default of `weights_at`
+    fallbacks: int = 0  # blocks eliminated again in float64
 
     def weights_at(self, removed: Tensor, update: bool | None = None) -> Tensor:
         """The weights once each block has lost its first `removed` weights.
@@ -80,27 +70,22 @@ def choose_backend(backend: str, device: torch.device, B: int) -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
-    why_not = {"reference": ""}
-    if device.type == "cpu":
-        why_not["cpu"] = ""
-    else:
-        why_not["cpu"] = f"it takes tensors on the CPU, not on {device}"
+    gpu = ""  # why it cannot run
     if importlib.util.find_spec("triton") is None:
-        why_not["gpu"] = "triton is not installed"
+        gpu = "triton is not installed"
     elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        why_not["gpu"] = f"it takes tensors on a GPU, not on {device}"
-    else:
-        why_not["gpu"] = f"it takes blocks of at most {GPU_MAX_BLOCK} weights, not {B}" if B > GPU_MAX_BLOCK else ""
-    if backend != "auto":
-        if why_not[backend]:
-            raise ValueError(f"backend {backend!r} cannot run here: {why_not[backend]}")
-        return backend
-    if device.type == "cpu":
-        return "cpu"
-    if why_not["gpu"]:
-        log.warning("elimination falls back to the plain torch backend: %s", why_not["gpu"])
-        return "reference"
-    return "gpu"
+        gpu = f"it takes tensors on a GPU, not on {device}"
+    elif B > GPU_MAX_BLOCK:
+        gpu = f"it takes blocks of at most {GPU_MAX_BLOCK} weights, not {B}"
+    if backend == "auto" and device.type != "cpu":
+        if gpu:
+            log.warning("elimination falls back to the plain torch backend: %s", gpu)
+        return "reference" if gpu else "gpu"
+    cpu = "" if device.type == "cpu" else f"it takes tensors on the CPU, not on {device}"
+    backend = "cpu" if backend == "auto" else backend
+    if why_not := dict(gpu=gpu, cpu=cpu).get(backend):
+        raise ValueError(f"backend {backend!r} cannot run here: {why_not}")
+    return backend
 
 
 def eliminate(

@@ -34,13 +34,8 @@ def ieee_float32():
 
 
 def fit_block_size(row_length: int, block_size: int, multiple: int = 1) -> int:
-    """The largest divisor of `row_length` that is at most `block_size`: blocks never straddle a row.
-
-    Args:
-        multiple: of this number, for N:M patterns: M consecutive weights then share a block.
-
-    Raises:
-        ValueError: no such divisor.
+    """The largest divisor of `row_length` that is at most `block_size` and a multiple of `multiple` (N:M's M): blocks
+    never straddle a row. ValueError if there is none.
     """
     for b in range(min(block_size, row_length), 0, -1):
         if row_length % b == 0 and b % multiple == 0:

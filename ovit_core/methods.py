@@ -22,19 +22,12 @@ DAMP = {"fisher": 1e-8, "inputs": 0.01}  # oViT's and SparseGPT's; the second is
 
 
 class Method(NamedTuple):
-    """Which weights go, what becomes of the others, and the matrix that both look at.
+    """Which weights go, what becomes of the others, and the matrix that both look at."""
 
-    Attributes:
-        score: a name of SCORES.
-        update: a name of UPDATES; `joint` is the exact OBS answer for the removed set.
-        about: what it is, in words.
-        curvature: `fisher` (of the loss's gradients) or `inputs` (X^T X / n of each layer).
-    """
-
-    score: str
-    update: str
-    about: str
-    curvature: str = "fisher"
+    score: str  # a name of SCORES
+    update: str  # a name of UPDATES; `joint` is the exact OBS answer for the removed set
+    about: str  # what it is, in words
+    curvature: str = "fisher"  # of the loss's gradients, or `inputs`: X^T X / n of each layer
 
     @property
     def needs_curvature(self) -> bool:
@@ -67,17 +60,13 @@ def get_method(name: str) -> Method:
     """Raises ValueError with the table's names, the nearest first, if there is no such method."""
     if name not in METHODS:
         near = get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}" if near else ""
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown method {name!r}{hint}; one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def method_table(names: Iterable[str] = METHODS) -> str:
-    """Methods as a table in Markdown, for notebooks and documents.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Methods as a table in Markdown, for notebooks and documents; ValueError for an unknown name."""
     lines = ["| method | which weights go | what the kept ones do | what it is |", "|---|---|---|---|"]
     for name in names:
         method = get_method(name)

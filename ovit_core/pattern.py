@@ -22,23 +22,14 @@ def check_allocation(allocation: str) -> str:
 
 @dataclass(frozen=True)
 class Pattern:
-    """N:M sparsity as a value. Unstructured pruning is 0:1: of every weight, none has to stay.
+    """N:M sparsity as a value. Unstructured pruning is 0:1: of every weight, none has to stay."""
 
-    Attributes:
-        kept: N, weights that stay.
-        of: M, of so many consecutive inputs; block sizes are multiples of it.
-    """
-
-    kept: int = 0
-    of: int = 1
+    kept: int = 0  # N, weights that stay
+    of: int = 1  # M, of so many consecutive inputs; block sizes are multiples of it
 
     @classmethod
     def parse(cls, text: str) -> "Pattern":
-        """The pattern of a text, "unstructured" or "N:M".
-
-        Raises:
-            ValueError: anything else.
-        """
+        """The pattern of a text, "unstructured" or "N:M"; ValueError for anything else."""
         if text == "unstructured":
             return cls()
         numbers = re.fullmatch(r"(\d+):(\d+)", text)
@@ -64,11 +55,7 @@ class Pattern:
         return round(1 - self.kept / self.of, 6) if self.structured else None
 
     def target(self, sparsity: float) -> float:
-        """The sparsity that holds where `sparsity` is asked for.
-
-        Raises:
-            ValueError: it is asked for and lies outside [0, 1].
-        """
+        """The sparsity that holds where `sparsity` is asked for; ValueError if that matters and is outside [0, 1]."""
         return check_sparsity(sparsity) if self.sparsity is None else self.sparsity
 
     def removals(self, block_size: int) -> int:

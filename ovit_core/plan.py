@@ -20,18 +20,11 @@ from ovit_core.pattern import UNSTRUCTURED, Pattern, check_allocation, check_spa
 
 
 class Point(NamedTuple):
-    """A point of a method's curve.
+    """A point of a method's curve."""
 
-    Attributes:
-        weights: name -> weight, zero where removed.
-        masks: name -> boolean mask, True = kept.
-        loss: accumulated by what was removed: oViT's prediction of the loss increase; None for methods whose score is
-            no such sum.
-    """
-
-    weights: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    loss: float | None
+    weights: dict[str, Tensor]  # zero where removed
+    masks: dict[str, Tensor]  # boolean, True = kept
+    loss: float | None  # oViT's prediction of the loss increase; None for methods whose score is no accumulated loss
 
 
 def mapped(tensor: Tensor, path: Path) -> Tensor:
@@ -42,23 +35,14 @@ def mapped(tensor: Tensor, path: Path) -> Tensor:
 
 @dataclass
 class Layer:
-    """One weight tensor, solved: n blocks of B.
+    """One weight tensor, solved: n blocks of B."""
 
-    Attributes:
-        whole: the tensor itself, for its shape and dtype.
-        weights: (n, B) before any removal.
-        order: (n, B) weight by step.
-        loss: (n, B) by step, non-decreasing; infinite for weights N:M keeps.
-        elimination: for the joint update.
-        inverse: (n, B, B), for the independent update.
-    """
-
-    whole: Tensor
-    weights: Tensor
-    order: Tensor
-    loss: Tensor
-    elimination: Elimination | None = None
-    inverse: Tensor | None = None
+    whole: Tensor  # the tensor itself, for its shape and dtype
+    weights: Tensor  # (n, B) before any removal
+    order: Tensor  # (n, B) weight by step
+    loss: Tensor  # (n, B) by step, non-decreasing; infinite for weights N:M keeps
+    elimination: Elimination | None = None  # for the joint update
+    inverse: Tensor | None = None  # (n, B, B), for the independent update
 
     def spill(self, path: Path) -> None:
         """Moves what is as large as the Fisher to a file."""
@@ -171,18 +155,12 @@ def _rank(score: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Plan:
-    """A method solved for some weights by `solve`; `at` gives any sparsity without further factorization.
-
-    Attributes:
-        method, pattern: what was solved.
-        layers: name -> Layer.
-        fallbacks: blocks eliminated again in float64.
-    """
+    """A method solved for some weights by `solve`; `at` gives any sparsity without further factorization."""
 
     method: Method
     pattern: Pattern = UNSTRUCTURED
     layers: dict[str, Layer] = field(default_factory=dict)
-    fallbacks: int = 0
+    fallbacks: int = 0  # blocks eliminated again in float64
 
     def spill(self, folder: str) -> None:
         """Moves the factors, of groups of weights that do not fit in memory together, to files in `folder`."""

@@ -21,34 +21,20 @@ __all__ = ["METHODS", "Report", "choose_dtype", "get_method", "install", "prune"
 
 @dataclass
 class Report:
-    """What `prune` did.
-
-    Attributes:
-        method, pattern: as asked for.
-        sparsity: zeros over prunable weights.
-        sparsity_model: zeros over all parameters.
-        masks: name -> boolean tensor, True = kept.
-        layers: one dict per weight: name, weights, block_size (None without curvature), sparsity.
-        predicted_loss: the increase oViT's accumulated loss predicts; None for other methods.
-        damp: lambda used, None without curvature.
-        dtype: of curvature and elimination, None without curvature.
-        fallbacks: blocks that had to be eliminated in float64.
-        groups: how many parts the model was split into to keep to `memory`.
-        dense: every weight matrix that was not pruned, with the reason.
-    """
+    """What `prune` did."""
 
     method: str
     pattern: str
-    sparsity: float
-    sparsity_model: float
-    masks: dict[str, Tensor]
-    layers: list[dict]
-    predicted_loss: float | None
-    damp: float | None
-    dtype: torch.dtype | None
-    fallbacks: int
-    groups: int
-    dense: dict[str, str]
+    sparsity: float  # zeros over prunable weights
+    sparsity_model: float  # zeros over all parameters
+    masks: dict[str, Tensor]  # name -> boolean tensor, True = kept
+    layers: list[dict]  # name, weights, block_size (None without curvature) and sparsity of every weight
+    predicted_loss: float | None  # the increase oViT's accumulated loss predicts; None for other methods
+    damp: float | None  # lambda used, None without curvature
+    dtype: torch.dtype | None  # of curvature and elimination, None without curvature
+    fallbacks: int  # blocks that had to be eliminated in float64
+    groups: int  # parts the model was split into to keep to `memory`
+    dense: dict[str, str]  # every weight matrix that was not pruned -> the reason
 
 
 def prune(

@@ -104,6 +104,7 @@ def test_loads_without(names, absent):
     assert not loaded("\n".join(f"import {name}" for name in names.split())) & absent
 
 
+@pytest.mark.notebook
 def test_the_front_door_opens_at_once():
     code = "import time; t = time.perf_counter(); import ovit_core; print(time.perf_counter() - t)"
     seconds = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -114,6 +115,7 @@ def test_the_front_door_opens_at_once():
         house.prun  # noqa: B018
 
 
+@pytest.mark.notebook
 def test_importing_plots_changes_no_global_style():
     code = "import matplotlib as m; before = dict(m.rcParams); import ovit_core.study.plots, ovit_core.explorer.views"
     after = "changed = [k for k in before if before[k] != m.rcParams[k]]; assert not changed, changed"

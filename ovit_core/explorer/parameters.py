@@ -1,11 +1,11 @@
 """Parameters of the explorer. The notebook's `parameters` cell says what each is."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictStr, model_validator
 
-from ovit_core.pattern import ALLOCATIONS, Pattern
-from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Share, one_of
+from ovit_core.pattern import Pattern
+from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Share
 
 SPLITS = ("val", "test")
 
@@ -16,10 +16,10 @@ class Explore(Parameters):
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     damp: Annotated[Number, Field(ge=0)]
     pattern: StrictStr
-    allocation: Annotated[StrictStr, one_of(*ALLOCATIONS)]
+    allocation: Literal["global", "uniform"]
     sparsity: Share
     sparsities: tuple[Share, ...]
-    split: Annotated[StrictStr, one_of(*SPLITS)]
+    split: Literal["val", "test"]
     images: Count
     interactive: StrictBool
 

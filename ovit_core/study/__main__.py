@@ -61,11 +61,17 @@ def _report(words: list[str]) -> int:
     """Draws a profile's page and its figures for print, from the results alone."""
     parser = argparse.ArgumentParser(prog="python -m ovit_core.study report", description=_report.__doc__)
     parser.add_argument("profile", help="a folder of figures/ with results.csv, e.g. quick")
-    profile = parser.parse_args(words).profile
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown there instead")
+    args = parser.parse_args(words)
+    profile = args.profile
 
     from ovit_core.study import report
 
     results = report.load(profile)
+    if args.markdown:
+        command = shlex.join(["python", "-m", "ovit_core.study", "report", *words])
+        print(f"Page: {report.write_markdown(results, args.markdown, command)}")
+        return 0
     executed = _executed(paths.NOTEBOOKS / "report.ipynb", dict(profile=profile))
     if not executed:
         return 1

@@ -6,7 +6,7 @@ A notebook's `parameters` cell and a profile's YAML file hold these; the comment
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBo
 from ovit_core.methods import get_method
 from ovit_core.study.paths import ROOT
 
-AUGMENTATIONS = ("flip", "shift")
 RULES = {  # what pydantic calls an error -> what the parameter must be, where pydantic's own words say less
     "int_type": "a whole number",
     "tuple_type": "a list (with papermill: -y 'NAME: [a, b]')",
@@ -22,7 +21,11 @@ RULES = {  # what pydantic calls an error -> what the parameter must be, where p
     "greater_than_equal": "at least {ge:g}",
     "less_than": "below {lt:g}",
     "less_than_equal": "at most {le:g}",
-    "too_short": "at least one",
+    "too_short": "a list of at least one",
+    "bool_type": "true or false",
+    "dict_type": "a mapping of names to values",
+    "string_type": "a text",
+    "literal_error": "{expected}",
     "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
 }
 P = TypeVar("P", bound="Parameters")
@@ -34,17 +37,6 @@ def _number(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
-
-
-def one_of(*choices: str) -> AfterValidator:
-    """A validator: one of some words."""
-
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _different(values: tuple) -> tuple:
@@ -96,7 +88,7 @@ class Parameters(BaseModel):
     lr: Positive
     weight_decay: Annotated[Number, Field(ge=0)]
     batch_size: Count
-    augment: tuple[Annotated[StrictStr, one_of(*AUGMENTATIONS)], ...]
+    augment: tuple[Literal["flip", "shift"], ...]
     seeds: Seeds
     dense_per_seed: StrictBool
     gradients: Count

@@ -2,8 +2,10 @@
 
 import html
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,10 @@ import pandas as pd
 from ovit_core.study import parameters, paths, plots, provenance, registry, store
 from ovit_core.study.ablation import Results, Text
 
+REVISION = Text(
+    "> **Under revision.** The forms without an update were measured at the λ that suits oViT, and finetuning was short. "
+    "Both are being measured anew, the transfer on photographs."
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 img { max-width: 100%; } table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; }
@@ -54,8 +60,8 @@ def origin(results: dict[str, Results]) -> Text:
     return Text("| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in known.items()))
 
 
-def contents(results: dict[str, Results]) -> Iterator[object]:
-    """All of the report in order: texts and figures, those of every ablation there is."""
+def contents(results: dict[str, Results], picture: Callable[[Results, str], object | None]) -> Iterator[object]:
+    """All of the report in order: texts, and what `picture` makes of each figure of each ablation there is."""
     for name, ablation in registry.ablations().items():
         yield Text(f"## {ablation.title}")
         if name not in results:
@@ -65,9 +71,9 @@ def contents(results: dict[str, Results]) -> Iterator[object]:
         yield mine.answers()
         yield mine.setting()
         for figure, drawing in ablation.figures.items():
-            if (fig := mine.figure(figure, save=False)) is not None:
-                yield Text(f"### {drawing.title}\n{drawing.caption}")
-                yield fig
+            if (drawn := picture(mine, figure)) is not None:
+                yield Text(f"### {drawing.title}\n\n{drawing.caption}")
+                yield drawn
         yield Text("### Tables")
         yield mine.tables()
 
@@ -76,7 +82,20 @@ def show(results: dict[str, Results]) -> None:
     """Shows the report's contents on a notebook's page."""
     from IPython.display import display
 
-    display(*contents(results))
+    display(*contents(results, lambda mine, name: mine.figure(name, save=False)))
+
+
+def write_markdown(results: dict[str, Results], out: Path, command: str) -> Path:
+    """The report's texts and tables as Markdown, with links to the figures that the study wrote."""
+
+    def link(mine: Results, name: str) -> Text | None:
+        file = paths.figures(mine.config.profile) / f"{name}.png"
+        title = mine.ablation.figures[name].title
+        return Text(f"![{title}]({os.path.relpath(file, out.resolve().parent)})") if file.is_file() else None
+
+    head = (Text(f"# Results\n\nWritten from the rows by `{command}`."), REVISION, origin(results))
+    paths.write_atomically(out, "\n\n".join(map(str, chain(head, contents(results, link)))) + "\n")
+    return out
 
 
 def write_html(executed: Path, out: Path, title: str) -> Path:

@@ -16,7 +16,7 @@ import pandas as pd
 from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate, regime_of
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics, store
-from ovit_core.study.statistics import accuracies, difference, main, paired, share, spread, spreads, summary, verdict
+from ovit_core.study.statistics import accuracies, difference, main, paired, share, spreads, summary, verdict
 
 # score -> (method without update, method with the joint update)
 SCORES = {
@@ -114,7 +114,7 @@ def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
 
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation A found, one sentence per comparison, from the rows alone."""
-    said = [say(rows) for say in (answer_differences, answer_attribution, answer_sensitivity, answer_prediction)]
+    said = [say(rows) for say in (answer_differences, answer_attribution, answer_sensitivity)]
     return sum(said, []) or ["No pair of methods to compare was run."]
 
 
@@ -172,22 +172,6 @@ def answer_sensitivity(rows: pd.DataFrame) -> list[str]:
         said = verdict(best["mean"], best.half, "`ovit_mask_only`", "`magnitude`")
         out.append(f"At the λ of the sweep that suits the mask alone best ({best.setting:.0e}), {said}.")
     return out
-
-
-def answer_prediction(rows: pd.DataFrame) -> list[str]:
-    """The loss increase oViT's score predicts beside the measured one."""
-    point = ["sparsity_target", "seed"]
-    one_shot = main(rows[(rows.phase == "one_shot") & (rows.experiment != "sensitivity")])
-    loss = one_shot[one_shot.metric == "cross_entropy"]
-    measured = paired(loss[loss.method == "ovit"], loss[loss.method == "dense"], ["seed"])
-    predicted = one_shot[one_shot.metric == "predicted_loss_increase"]
-    both = measured.merge(predicted[[*point, "value"]], on=point, suffixes=("", "_predicted"))
-    return [
-        f"oViT's score at {share(at)} predicts an increase of the loss by {here.value_predicted.mean():.1e} (mean over "
-        f"seeds); on test images it is {spread(here.value.mean(), statistics.t_interval(here.value), '+.2g', 1)}."
-        for at, here in both.groupby("sparsity_target")
-        if at in _spoken(rows)
-    ]
 
 
 def budgets(config: NoWeightUpdate) -> str:

@@ -29,7 +29,10 @@ def regime_of(regime: str) -> tuple[str, Pattern]:
 
 
 def _regime(regime: str) -> str:
-    regime_of(regime)
+    try:
+        regime_of(regime)
+    except ValueError:
+        raise ValueError(f'must be global, uniform or N:M with 0 < N < M, such as "2:4", not {regime!r}') from None
     return regime
 
 
@@ -74,7 +77,10 @@ class NoWeightUpdate(Parameters):
         if self.block_size < multiple:
             raise ValueError(f"block_size must be at least {multiple} for {list(self.regimes)}, not {self.block_size}")
         for end in self.gradual_sparsities:
-            cubic(self.gradual_start, end, self.gradual_cycles)
+            try:
+                cubic(self.gradual_start, end, self.gradual_cycles)
+            except ValueError as error:
+                raise ValueError(f"gradual_sparsities: {error}") from None
         return self
 
     @property

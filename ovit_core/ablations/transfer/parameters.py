@@ -1,10 +1,10 @@
 """Parameters of ablation B. The notebook's `parameters` cell says what each is."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictStr
 
-from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share, one_of
+from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share
 
 # What transfer from nothing gives, by protocol: no claim is made where dense barely beats it.
 FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
@@ -19,7 +19,7 @@ class Transfer(Parameters):
     varies: ClassVar[str] = ", the data order, the downstream validation split and any new head"
 
     datasets: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
-    protocols: Annotated[tuple[Annotated[StrictStr, one_of(*FLOORS)], ...], Field(min_length=1)]
+    protocols: Annotated[tuple[Literal["linear", "full"], ...], Field(min_length=1)]
     transfer_methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     transfer_sparsities: Annotated[tuple[Share, ...], Field(min_length=1)]
     full_sparsities: tuple[Share, ...]
