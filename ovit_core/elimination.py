@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +76,8 @@ def choose_backend(backend: str, device: torch.device, B: int) -> str:
         gpu = "triton is not installed"
     elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         gpu = f"it takes tensors on a GPU, not on {device}"
+    elif device.type == "cuda" and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        gpu = "triton compiles with a C compiler, and there is none (CC, cc, gcc, clang)"
     elif B > GPU_MAX_BLOCK:
         gpu = f"it takes blocks of at most {GPU_MAX_BLOCK} weights, not {B}"
     if backend == "auto" and device.type != "cpu":

@@ -25,12 +25,21 @@ def chunk_size(block_size: int) -> int:
 @contextmanager
 def ieee_float32():
     """Keeps float32 matrix products in float32: TF32 rounds gradients to 10 bits and reorders the scores."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    new = [b for b in backends if hasattr(b, "fp32_precision")]
+    # A library that was told by one of torch's two interfaces may raise when it is asked by the other: the new one first.
+    before, old = [b.fp32_precision for b in new], "" if new else torch.get_float32_matmul_precision()
     try:
+        for backend in new:
+            backend.fp32_precision = "ieee"
+        if not new:
+            torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(new, before):
+            backend.fp32_precision = precision
+        if not new:
+            torch.set_float32_matmul_precision(old)
 
 
 def fit_block_size(row_length: int, block_size: int, multiple: int = 1) -> int:
@@ -68,7 +77,7 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
             bad = int(info.nonzero()[0])
             # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
             work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
-            raise torch.linalg.LinAlgError(  # pyright: ignore[reportPrivateImportUsage]
+            raise torch.linalg.LinAlgError(
                 f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
                 f"damp={damp:g}; damp={work:.0e} would work"
             )

@@ -1,97 +1,182 @@
 """Masks that survive optimizer steps, copies and checkpoints.
 
-A mask is a boolean buffer `weight_mask` beside the weight it belongs to: it follows `deepcopy`, `.to()` and
-`state_dict()`, and is never inferred from which weights happen to be zero.
+A mask is a boolean buffer beside the parameter it belongs to, `weight_mask` beside `weight`, `in_proj_weight_mask`
+beside `in_proj_weight`: it follows `deepcopy`, `.to()` and `state_dict()`, and is never inferred from which weights
+happen to be zero, unless `from_zeros` is asked to.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-SUFFIX = "weight_mask"
+SUFFIX = "_mask"
+WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DataParallel put before every name
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
 
 
 def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
-    """Stores masks (name of a weight -> boolean tensor of its shape, True = kept) and zeroes what they remove.
+    """Stores masks (name of a parameter -> boolean tensor of its shape, True = kept) and zeroes what they remove.
 
     Raises:
-        KeyError: the model has no such weight.  ValueError: a shape differs.
+        AttributeError: the model has no such parameter.  ValueError: a shape differs. Before anything is stored.
     """
     for name, mask in masks.items():
-        module, weight = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
-        if mask.shape != weight.shape:
-            raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}")
-        module.register_buffer(SUFFIX, mask.to(device=weight.device, dtype=torch.bool))
+        shape = model.get_parameter(name).shape
+        if mask.shape != shape:
+            raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(shape)}")
+    for name, mask in masks.items():
+        module, leaf = _owner(model, name)
+        module.register_buffer(leaf + SUFFIX, mask.to(device=model.get_parameter(name).device, dtype=torch.bool))
     apply(model)
     return model
 
 
 def of(model: nn.Module) -> dict[str, Tensor]:
-    """The masks a model carries: name of the weight -> boolean tensor."""
-    return {n.removesuffix("_mask"): b for n, b in model.named_buffers() if n.rpartition(".")[2] == SUFFIX}
+    """The masks a model carries: name of the parameter -> boolean tensor."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name.removesuffix(SUFFIX): buffer
+        for name, buffer in model.named_buffers()
+        if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in parameters and buffer.dtype == torch.bool
+    }
+
+
+def from_zeros(model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Module:
+    """Takes the exact zeros of some weights (`models.prunable` names them) for removed: for sparse checkpoints that
+    carry no masks. A weight that is zero by chance is taken too, which is why nothing does this unasked.
+    """
+    return attach(model, {name: weight.detach() != 0 for name, weight in weights.items()})
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Drops the masks; what they removed stays zero until somebody trains it. For those who hand a model on."""
+    for name in of(model):
+        module, leaf = _owner(model, name)
+        delattr(module, leaf + SUFFIX)
+    return model
 
 
 @torch.no_grad()
 def apply(model: nn.Module) -> None:
     """Zeroes the removed weights."""
     for name, mask in of(model).items():
-        model.get_parameter(name).mul_(mask)
+        model.get_parameter(name).masked_fill_(~mask, 0)
 
 
 def hold(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Keeps removed weights at zero through `optimizer`, whatever its momentum and weight decay.
 
     Gradients are masked before each step (they would count in momentum and gradient norms), weights and the
-    optimizer's own moments after it.
+    optimizer's own moments after it. Masks are looked up at every step: those attached later are held too.
     """
 
     @torch.no_grad()
     def before(*_):
         for name, mask in of(model).items():
             if (gradient := model.get_parameter(name).grad) is not None:
-                gradient.mul_(mask)
+                gradient.masked_fill_(~mask, 0)
 
     @torch.no_grad()
     def after(*_):
+        apply(model)
         for name, mask in of(model).items():
             weight = model.get_parameter(name)
-            weight.mul_(mask)
             for value in optimizer.state[weight].values():
                 if torch.is_tensor(value) and value.shape == weight.shape:
-                    value.mul_(mask)
+                    value.masked_fill_(~mask, 0)
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
 
 
 def sparsity(model: nn.Module) -> float:
-    """Zeros over weights that have a mask, counted in the weights themselves; 0 for a dense model."""
-    masked = [model.get_parameter(name) for name in of(model)]
-    total = sum(w.numel() for w in masked)
-    return sum(int((w == 0).sum()) for w in masked) / total if total else 0.0
+    """Weights removed by masks over weights that have a mask; 0 for a dense model.
+
+    Raises:
+        RuntimeError: a removed weight is no longer zero; names where.
+    """
+    removed = total = 0
+    for name, mask in of(model).items():
+        if (back := int(torch.count_nonzero(model.get_parameter(name)[~mask]))) > 0:
+            raise RuntimeError(
+                f"{back} removed weights of {name} are no longer zero: train with masks.hold(model, optimizer)"
+            )
+        removed, total = removed + int((~mask).sum()), total + mask.numel()
+    return removed / total if total else 0.0
+
+
+def zeros(weights: dict[str, nn.Parameter]) -> float:
+    """The share of some weights that is exactly zero, whatever made it so."""
+    return sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values())
 
 
 def model_sparsity(model: nn.Module) -> float:
     """Zeros over all parameters, biases and the head included."""
-    return sum(int((p == 0).sum()) for p in model.parameters()) / sum(p.numel() for p in model.parameters())
+    return zeros(dict(model.named_parameters()))
+
+
+@contextmanager
+def restored(model: nn.Module, names: list[str]) -> Iterator[None]:
+    """Leaves the model's masks and some of its weights as they were if the block fails, for whatever reason."""
+    weights = {name: model.get_parameter(name).detach().clone() for name in names}
+    masks = dict(of(model))
+    try:
+        yield
+    except BaseException:
+        detach(model)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                model.get_parameter(name).copy_(weight)
+        for name, mask in masks.items():
+            module, leaf = _owner(model, name)
+            module.register_buffer(leaf + SUFFIX, mask)
+        raise
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Writes weights and masks to a safetensors file."""
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    """Writes weights and masks to a safetensors file; of tied weights one, as the format wants it."""
+    seen: set[tuple] = set()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or place not in seen:
+            state[name] = tensor.contiguous()
+        seen.add(place)
+    save_file(state, path)
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:
-    """Reads weights and masks written by `save` into a model of the same architecture.
+    """Reads weights and masks written by `save` into a model of the same architecture, wrapped or not.
 
     Raises:
         RuntimeError: names or shapes do not fit the model (torch's message names them).
     """
-    state = load_file(path)
-    stored = {k.removesuffix("_mask"): state.pop(k) for k in list(state) if k.rpartition(".")[2] == SUFFIX}
-    for name in of(model):
-        delattr(model.get_submodule(name.rpartition(".")[0]), SUFFIX)
+    own = model.state_dict(keep_vars=True)
+    wrapped = {name.removesuffix(bare(name)) for name in own}
+    prefix = wrapped.pop() if len(wrapped) == 1 else ""
+    state = {prefix + bare(name): tensor for name, tensor in load_file(path).items()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    stored = {k.removesuffix(SUFFIX): state.pop(k) for k in list(state) if k.removesuffix(SUFFIX) in parameters and k.endswith(SUFFIX)}  # fmt: skip
+    for name, tensor in own.items():  # tied weights are stored once
+        twin = next((k for k in state if k in own and own[k] is tensor), None)
+        if name not in state and twin:
+            state[name] = state[twin]
+    detach(model)
     model.load_state_dict(state)
     return attach(model, {name: mask.bool() for name, mask in stored.items()})
+
+
+def bare(name: str) -> str:
+    """A name without what wrappers put before it."""
+    while wrapper := next((w for w in WRAPPERS if name.startswith(w)), ""):
+        name = name.removeprefix(wrapper)
+    return name

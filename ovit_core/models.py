@@ -7,14 +7,17 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from ovit_core import masks
+from ovit_core import checkpoints, masks
 
-# Attention and MLP projections; XCiT's class attention has q, k and v apart, ConvNeXt's blocks only the MLP.
-# The head, the patch embedding, norms and biases stay dense.
-PRUNABLE = r"attn\.(qkv|q|k|v|proj)\.weight|mlp\.fc[12]\.weight"
+# Networks of positions and what makes tokens of images, by the names timm gives them; heads are found by `_heads`.
+EMBEDDINGS = re.compile(
+    r"(^|\.|_)(patch_embed\w*|patchify\w*|stem\w*|conv_embed|tokens_to_token|embed|embeddings)(\.|$)"
+)
+POSITIONS = re.compile(r"(^|[._])pos([._]|$|ition)|cpb|rel_|relative|rotary|rope")
+HEADS = ("head", "head_dist", "aux_head", "classifier", "fc_head")
 
 
 def create(
@@ -23,70 +26,132 @@ def create(
     """A timm model by name.
 
     Args:
-        name: any name of `timm.list_models()`.
+        name: any name of `timm.list_models()`, with a tag of `timm.list_pretrained()` or without; `hf-hub:OWNER/NAME`
+            or `local-dir:PATH` as timm takes them.
         num_classes: outputs of the head; 0 for features.
         pretrained: timm's published weights (downloads).
-        checkpoint: path of a local checkpoint instead: a state dict as timm writes it, or a file of `masks.save`.
+        checkpoint: path of a local checkpoint instead: as timm, torchvision's DINO or Hugging Face write it, or a file
+            of `masks.save`.
         model_args: passed on to timm, e.g. `img_size=32, patch_size=8, embed_dim=64, depth=4`.
 
     Raises:
-        ValueError: timm has no such model (the nearest names are given), or its arguments do not fit.
+        ValueError: timm has no such model (the nearest names are given), its arguments do not fit, or the checkpoint
+            is another model's.
         FileNotFoundError: no checkpoint at that path.
     """
-    if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    check_name(name)
     if checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"no checkpoint at {checkpoint}")
+    model: Any
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
-    except TypeError as error:
+        if checkpoint:
+            model = checkpoints.create(name, checkpoint, num_classes, **model_args)
+        else:
+            model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
+    except (TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"model_args {model_args} do not fit {name}: {error}") from error
-    if checkpoint:
-        load = masks.load if Path(checkpoint).suffix == ".safetensors" else timm.models.load_checkpoint
-        load(model, str(checkpoint))
+    if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
+        channels, *size = model.pretrained_cfg["input_size"]
+        side = model_args.get("img_size", size)
+        size = (side, side) if isinstance(side, int) else tuple(side)
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (model_args.get("in_chans", channels), *size)}
     return model
 
 
-def prunable(model: nn.Module, pattern: str = PRUNABLE) -> dict[str, nn.Parameter]:
-    """The weights whose name matches `pattern`, in the model's order.
+def check_name(name: str) -> None:
+    """Raises ValueError, with the nearest names, if timm has no such model."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    base, _, tag = name.partition(".")
+    known = timm.list_models() if not tag else timm.list_pretrained()
+    if (name if tag else base) not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
+def prunable(model: nn.Module, pattern: str | None = None) -> dict[str, nn.Parameter]:
+    """The prunable weights, in the model's order.
+
+    By default, whatever they are called, the weights of all linear layers, 1 x 1 convolutions and `nn.MultiheadAttention`
+    of the model's body. Head, patch embedding and networks of positions stay dense. Of ViT and DeiT that is `attn.qkv`,
+    `attn.proj`, `mlp.fc1` and `mlp.fc2`.
+
+    Args:
+        pattern: a regular expression over names instead.
 
     Raises:
-        ValueError: nothing matches; shows names that could have.
+        ValueError: nothing matches (shows names that could have), or no expression.
     """
-    found = {n: p for n, p in model.named_parameters() if re.search(pattern, n) and p.ndim >= 2}
+    matrices = {name: p for name, p in model.named_parameters() if p.squeeze().ndim >= 2}
+    if pattern:
+        try:
+            found = {name: p for name, p in matrices.items() if re.search(pattern, name)}
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    else:
+        reasons = _stays_dense(model)
+        found = {name: p for name, p in matrices.items() if name not in reasons}
     if not found:
-        candidates = [n for n, p in model.named_parameters() if p.ndim >= 2]
-        raise ValueError(f"no weight matches {pattern!r}; the model has {', '.join(candidates[:8])}, ...")
+        what = f"matches {pattern!r}" if pattern else "of a linear layer was found in the model's body"
+        raise ValueError(f"no weight {what}; the model has {', '.join(list(matrices)[:8])}, ...")
     return found
 
 
-def unmatched(model: nn.Module, pattern: str = PRUNABLE) -> dict[str, str]:
+def unmatched(model: nn.Module, pattern: str | None = None) -> dict[str, str]:
     """Every weight matrix that stays dense, with the reason."""
-    matched = prunable(model, pattern)
-    head = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
-    heads = (head,) if isinstance(head, str) else tuple(head)
-
-    def reason(name: str) -> str:
-        if name.startswith(heads):
-            return "classifier head"
-        if "embed" in name or "token" in name or name.startswith("stem"):
-            return "embedding"
-        return f"name does not match {pattern!r}"
-
+    matched, reasons = prunable(model, pattern), _stays_dense(model)
     return {
-        n: reason(n) for n, p in model.named_parameters() if p.ndim >= 2 and n not in matched and p.squeeze().ndim >= 2
+        name: reasons.get(name) or f"name does not match {pattern!r}"
+        for name, p in model.named_parameters()
+        if name not in matched and p.squeeze().ndim >= 2
     }
 
 
+def _stays_dense(model: nn.Module) -> dict[str, str]:
+    """name -> reason, of the parameters with two dimensions or more that are not pruned by default."""
+    modules, heads = dict(model.named_modules()), _heads(model)
+    first = _as_tuple(getattr(model, "pretrained_cfg", None) or {}, "first_conv")
+    out = {}
+    for name, p in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        module, plain = modules[path], masks.bare(name)
+        pointwise = isinstance(module, (nn.Conv1d, nn.Conv2d)) and set(module.kernel_size) == {1} and module.groups == 1
+        projects = isinstance(module, nn.Linear) or pointwise
+        if p.squeeze().ndim < 2:
+            continue
+        if plain.startswith(tuple(f"{head}." for head in heads)):
+            out[name] = "classifier head"
+        elif EMBEDDINGS.search(masks.bare(path)) or masks.bare(path) in first:
+            out[name] = "embedding"
+        elif POSITIONS.search(plain):
+            out[name] = "position"
+        elif isinstance(module, nn.MultiheadAttention) and leaf.endswith("proj_weight"):
+            continue
+        elif not projects:
+            kind = type(module).__name__
+            out[name] = f"{leaf} of {kind}, no linear layer" if leaf != "weight" else f"{kind}, no linear layer"
+    return out
+
+
+def _heads(model: nn.Module) -> tuple[str, ...]:
+    return (*HEADS, *_as_tuple(getattr(model, "pretrained_cfg", None) or {}, "classifier"))
+
+
+def _as_tuple(config: dict, key: str) -> tuple[str, ...]:
+    value = config.get(key) or ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def input_config(model: nn.Module) -> dict:
-    """timm's preprocessing of a model: input_size (C, H, W), mean, std, interpolation, crop_pct.
+    """timm's preprocessing of a model: input_size (C, H, W), mean, std (one number a channel), interpolation, crop_pct.
 
     timm keeps the pretrained resolution here even where `img_size` was overridden; the patch embedding knows better.
     """
     config = resolve_data_config({}, model=model)
     if (size := getattr(getattr(model, "patch_embed", None), "img_size", None)) is not None:
         config["input_size"] = (config["input_size"][0], *size)
+    if (channels := config["input_size"][0]) != len(config["mean"]):  # of a gray image: the mean over the colours
+        config |= {key: (sum(config[key]) / len(config[key]),) * channels for key in ("mean", "std")}
     return config
 
 

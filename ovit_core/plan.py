@@ -18,6 +18,8 @@ from ovit_core.fisher import fit_block_size
 from ovit_core.methods import Method
 from ovit_core.pattern import UNSTRUCTURED, Pattern, check_allocation, check_sparsity
 
+TINY = 1e-15  # far below what rounding leaves of a weight
+
 
 class Point(NamedTuple):
     """A point of a method's curve."""
@@ -84,7 +86,7 @@ def solve(
         curvature: of these weights; None for methods that need none.
         damp: another lambda than the curvature's own.
         pattern: unstructured, or N:M.
-        masks: name -> boolean tensor of weights already removed (False): they go first again.
+        masks: name -> boolean tensor of weights already removed (False): they go first, and are lost to every pattern.
         block_size: B without curvature, where it only says how the order is told.
         seed: of the random score.
         backend: of `eliminate`.
@@ -101,18 +103,25 @@ def solve(
     for name, weight in weights.items():
         B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), block_size, pattern.of)
         w = weight.detach().to(curvature.dtype if curvature else torch.float32).reshape(-1, B)
+        removed = (
+            ~masks[name].to(w.device).reshape(w.shape)
+            if masks and name in masks
+            else torch.zeros_like(w, dtype=torch.bool)
+        )
+        w = w.masked_fill(removed, 0)
         diagonal = curvature.diagonal(name, damp) if curvature else None
         H = curvature.inverse(name, damp, consume) if curvature and method.needs_inverse else None
         floor = diagonal.reciprocal() if diagonal is not None else None
         e = None
         if H is not None and method.score in ("greedy", "greedy_frozen"):
-            e = eliminate(w, H, method.score == "greedy", group=pattern.group, backend=backend, floor=floor)
-            order, loss = e.order, e.loss.gather(1, e.order)
+            # A kept weight that is zero by chance must not take the place of a removed one in its group of M.
+            start = w.masked_fill((w == 0) & ~removed, TINY) if pattern.structured and removed.any() else w
+            e = eliminate(start, H, method.score == "greedy", group=pattern.group, backend=backend, floor=floor)
+            e.order = _first(removed, e.order)
+            order, loss = e.order, e.loss.masked_fill(removed, -1).gather(1, e.order)
         else:
             score = _score(method.score, w, len(weight), H, diagonal, generator)
-            if masks and name in masks:
-                score = score.masked_fill(~masks[name].reshape(w.shape), -1)
-            loss, order = _rank(score, pattern)
+            loss, order = _rank(score.masked_fill(removed, -1), pattern)
             if H is not None and method.update == "joint":
                 e = eliminate(w, H, order=order, backend=backend, floor=floor)
         plan.fallbacks += e.fallbacks if e else 0
@@ -144,12 +153,20 @@ def _score(
     return torch.rand(w.shape, generator=generator).to(w)
 
 
+def _first(removed: Tensor, order: Tensor) -> Tensor:
+    """(n, B) an order with the weights of `removed` (n, B) before all others. They are zero and, in the curvature,
+    without influence on the others, so nothing that was computed along the order changes.
+    """
+    return order.gather(1, (~removed).gather(1, order).to(torch.int8).argsort(dim=1, stable=True))
+
+
 def _rank(score: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     """(n, B) scores by step, and the order; with N:M first each group's cheapest M - N, the rest infinite."""
     if pattern.structured:
         groups = score.reshape(len(score), -1, pattern.of)  # (n, B / M, M)
         place = groups.argsort(dim=2, stable=True).argsort(dim=2)
-        score = score.masked_fill((place >= pattern.removals(pattern.of)).reshape(score.shape), torch.inf)
+        kept = (place >= pattern.removals(pattern.of)).reshape(score.shape) & (score >= 0)  # below 0: gone already
+        score = score.masked_fill(kept, torch.inf)
     return score.sort(stable=True, dim=1)
 
 
@@ -188,7 +205,7 @@ class Plan:
             mask = torch.ones_like(layer.order, dtype=torch.bool)
             mask.scatter_(1, layer.order, step >= removed.unsqueeze(1))
             last = layer.loss.gather(1, (removed - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-            total += float(last[removed > 0].sum())
+            total += float(last[removed > 0].clamp(min=0).sum())
             weights[name] = layer.weights_at(removed, mask).reshape(layer.whole.shape).to(layer.whole.dtype)
             kept[name] = mask.reshape(layer.whole.shape)
         predicts = (self.method.score, self.method.update) == ("greedy", "joint")
@@ -198,10 +215,15 @@ class Plan:
         """(n_blocks,) removals of every layer's blocks."""
         losses = [layer.loss for layer in self.layers.values()]
         if self.pattern.structured:
-            return [torch.full_like(l[:, 0], self.pattern.removals(l.shape[1]), dtype=torch.int64) for l in losses]
-        if allocation == "global":
-            return count_removed(losses, round(sparsity * sum(l.numel() for l in losses)))
-        return [count_removed([l], round(sparsity * l.numel()))[0] for l in losses]
+            return [torch.isfinite(l).sum(1) for l in losses]
+        parts = [losses] if allocation == "global" else [[l] for l in losses]
+        counts = []
+        for part in parts:
+            size, gone = sum(l.numel() for l in part), sum(int((l < 0).sum()) for l in part)
+            if (wanted := round(sparsity * size)) < gone:
+                raise ValueError(f"sparsity {sparsity:g} is below the {gone / size:.6g} that masks already removed")
+            counts += count_removed(part, wanted)
+        return counts
 
 
 def count_removed(losses: list[Tensor], total: int) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """`prune`: from a model and a loader of images to weights pruned in place, with masks."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ovit_core import masks, models
-from ovit_core.curvature import estimate, replayable
+from ovit_core.curvature import Loss, estimate, replayable
+from ovit_core.elimination import choose_backend
 from ovit_core.fisher import chunk_size, fit_block_size
 from ovit_core.methods import DAMP, METHODS, get_method
 from ovit_core.pattern import Pattern, check_allocation
 from ovit_core.plan import Plan, Point, solve
 
+log = logging.getLogger(__name__)
 __all__ = ["METHODS", "Report", "choose_dtype", "get_method", "install", "prune", "split_groups"]
 
 
@@ -25,7 +28,8 @@ class Report:
 
     method: str
     pattern: str
-    sparsity: float  # zeros over prunable weights
+    sparsity: float  # weights removed by masks over prunable weights
+    zeros: float  # prunable weights that are zero, whatever made them so, over prunable weights
     sparsity_model: float  # zeros over all parameters
     masks: dict[str, Tensor]  # name -> boolean tensor, True = kept
     layers: list[dict]  # name, weights, block_size (None without curvature) and sparsity of every weight
@@ -43,12 +47,13 @@ def prune(
     sparsity: float = 0.9,
     loader: Iterable | None = None,
     *,
+    loss: Loss | None = None,
     gradients: int = 512,
     block_size: int = 192,
     damp: float | None = None,
     allocation: str = "global",
     pattern: str = "unstructured",
-    prunable: str = models.PRUNABLE,
+    prunable: str | None = None,
     recomputations: int = 0,
     per_sample: bool = False,
     memory: float | None = None,
@@ -56,20 +61,23 @@ def prune(
     seed: int = 0,
     backend: str = "auto",
 ) -> Report:
-    """Prunes a model in place and attaches its masks. Weights that masks already removed stay removed.
+    """Prunes a model in place and attaches its masks. Weights that masks already removed stay removed. If it fails,
+    the model is as it was.
 
     Args:
-        model: any model; timm's ViT families match the default `prunable`.
+        model: any model; of timm's transformers all attention and MLP projections are prunable by default.
         method: a name of METHODS.
         sparsity: zeros over prunable weights, in [0, 1]; implied by an N:M pattern.
-        loader: (images, labels) batches; each gives one gradient. Not needed by magnitude and random.
+        loader: of batches, by default (images, labels); each gives one gradient. Not needed by magnitude and random.
+        loss: f(model, batch) -> scalar, whose gradients make the Fisher; None for the cross-entropy, and for a loss
+            without labels where timm's model has no head (`curvature.default_loss`).
         gradients: of the Fisher; batches, for methods that look at layer inputs.
         block_size: B; each weight gets its row length's nearest divisor below or at it.
         damp: lambda; None for the paper's 1e-8 (0.01 of the mean diagonal for layer inputs). Absolute for the Fisher:
             the best value depends on model, data and gradient batch.
         allocation: one `global` threshold, or `uniform` sparsity per weight.
         pattern: "unstructured", or "N:M" to keep N of every M consecutive input weights.
-        prunable: regular expression of the prunable weights' names.
+        prunable: regular expression of the prunable weights' names; None for `models.prunable`'s own choice.
         recomputations: how often curvature is estimated anew on the way, at evenly spaced sparsities.
         per_sample: gradients of single images instead of mini-batches.
         memory: gigabytes for curvature; the model is split into groups of layers that fit, and goes through the
@@ -80,7 +88,9 @@ def prune(
         backend: of the elimination.
 
     Raises:
-        ValueError: an argument is out of range or unknown, or no name matches `prunable`. Before any work.
+        ValueError: an argument is out of range or unknown, no name matches `prunable`, or less is asked for than masks
+            already removed. Before any work.
+        FloatingPointError: a loss, a gradient or a weight is not finite.
         RuntimeError: the loader gave other batches to another group.
     """
     chosen, shape = get_method(method), Pattern.parse(pattern)
@@ -90,7 +100,16 @@ def prune(
         raise ValueError(f"recomputations must be 0 with an N:M pattern and at least 0 without, not {recomputations}")
     if chosen.needs_curvature and loader is None:
         raise ValueError(f"method {method!r} needs a loader of (images, labels) for its curvature")
+    if dtype not in (None, torch.float32, torch.float64) or type(gradients) is not int:
+        raise ValueError(f"dtype must be float32 or float64 and gradients an integer, not {dtype} and {gradients!r}")
     weights = models.prunable(model, prunable)
+    if backend != "auto":
+        choose_backend(backend, next(iter(weights.values())).device, block_size)
+    reasons = models.unmatched(model, prunable)
+    left = sum(model.get_parameter(name).numel() for name in reasons)
+    if (share := left / (left + sum(w.numel() for w in weights.values()))) > 0.1:
+        log.warning("%.0f %% of the weight matrices stay dense: %s", 100 * share, ", ".join(list(reasons)[:5]))
+    gone = already_removed(model, weights, final, allocation, shape)
     damp = DAMP[chosen.curvature] if damp is None else damp
     dtype = dtype or choose_dtype(weights, block_size, shape, memory)
     groups = split_groups(weights, block_size, shape, memory if chosen.needs_curvature else None, dtype)
@@ -100,8 +119,8 @@ def prune(
         group, curvature = {name: weights[name] for name in names}, None
         if chosen.needs_curvature and loader is not None:
             curvature = estimate(
-                model, group, loader, gradients, kind=chosen.curvature, block_size=block_size, damp=damp, dtype=dtype,
-                per_sample=per_sample, multiple=shape.of,
+                model, group, loader, gradients, kind=chosen.curvature, loss=loss, block_size=block_size, damp=damp,
+                dtype=dtype, per_sample=per_sample, multiple=shape.of,
             )  # fmt: skip
         plan = solve(
             group, chosen, curvature, damp=damp, pattern=shape, masks=masks.of(model), block_size=block_size,
@@ -109,27 +128,34 @@ def prune(
         )  # fmt: skip
         return plan, curvature.losses if curvature else []
 
-    fallbacks, plan, point = 0, Plan(chosen, shape), Point({}, {}, None)
-    for step in range(1, recomputations + 2):
+    def solve_all(folder: str) -> Plan:
+        """Every group solved on the same batches, the factors of several in files of `folder`."""
         plan, seen = Plan(chosen, shape), None
-        with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
-            for names in groups:
-                last = loader is None or names is groups[-1]
-                with nullcontext() if last else replayable(loader):
-                    solved, losses = solve_group(names)
-                seen = _same_batches(losses, seen)
-                if len(groups) > 1:
-                    solved.spill(folder)
-                plan.join(solved)
-            point = plan.at(final * step / (recomputations + 1), allocation)
-        install(model, point)
-        fallbacks += plan.fallbacks
+        for names in groups:
+            last = loader is None or names is groups[-1]
+            with nullcontext() if last else replayable(loader):
+                solved, losses = solve_group(names)
+            seen = _same_batches(losses, seen)
+            if len(groups) > 1:
+                solved.spill(folder)
+            plan.join(solved)
+        return plan
+
+    fallbacks, plan, point = 0, Plan(chosen, shape), Point({}, {}, None)
+    with masks.restored(model, list(weights)):
+        for step in range(1, recomputations + 2):
+            with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
+                plan = solve_all(folder)
+                point = plan.at(gone + (final - gone) * step / (recomputations + 1), allocation)
+            install(model, point)
+            fallbacks += plan.fallbacks
     used = chosen.needs_curvature
     sizes = {name: layer.weights.shape[1] if used else None for name, layer in plan.layers.items()}
     return Report(
         method=method,
         pattern=pattern,
         sparsity=masks.sparsity(model),
+        zeros=masks.zeros(weights),
         sparsity_model=masks.model_sparsity(model),
         masks=point.masks,
         layers=[
@@ -141,8 +167,29 @@ def prune(
         dtype=dtype if used else None,
         fallbacks=fallbacks,
         groups=len(groups),
-        dense=models.unmatched(model, prunable),
+        dense=reasons,
     )
+
+
+def already_removed(
+    model: nn.Module, weights: dict[str, nn.Parameter], sparsity: float, allocation: str, pattern: Pattern
+) -> float:
+    """The share of some weights that the model's masks already removed.
+
+    Raises:
+        ValueError: `sparsity` asks for less, of all of them or, if `uniform`, of one.
+    """
+    removed = {n: int((~m).sum()) for n, m in masks.of(model).items() if n in weights}
+    parts = [list(weights)] if allocation == "global" else [[name] for name in weights]
+    for names in [] if pattern.structured else parts:
+        size, gone = sum(weights[n].numel() for n in names), sum(removed.get(n, 0) for n in names)
+        if round(sparsity * size) < gone:
+            where = f" of {names[0]}" if allocation == "uniform" else ""
+            raise ValueError(
+                f"sparsity {sparsity:g} is below the {gone / size:.6g}{where} that masks already removed; ask for more, "
+                "or drop the masks by masks.detach(model)"
+            )
+    return sum(removed.values()) / sum(w.numel() for w in weights.values())
 
 
 def _same_batches(losses: list[float], before: list[float] | None) -> list[float]:

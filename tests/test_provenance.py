@@ -52,9 +52,9 @@ def test_a_changed_kernel_or_constant_orphans_rows(edited, file, old, new):
         ("kernels/cpu.py", "# 3. Remove it.", "# Gone."),
         ("plan.py", '"""A point of a method\'s curve.', '"""A point of the curve of a method.'),
         ("curvature.py", "import torch\n", "import torch\nimport math\n"),
-        ("curvature.py", "desc=desc", 'desc="gradients"'),
+        ("curvature.py", 'desc="images for curvature"', 'desc="batches"'),
         ("masks.py", "def sparsity(model: nn.Module) -> float:", "def sparsity(model):"),
-        ("masks.py", "total = sum(", "total = sum(  # all of them\n        "),
+        ("masks.py", "removed = total = 0", "removed = total = 0  # of both"),
     ],
 )
 def test_imports_comments_docstrings_annotations_and_messages_do_not(edited, file, old, new):
