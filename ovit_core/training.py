@@ -1,16 +1,22 @@
 """Train, recover and evaluate: plain loops with a cosine learning rate, masks held, a checkpoint each epoch."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch import nn
 
 from ovit_core import masks
 from ovit_core.progress import progress
+
+OPTIMIZERS = ("adamw", "sgd")  # timm's names
+DECAYS = {"cosine": CosineLRScheduler, "linear": partial(PolyLRScheduler, power=1.0)}
 
 
 def train(
@@ -35,53 +41,43 @@ def train(
         epochs: 0 leaves the model alone.
         lr: peak learning rate, after a linear warm-up over the first `warmup` of all steps; then down to
             `final_lr` along `decay`, "cosine" or "linear".
-        weight_decay: on matrices only; biases and norms are not decayed.
-        optimizer: "adamw", or "sgd" with momentum 0.9.
+        weight_decay: on matrices only; biases, norms and what `model.no_weight_decay()` names (tokens, position
+            embeddings) are not decayed.
+        optimizer: a name of OPTIMIZERS; "sgd" has Nesterov momentum 0.9.
         checkpoint: file written after each epoch and taken up again if it is there; removed at the end.
 
     Raises:
         ValueError: unknown optimizer or decay.  FloatingPointError: the loss is not finite.
     """
-    if decay not in ("cosine", "linear"):
-        raise ValueError(f"unknown decay {decay!r}; one of cosine, linear")
+    if optimizer not in OPTIMIZERS or decay not in DECAYS:
+        raise ValueError(f"unknown {optimizer=} or {decay=}; one of {', '.join(OPTIMIZERS)} and {', '.join(DECAYS)}")
     device = next(model.parameters()).device
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [dict(params=matrices, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)]
-    if optimizer == "adamw":
-        opt = torch.optim.AdamW(groups, lr=lr)
-    elif optimizer == "sgd":
-        opt = torch.optim.SGD(groups, lr=lr, momentum=0.9)
-    else:
-        raise ValueError(f"unknown optimizer {optimizer!r}; one of adamw, sgd")
+    opt = create_optimizer_v2(model, optimizer, lr=lr, weight_decay=weight_decay, momentum=0.9)
     masks.hold(model, opt)
-    steps = epochs * len(loader)
-    start, first_epoch = max(1, round(warmup * steps)), 0
-
-    def factor(step: int) -> float:
-        if step < start:
-            return (step + 1) / start
-        done = (step - start) / max(1, steps - start)
-        left = (1 + np.cos(np.pi * done)) / 2 if decay == "cosine" else 1 - done
-        return float(left + (1 - left) * final_lr / lr)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, factor)
+    steps, first_epoch = epochs * len(loader), 0
+    start = max(1, round(warmup * steps))
+    schedule = DECAYS[decay](
+        opt, t_initial=max(1, steps - start), lr_min=final_lr, warmup_t=start, warmup_lr_init=lr / start,
+        warmup_prefix=True, t_in_epochs=False,
+    )  # fmt: skip
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         opt.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         first_epoch = loader.epoch = state["epoch"]
 
     model.train()
-    with progress(total=steps, initial=first_epoch * len(loader), desc=desc) as bar:
+    step = first_epoch * len(loader)
+    schedule.step_update(step)
+    with progress(total=steps, initial=step, desc=desc) as bar:
         for epoch in range(first_epoch, epochs):
             for images, labels in loader:
                 loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)
                 opt.zero_grad()
                 loss.backward()
                 opt.step()
-                schedule.step()
+                step += 1
+                schedule.step_update(step)
                 bar.update()
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -92,7 +88,6 @@ def train(
                 state = dict(
                     model=model.state_dict(),
                     optimizer=opt.state_dict(),
-                    schedule=schedule.state_dict(),
                     epoch=epoch + 1,
                 )
                 partial = checkpoint.with_suffix(".partial")
