@@ -48,7 +48,7 @@ def create(
             model = checkpoints.create(name, checkpoint, num_classes, **model_args)
         else:
             model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
-    except (TypeError, AttributeError, AssertionError) as error:
+    except (TypeError, AttributeError, AssertionError, ZeroDivisionError, IndexError) as error:
         raise ValueError(f"model_args {model_args} do not fit {name}: {error}") from error
     if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
         channels, *size = model.pretrained_cfg["input_size"]

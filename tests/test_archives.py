@@ -20,7 +20,7 @@ from ovit_core.study import dense
 
 def jpg(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (80, 100, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, "JPEG")
 
 
@@ -76,7 +76,7 @@ def flowers102(root, patch):
     folder = root / "flowers-102"
     for i in range(1, 25):
         jpg(folder / "jpg" / f"image_{i:05d}.jpg")
-    savemat(folder / "imagelabels.mat", {"labels": np.arange(24) % 102 + 1})
+    savemat(folder / "imagelabels.mat", {"labels": np.arange(24) % 6 + 1})
     savemat(folder / "setid.mat", {"trnid": np.arange(1, 11), "valid": np.arange(11, 19), "tstid": np.arange(19, 25)})
     patch.setattr(
         datasets.Flowers102, "_file_dict", {k: (f, None) for k, (f, _) in datasets.Flowers102._file_dict.items()}

@@ -126,7 +126,7 @@ def test_a_folder_of_images_is_read_by_class_and_classes_must_agree(tmp_path):
         for c in ("cat", "dog"):
             (tmp_path / "pets" / part / c).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(
+                Image.fromarray(rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(
                     tmp_path / "pets" / part / c / f"{i}.png"
                 )
     d = loading.load("folder:pets", tmp_path, val_fraction=0.34)

@@ -39,6 +39,33 @@ ABLATIONS = registry.ablations()
         ("device=cudda", "device must be auto, cpu, cuda or cuda:N, not 'cudda'"),
         ("recovery_lr=-1.0", "recovery_lr must be above 0, not -1.0"),
         ("checkpoint=nowhere.pt", "checkpoint must be an existing file, not 'nowhere.pt'"),
+        ("regimes=[global, 2:1]", "regimes[1] must be global, uniform or N:M with 0 < N < M"),
+        ("regimes=[global, 5:7]", "block_size for 5:7: rows of 64 weights"),
+        ("damps=[1.0e-5, .nan]", "damps[1] must be a finite number, not nan"),
+        ("damps=[.inf]", "damps[0] must be a finite number, not inf"),
+        ("weight_decay=.inf", "weight_decay must be a finite number, not inf"),
+        ("seeds=[-1]", "seeds[0] must be at least 0, not -1"),
+        ("seeds=[1000000000000000]", "seeds[0] must be below 2147483648"),
+        ("seeds=[1, 1]", "seeds must be different from each other, not [1, 1]"),
+        ("methods=[ovit, ovit]", "methods must be different from each other"),
+        ("datasets=[digits, digits]", "datasets must be different from each other"),
+        ("sparsities=[0.5, 0.5]", "sparsities must be different from each other"),
+        ("sparsities=[1.0e-9]", "sparsities: 1e-09 of 196,608 prunable weights rounds to none or all"),
+        ("gradients=1000000000000", "gradients must be at most 100000000"),
+        ("batch_size=true", "batch_size must be a whole number, not True"),
+        ("pretrained=1", "pretrained must be true or false, not 1"),
+        ("prunable=(", "prunable: '(' is no regular expression"),
+        ("prunable=bias", "prunable: no weight matches 'bias'"),
+        ("model_args={num_classes: 7}", "model_args must not hold num_classes: the dataset says how many"),
+        ("model_args={pretrained: true}", "model_args must not hold pretrained: it is a parameter of its own"),
+        ("model_args={embed_dims: 7}", "model: model_args {'embed_dims': 7} do not fit vit_tiny_patch16_224"),
+        ("model_args={embed_dim: 65, num_heads: 4}", "model: model_args"),
+        ("model_args=[1]", "model_args must be a mapping of names to values, not [1]"),
+        ("device=cuda:99", "device must be auto or cpu here, not 'cuda:99': torch finds"),
+        ("masks_from_zeros=true", "masks_from_zeros must be false where the dense model is trained here"),
+        ("epochs=[1", "--set epochs: '[1' is no YAML"),
+        ("epochs=!!python/object:os.system {}", "--set epochs: '!!python/object:os.system {}' is no YAML"),
+        ("epochs", "--set needs NAME=VALUE, not 'epochs'"),
     ],
 )
 def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
@@ -49,6 +76,33 @@ def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
     assert said.startswith(f"error: {first}") and all(other in said for other in others), said
     assert said.count("\n") == 1
     assert time.monotonic() - start < 5
+
+
+def test_what_yaml_reads_otherwise_has_its_meant_value():
+    values = engine.read_profile(
+        "quick", ["regimes=[global, 2:4, 1:4]", "checkpoint=", "prunable=", "lr=1e-3", "epochs=6"]
+    )
+    assert values["regimes"] == ["global", 124, 64] and values["checkpoint"] is None and values["lr"] == "1e-3"
+    config = registry.build(ABLATIONS["no_weight_update"].parameters, values)
+    assert (
+        config.regimes == ("global", "2:4", "1:4") and config.checkpoint == config.prunable == "" and config.lr == 1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "missing parameters: profile, upstream"),
+        ("[1, 2]", "must map parameters to values"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_profile_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.setattr(engine.paths, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["mine"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
 
 
 def test_an_unknown_profile_lists_those_there_are(capsys):

@@ -3,7 +3,6 @@
 Small sets live in memory as uint8; anything else is a torch dataset behind a DataLoader.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
@@ -11,10 +10,11 @@ from itertools import chain, islice, repeat
 import numpy as np
 import torch
 import torch.nn.functional as F
+from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-WORKERS = min(16, os.cpu_count() or 1)  # processes that open images of a split that is not in memory
+WORKERS = min(16, cpu_count())  # processes that open images of a split that is not in memory: cores that are allowed
 EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
 OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shared memory, two batches for each worker
 

@@ -1,18 +1,22 @@
-"""Images decoded one at a time: files of any size, or small images in memory that a model wants larger."""
+"""Images in files: opened as the picture a person sees, one at a time, or small ones all at once into memory."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
 from ovit_core.progress import progress
+
+SMALL = 64  # pixels of a picture's shorter side: whole sets of such are decoded once into memory
+SAMPLE = 64  # files looked at to tell whether a set's pictures are small
 
 
 @dataclass(eq=False)
@@ -21,15 +25,16 @@ class ImageFiles(Dataset):
 
     sources: Sequence[Path] | Tensor  # image files, or (n, C, H, W) uint8
     labels: np.ndarray  # (n,) integers
-    transform: Callable  # of a PIL image in RGB, for evaluation
+    transform: Callable  # of a PIL image in `mode`, for evaluation
     train_transform: Callable | None = None  # with random augmentation, for training; None: see the images unaugmented
+    mode: str = "RGB"  # or L, for models of one channel
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int):
         source = self.sources[i]
-        image = open_image(source) if self.on_disk else to_pil_image(source).convert("RGB")
+        image = open_image(source, self.mode) if self.on_disk else to_pil_image(source).convert(self.mode)
         return (self.train_transform or self.transform)(image), int(self.labels[i])
 
     def take(self, index: np.ndarray) -> "ImageFiles":
@@ -47,22 +52,81 @@ class ImageFiles(Dataset):
 
     def verify(self) -> None:
         """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
-        with ThreadPoolExecutor() as pool, progress(total=len(self), desc="checking images") as bar:
-            for start in range(0, len(self), 10_000):  # `map` queues all it is given at once
-                for _ in pool.map(partial(open_image, small=True), self.sources[start : start + 10_000]):
-                    bar.update()
+        for _ in _each(partial(open_image, small=True), self.sources, "checking images"):
+            pass
 
 
-def open_image(path: Path, small: bool = False) -> Image.Image:
-    """A file in RGB. `small` lets JPEG decode at an eighth of the size: it still reads the file to its end.
+def _each(read: Callable, paths: Sequence[Path], desc: str):
+    """What `read` makes of every file, in order, by several threads."""
+    with ThreadPoolExecutor() as pool, progress(total=len(paths), desc=desc) as bar:
+        for start in range(0, len(paths), 10_000):  # `map` queues all it is given at once
+            for found in pool.map(read, paths[start : start + 10_000]):
+                yield found
+                bar.update()
+
+
+def are_small(paths: Sequence[Path]) -> bool:
+    """Whether pictures, by a sample of them, have a shorter side of at most SMALL pixels."""
+    return all(min(_size(paths[i])) <= SMALL for i in range(0, len(paths), max(1, len(paths) // SAMPLE)))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:
+        raise ValueError(f"cannot read image {path}: {error}") from error
+
+
+@lru_cache(maxsize=4)  # each seed asks anew; keyed by the files with their sizes and times
+def decoded(files: tuple[tuple[Path, int, int], ...], size: tuple[int, int], mode: str) -> Tensor:
+    """(n, C, H, W) uint8 of small pictures: their shorter side resized, the middle cut out. Not to be written to."""
+    images = torch.empty(len(files), len(mode) if mode != "L" else 1, *size, dtype=torch.uint8)
+    read = lambda path: pil_to_tensor(center_crop(_cover(open_image(path, mode), size), list(size)))
+    for i, picture in enumerate(_each(read, [path for path, *_ in files], "decoding images")):
+        images[i] = picture
+    return images
+
+
+def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture scaled so that it just covers (height, width)."""
+    scale = max(size[0] / image.height, size[1] / image.width)
+    wanted = [max(size[0], round(image.height * scale)), max(size[1], round(image.width * scale))]
+    return image if wanted == [image.height, image.width] else resize(image, wanted)
+
+
+def open_image(path: Path, mode: str = "RGB", small: bool = False) -> Image.Image:
+    """A file as the picture a person sees: turned as its EXIF says, transparency on white, 16 bits scaled to 8, the
+    first frame of an animation.
+
+    Args:
+        mode: RGB, or L for gray.
+        small: lets JPEG decode at an eighth of the size: it still reads the file to its end.
 
     Raises:
-        ValueError: the file is missing, truncated or no image; names it.
+        ValueError: the file is missing, truncated, no image, or of a kind that has no such picture; names it.
     """
     try:
         with Image.open(path) as image:
             if small:
                 image.draft("RGB", (32, 32))
-            return image.convert("RGB")
+            return _as_seen(ImageOps.exif_transpose(image)).convert(mode)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
         raise ValueError(f"cannot read image {path}: {error}") from error
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """In RGB or gray of 8 bits."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65_535:
+            raise ValueError(
+                f"its pixels are 32-bit integers from {pixels.min()} to {pixels.max()}: save it with 8 or 16"
+            )
+        return Image.fromarray((pixels / 257).round().astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range: save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

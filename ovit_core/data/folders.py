@@ -1,30 +1,69 @@
-"""Folders of images: `folder:NAME` and ImageNet, as torchvision's ImageFolder lists them."""
+"""Folders of images, train/CLASS/* and test/CLASS/*: `folder:NAME`, and ImageNet."""
 
+import logging
+from collections import Counter
 from pathlib import Path
 
-from torchvision.datasets import ImageFolder
+from PIL import Image
 
 from ovit_core.data.catalog import folder_of
 from ovit_core.data.listing import Listing, files
 
+log = logging.getLogger(__name__)
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
+
 
 def read(name: str, data_dir: Path) -> Listing:
-    """train/CLASS/* and test/CLASS/* (or val, also where test has no classes).
+    """The pictures of train/CLASS and of test/CLASS (or val, also where test has no classes), classes sorted by name.
+
+    Hidden and system files, and what is no picture, are passed over with a line in the log.
 
     Raises:
-        ValueError: an empty class, or classes of train and test that differ; names them.
+        ValueError: fewer than two classes, an empty one, classes that differ by case only or between train and test, or
+            ImageNet's under numbers; names them.
     """
     root = folder_of(name, data_dir)
-    labelled = any(path.is_dir() for path in (root / "test").glob("*"))  # ImageNet's own test images have no labels
-    test_name = "test" if labelled or not (root / "val").is_dir() else "val"
-    parts = []
-    for part in ("train", test_name):
-        try:
-            parts.append(ImageFolder(str(root / part)))
-        except FileNotFoundError as error:  # torchvision's own words name the empty class
-            raise ValueError(f"{name}: {root / part}: {error}") from error
-    train, test = parts
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
+    test_name = "test" if _classes(root / "test") or not (root / "val").is_dir() else "val"
+    classes, other = _classes(root / "train"), _classes(root / test_name)
+    if classes != other:
+        odd = sorted(set(classes) ^ set(other))
         raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
-    return Listing(train.classes, files(train.samples), files(test.samples))
+    if len(classes) < 2:
+        raise ValueError(f"{name}: {root / 'train'} needs two class folders at least, and holds {len(classes)}")
+    same = [c for c, n in Counter(c.casefold() for c in classes).items() if n > 1]
+    if twins := [c for c in classes if c.casefold() in same]:
+        raise ValueError(f"{name}: classes differ by upper and lower case only: {', '.join(twins[:6])}")
+    if name == "imagenet" and all(c.isdigit() for c in classes):
+        raise ValueError(
+            f"{name}: class folders are numbers, and sorted as text class 2 would be folder 10: name them by WNID (n01440764)"
+        )
+    return Listing(classes, *(files(_pictures(name, root / part, classes)) for part in ("train", test_name)))
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in SYSTEM
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.is_dir() and not _hidden(path))
+
+
+def _pictures(name: str, folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """(path, label) of every picture below the class folders, sorted."""
+    Image.init()
+    known, found, odd = {e for e, f in Image.EXTENSION.items() if f in Image.OPEN}, [], Counter()
+    for label, c in enumerate(classes):
+        before = len(found)
+        for path in sorted((folder / c).rglob("*")):
+            if any(_hidden(part) for part in (path, *path.relative_to(folder / c).parents)) or path.is_dir():
+                continue
+            if path.suffix.lower() in known and path.is_file():  # a pipe would be waited for, for ever
+                found.append((path, label))
+            else:
+                odd[path.suffix or path.name] += 1
+        if len(found) == before:
+            raise ValueError(f"{name}: no picture in class folder {folder / c}")
+    if odd:
+        kinds = ", ".join(f"{n} x {kind}" for kind, n in odd.most_common(5))
+        log.warning("%s: passed over %d files in %s that are no pictures: %s", name, odd.total(), folder, kinds)
+    return found

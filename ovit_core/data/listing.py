@@ -25,8 +25,10 @@ def files(samples: Iterable[tuple[str | Path, int]]) -> Split:
 
 
 def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the larger part and of a stratified `fraction` of each class (at least one image), seeded."""
+    """Indices of the larger part and of a stratified `fraction` of each class, seeded: at least one image of it, but
+    never its only one.
+    """
     rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
-    held = np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
+    held = np.sort(np.concatenate([m[: min(len(m) - 1, max(1, round(fraction * len(m))))] for m in members]))
     return np.setdiff1d(np.arange(len(labels)), held), held

@@ -6,6 +6,7 @@ at a time and go through timm's own transforms.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms.functional import rgb_to_grayscale
 
 from ovit_core.data import catalog
 from ovit_core.data.batches import InMemoryImages
-from ovit_core.data.files import ImageFiles
+from ovit_core.data.files import ImageFiles, are_small, decoded
 from ovit_core.data.listing import Split, split
 
 IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
@@ -68,19 +70,32 @@ def load(
     both = np.concatenate([labels, np.asarray(test[1])])
     if both.min() < 0 or both.max() >= len(classes):
         raise ValueError(f"{name}: labels reach from {both.min()} to {both.max()}, but it names {len(classes)} classes")
+    if not len(split(labels, 0.5, seed)[1]):
+        raise ValueError(f"{name}: every class has a single training image: one of them needs a second, to validate on")
     rest, held = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-    size = tuple(config["input_size"][1:])
+    channels, *size = config["input_size"]
+    size, mode = tuple(size), "L" if channels == 1 else "RGB"
+    fingerprint = _fingerprint(train, test, Path(data_dir))
+    if max(size) <= IN_MEMORY and not isinstance(train[0], Tensor) and are_small(train[0]) and are_small(test[0]):
+        train, test = ((decoded(_dated(sources), size, mode), y) for sources, y in (train, test))
     if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
         scale = tuple(config["mean"]), tuple(config["std"])
-        whole, unseen = (InMemoryImages(resize(x, size), torch.as_tensor(y).long(), *scale) for x, y in (train, test))
+        whole, unseen = (
+            InMemoryImages(resize(x, size, channels), torch.as_tensor(y).long(), *scale) for x, y in (train, test)
+        )
         val = whole.take(held)
     else:
         transform, augmenting = (create_transform(**config, is_training=training) for training in (False, True))
-        whole = ImageFiles(train[0], labels, transform, augmenting)
-        unseen = ImageFiles(test[0], np.asarray(test[1]), transform)
+        whole = ImageFiles(train[0], labels, transform, augmenting, mode)
+        unseen = ImageFiles(test[0], np.asarray(test[1]), transform, mode=mode)
         val = whole.take(held).unaugmented()
-    return Data(name, classes, whole.take(rest), val, unseen, _fingerprint(train, test, Path(data_dir)))
+    return Data(name, classes, whole.take(rest), val, unseen, fingerprint)
+
+
+def _dated(paths: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
+    """Files with their sizes and times, which change when their content does."""
+    return tuple((path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths)
 
 
 def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:
@@ -96,8 +111,10 @@ def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:
     return content.hexdigest()[:16]
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, C, H, W) uint8 to another height and width, antialiased."""
+def resize(images: Tensor, size: tuple[int, int], channels: int = 3) -> Tensor:
+    """(n, C, H, W) uint8 to another height and width, antialiased; to gray where one channel is wanted."""
+    if channels == 1 and images.shape[1] == 3:
+        images = torch.cat([rgb_to_grayscale(part) for part in images.split(4096)])
     if images.shape[2:] == size:
         return images
     parts = [F.interpolate(p.float(), size, mode="bilinear", antialias=True).round().byte() for p in images.split(4096)]

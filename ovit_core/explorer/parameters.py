@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from ovit_core.pattern import Pattern
-from ovit_core.study.parameters import Count, MethodName, Number, Parameters, Share
+from ovit_core.study.parameters import AtLeastOne, Count, Methods, Number, Parameters, Share, Text, different
 
 SPLITS = ("val", "test")
 
@@ -13,12 +13,12 @@ SPLITS = ("val", "test")
 class Explore(Parameters):
     """The explorer."""
 
-    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    methods: Annotated[Methods, AtLeastOne]
     damp: Annotated[Number, Field(ge=0)]
-    pattern: StrictStr
+    pattern: Text
     allocation: Literal["global", "uniform"]
     sparsity: Share
-    sparsities: tuple[Share, ...]
+    sparsities: Annotated[tuple[Share, ...], AfterValidator(different)]
     split: Literal["val", "test"]
     images: Count
     interactive: StrictBool
@@ -29,3 +29,8 @@ class Explore(Parameters):
         if self.block_size < multiple:
             raise ValueError(f"block_size must be at least {multiple}, for {self.pattern}, not {self.block_size}")
         return self
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What block sizes have to fit."""
+        return (Pattern.parse(self.pattern),)

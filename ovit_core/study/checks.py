@@ -4,6 +4,7 @@ What needs neither torch nor timm is checked first, so that most mistakes are an
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from ovit_core.data import catalog
@@ -17,15 +18,28 @@ def check(config: Parameters) -> None:
         _named(parameter, catalog.check, dataset, config.data_path)
     if config.checkpoint_path and not config.checkpoint_path.is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file, not {config.checkpoint!r}")
+    if config.masks_from_zeros and not (config.checkpoint or config.pretrained):
+        raise ValueError("masks_from_zeros must be false where the dense model is trained here: it has no zeros yet")
 
     import torch
 
     from ovit_core import models
+    from ovit_core.fisher import fit_block_size
 
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device must be auto or cpu here, not {config.device!r}: torch finds no GPU")
+    there, number = torch.cuda.device_count(), int(config.device.partition(":")[2] or 0)
+    if config.device.startswith("cuda") and number >= there:
+        raise ValueError(f"device must be auto or cpu here, not {config.device!r}: torch finds {there} GPUs")
     model = _named("model", models.create, config.model, 1, **config.model_args)
-    _named("prunable", models.prunable, model, config.prunable)
+    weights = _named("prunable", models.prunable, model, config.prunable)
+    for pattern, weight in product(config.patterns, weights.values()):
+        _named(f"block_size for {pattern}", fit_block_size, weight[0].numel(), config.block_size, pattern.of)
+    total = sum(weight.numel() for weight in weights.values())
+    for _, sparsities in config.points.values():
+        for sparsity in sparsities:
+            if not 0 < round(sparsity * total) < total:
+                raise ValueError(
+                    f"sparsities: {sparsity:g} of {total:,} prunable weights rounds to none or all of them"
+                )
 
 
 def _named(parameter: str, check: Callable, /, *args: Any, **options: Any) -> Any:

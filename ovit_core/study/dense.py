@@ -85,6 +85,8 @@ def _given(config: Parameters, blank: nn.Module, data: Data, seed: int) -> Upstr
     if checkpoint:  # another file under the same name gives other numbers
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         data.fingerprint = provenance.digest(data.fingerprint, content)
+    if config.masks_from_zeros:
+        masks.from_zeros(model, models.prunable(model, config.prunable))
     return Upstream(model.to(models.pick_device(config.device)).eval(), data, seed)
 
 

@@ -20,13 +20,23 @@ def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in paths.PROFILES.glob("*.yaml")))
         raise ValueError(f"no profile {name!r} in {paths.PROFILES}; there are {there}")
-    parameters = yaml.safe_load(path.read_text())
+    parameters = _yaml(f"profile {path}", path.read_text()) or {}
+    if not isinstance(parameters, dict):
+        raise ValueError(f"profile {path} must map parameters to values, and holds a {type(parameters).__name__}")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
-        parameters[key] = yaml.safe_load(value)
+        parameters[key] = _yaml(f"--set {key}", value)
     return parameters
+
+
+def _yaml(where: str, text: str) -> Any:
+    """What a text says in YAML; ValueError, in one line, where it is none, or asks for Python objects."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: {text.strip()[:60]!r} is no YAML: {' '.join(str(error).split())[:160]}") from None
 
 
 def execute(source: Path, parameters: dict[str, Any]) -> Path:

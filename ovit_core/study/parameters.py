@@ -12,15 +12,16 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from ovit_core.methods import get_method
+from ovit_core.pattern import Pattern
 from ovit_core.study.paths import ROOT
 
 RULES = {  # what pydantic calls an error -> what the parameter must be, where pydantic's own words say less
     "int_type": "a whole number",
     "tuple_type": "a list (with papermill: -y 'NAME: [a, b]')",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "above {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "below {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
     "too_short": "a list of at least one",
     "bool_type": "true or false",
     "dict_type": "a mapping of names to values",
@@ -29,6 +30,12 @@ RULES = {  # what pydantic calls an error -> what the parameter must be, where p
     "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
 }
 P = TypeVar("P", bound="Parameters")
+OWN_ARGS = {
+    "num_classes": "the dataset says how many there are",
+    "pretrained": "it is a parameter of its own",
+    "checkpoint_path": "give it as checkpoint",
+    "features_only": "a classifier is pruned",
+}
 
 
 def _number(value: Any) -> Any:
@@ -39,10 +46,25 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _different(values: tuple) -> tuple:
+def different(values: tuple) -> tuple:
+    """A validator: ValueError if a value stands twice."""
     if len(set(values)) < len(values):
         raise ValueError(f"must be different from each other, not {list(values)!r}")
     return values
+
+
+def _text(value: Any) -> Any:
+    """YAML reads nothing as null, and 2:4 as two minutes and four seconds."""
+    if value is None:
+        return ""
+    return f"{value // 60}:{value % 60}" if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _model_args(args: dict[str, Any]) -> dict[str, Any]:
+    if own := args.keys() & OWN_ARGS.keys():
+        name = sorted(own)[0]
+        raise ValueError(f"must not hold {name}: {OWN_ARGS[name]}")
+    return args
 
 
 def check_name(name: str) -> str:
@@ -57,14 +79,22 @@ def _method(name: str) -> str:
     return name
 
 
+Text = Annotated[StrictStr, BeforeValidator(_text)]
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Sparsity = Annotated[Number, Field(gt=0, lt=1)]  # dense is always measured, and nothing is left at 1
-Count = Annotated[StrictInt, Field(ge=1)]
-Seeds = Annotated[tuple[StrictInt, ...], Field(min_length=1), AfterValidator(_different)]
+Count = Annotated[StrictInt, Field(ge=1, le=10**8)]
+Seeds = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(different)
+]
 ProfileName = Annotated[StrictStr, AfterValidator(check_name)]
 MethodName = Annotated[StrictStr, AfterValidator(_method)]
+Methods = Annotated[tuple[MethodName, ...], AfterValidator(different)]
+Sparsities = Annotated[tuple[Sparsity, ...], AfterValidator(different)]
+Lambdas = Annotated[tuple[Positive, ...], AfterValidator(different)]
+Counts = Annotated[tuple[Count, ...], AfterValidator(different)]
+AtLeastOne = Field(min_length=1)
 Device = Annotated[StrictStr, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -80,10 +110,11 @@ class Parameters(BaseModel):
     upstream: StrictStr
     data_dir: StrictStr
     model: StrictStr
-    model_args: dict[str, Any]
+    model_args: Annotated[dict[str, Any], AfterValidator(_model_args)]
     pretrained: StrictBool
-    checkpoint: StrictStr
-    prunable: StrictStr
+    checkpoint: Text
+    masks_from_zeros: StrictBool
+    prunable: Text
     epochs: Annotated[StrictInt, Field(ge=0)]
     lr: Positive
     weight_decay: Annotated[Number, Field(ge=0)]
@@ -94,7 +125,7 @@ class Parameters(BaseModel):
     gradients: Count
     gradient_batch: Count
     block_size: Count
-    damps: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    damps: Annotated[Lambdas, AtLeastOne]
     damp_sparsity: Share
     device: Device
 
@@ -112,6 +143,11 @@ class Parameters(BaseModel):
     def every_dataset(self) -> tuple[str, ...]:
         """All datasets that are read."""
         return (self.upstream,)
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What block sizes have to fit."""
+        return (Pattern(),)
 
     @property
     def points(self) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:

@@ -3,10 +3,23 @@
 import math
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from ovit_core.pattern import ALLOCATIONS, Pattern
-from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share, Sparsity
+from ovit_core.study.parameters import (
+    AtLeastOne,
+    Count,
+    Counts,
+    Lambdas,
+    Methods,
+    Parameters,
+    Positive,
+    Share,
+    Sparsities,
+    Sparsity,
+    Text,
+    different,
+)
 
 Epochs = Annotated[StrictInt, Field(ge=0)]
 PAIR = ("ovit", "ovit_mask_only")  # the same mask with and without the update: what the sweeps compare
@@ -46,16 +59,16 @@ class NoWeightUpdate(Parameters):
         "sensitivity_batches", "sensitivity_damps",
     )  # fmt: skip
 
-    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
-    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)]
-    regimes: Annotated[tuple[Annotated[StrictStr, AfterValidator(_regime)], ...], Field(min_length=1)]
-    recovery_methods: tuple[MethodName, ...]
-    recovery_sparsities: tuple[Sparsity, ...]
+    methods: Annotated[Methods, AtLeastOne]
+    sparsities: Annotated[Sparsities, AtLeastOne]
+    regimes: Annotated[tuple[Annotated[Text, AfterValidator(_regime)], ...], AtLeastOne, AfterValidator(different)]
+    recovery_methods: Methods
+    recovery_sparsities: Sparsities
     recovery_epochs: Epochs
     recovery_images: Count
     recovery_lr: Positive
-    gradual_methods: tuple[MethodName, ...]
-    gradual_sparsities: tuple[Sparsity, ...]
+    gradual_methods: Methods
+    gradual_sparsities: Sparsities
     gradual_start: Share
     gradual_cycles: Count
     gradual_epochs: Epochs
@@ -63,17 +76,17 @@ class NoWeightUpdate(Parameters):
     gradual_lr: Positive
     gradual_final_lr: Positive
     sensitivity_sparsity: Sparsity
-    sensitivity_block_sizes: tuple[Count, ...]
-    sensitivity_gradients: tuple[Count, ...]
-    sensitivity_batches: tuple[Count, ...]
-    sensitivity_damps: tuple[Positive, ...]
+    sensitivity_block_sizes: Counts
+    sensitivity_gradients: Counts
+    sensitivity_batches: Counts
+    sensitivity_damps: Lambdas
 
     @model_validator(mode="after")
     def _fit_together(self) -> "NoWeightUpdate":
         for name in ("recovery_images", "gradual_images"):
             if getattr(self, name) < self.batch_size:
                 raise ValueError(f"{name} must be at least batch_size ({self.batch_size}), not {getattr(self, name)}")
-        multiple = math.lcm(*(regime_of(regime)[1].of for regime in self.regimes))
+        multiple = math.lcm(*(pattern.of for pattern in self.patterns))
         if self.block_size < multiple:
             raise ValueError(f"block_size must be at least {multiple} for {list(self.regimes)}, not {self.block_size}")
         for end in self.gradual_sparsities:
@@ -84,9 +97,14 @@ class NoWeightUpdate(Parameters):
         return self
 
     @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What block sizes have to fit."""
+        return tuple(regime_of(regime)[1] for regime in self.regimes)
+
+    @property
     def points(self) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:
         """phase -> the methods and sparsities asked for."""
-        implied = [regime_of(regime)[1].sparsity for regime in self.regimes]
+        implied = [pattern.sparsity for pattern in self.patterns]
         return dict(
             one_shot=(self.methods, (*self.sparsities, *(s for s in implied if s is not None))),
             recovered=(self.recovery_methods, self.recovery_sparsities),

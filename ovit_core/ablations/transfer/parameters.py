@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import AfterValidator, StrictStr
 
-from ovit_core.study.parameters import Count, MethodName, Parameters, Positive, Share
+from ovit_core.study.parameters import AtLeastOne, Count, Lambdas, Methods, Parameters, Sparsities, different
 
 # What transfer from nothing gives, by protocol: no claim is made where dense barely beats it.
 FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
@@ -18,15 +18,15 @@ class Transfer(Parameters):
     grid: ClassVar[tuple[str, ...]] = ("protocols", "transfer_methods", "transfer_sparsities", "full_sparsities")
     varies: ClassVar[str] = ", the data order, the downstream validation split and any new head"
 
-    datasets: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
-    protocols: Annotated[tuple[Literal["linear", "full"], ...], Field(min_length=1)]
-    transfer_methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
-    transfer_sparsities: Annotated[tuple[Share, ...], Field(min_length=1)]
-    full_sparsities: tuple[Share, ...]
+    datasets: Annotated[tuple[StrictStr, ...], AtLeastOne, AfterValidator(different)]
+    protocols: Annotated[tuple[Literal["linear", "full"], ...], AtLeastOne, AfterValidator(different)]
+    transfer_methods: Annotated[Methods, AtLeastOne]
+    transfer_sparsities: Annotated[Sparsities, AtLeastOne]
+    full_sparsities: Sparsities
     full_steps: Count
     full_batch_size: Count
-    full_lrs: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    probe_Cs: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    full_lrs: Annotated[Lambdas, AtLeastOne]
+    probe_Cs: Annotated[Lambdas, AtLeastOne]
 
     @property
     def every_dataset(self) -> tuple[str, ...]:
