@@ -104,8 +104,7 @@ def create(name: str, path: str | Path, num_classes: int, **model_args) -> nn.Mo
         for k in list(state)
         if k.endswith(masks.SUFFIX) and k.removesuffix(masks.SUFFIX) in state
     }
-    heads = _heads(name)
-    known = next((len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state), 0)
+    heads, known = _heads(name), _classes(name, state)
     if num_classes and num_classes != known:
         has = f"knows {known} classes" if known else "has no classifier head"
         raise ValueError(f"checkpoint {path} {has}, but {num_classes} classes are asked for")
@@ -124,6 +123,15 @@ def create(name: str, path: str | Path, num_classes: int, **model_args) -> nn.Mo
             what = " ".join(str(error).split())
             raise ValueError(f"checkpoint {path} does not fit {name}: {what[:300]}") from error
     return masks.attach(model, {n.removesuffix(masks.SUFFIX): m for n, m in stored.items()})
+
+
+def classes(name: str, path: str | Path) -> int:
+    """How many classes the checkpoint of a model knows; 0 if it has no classifier head. Raises as `read` does."""
+    return _classes(name, read(path))
+
+
+def _classes(name: str, state: dict[str, Tensor]) -> int:
+    return next((len(state[f"{head}.weight"]) for head in _heads(name) if f"{head}.weight" in state), 0)
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def train(
     steps, first_epoch = epochs * len(loader), 0
     start = max(1, round(warmup * steps))
     schedule = DECAYS[decay](
-        opt, t_initial=max(1, steps - start), lr_min=final_lr, warmup_t=start, warmup_lr_init=lr / start,
+        opt, t_initial=max(2, steps - start), lr_min=final_lr, warmup_t=start, warmup_lr_init=lr / start,
         warmup_prefix=True, t_in_epochs=False,
     )  # fmt: skip
     if checkpoint is not None and checkpoint.exists():

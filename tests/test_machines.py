@@ -11,6 +11,7 @@ import torch
 from ovit_core import elimination
 from ovit_core.elimination import eliminate
 from ovit_core.fisher import BlockFisher, ieee_float32
+from ovit_core.study import dense
 from ovit_core.study.paths import ROOT
 
 
@@ -67,6 +68,16 @@ def test_two_threads_eliminate_at_once():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert len(found) == 4 and all(torch.equal(e.order, wanted.order) for e in found)
+
+
+def test_no_more_threads_than_cores_allowed(monkeypatch):
+    threads = []
+    monkeypatch.setattr(dense, "cpu_count", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.append(n) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dense.upstream(None, 0)
+    assert threads == [3]
 
 
 @pytest.mark.notebook

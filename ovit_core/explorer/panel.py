@@ -50,8 +50,7 @@ class Worker:
 
     def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
         """Runs `job` after `delay` seconds, unless it is stopped before that."""
-        self.stop()
-        self.stopped = threading.Event()
+        self.replace()
         self.thread = threading.Thread(target=self._run, args=(job, delay, self.stopped), daemon=True)
         self.thread.start()
 
@@ -73,6 +72,11 @@ class Worker:
             message = f"{type(error).__name__}: {error}"
         if self.stopped is stopped:
             self.end(message)
+
+    def replace(self) -> None:
+        """Ends the work without a word: something else is wanted now."""
+        self.stop()
+        self.stopped = threading.Event()
 
     def stop(self) -> None:
         """Asks the work to end: it does at the next step of its progress bar, a batch or a method's factorization."""
@@ -147,6 +151,9 @@ class Panel:
 
     def _moved(self, change: dict | None = None) -> None:
         """The slider, a choice or the tab has changed: weights and the view now, accuracies once the slider rests."""
+        rests = not self.applying and (change is None or change["owner"] is self.slider)
+        if rests:
+            self.worker.replace()  # what it measures is another position's
         with self._noting():
             if self.method.value not in self.x.plans or self.layer.value not in self.x.surgeon.weights:
                 return  # of new settings the other is still to come
@@ -162,7 +169,7 @@ class Panel:
                 f"Weights in {1000 * self.seconds[0]:.0f} ms, view in {1000 * self.seconds[1]:.0f} ms."
             )
         # New settings measure the slider's position when they are there.
-        if not self.applying and (change is None or change["owner"] is self.slider):
+        if rests:
             self._start(self._measure, SETTLE)
 
     def _fit(self) -> None:

@@ -52,6 +52,8 @@ class Explorer:
         seed = config.seeds[0]
         changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
         self.upstream = dense.upstream(config, seed) if changed - _CURVATURE else before.upstream
+        if self.upstream.headless:
+            raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
         before = None if changed else before
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
         part = getattr(self.upstream.data, config.split)

@@ -4,9 +4,10 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from joblib import cpu_count
 from torch import nn
 
-from ovit_core import masks, models, training
+from ovit_core import checkpoints, masks, models, training
 from ovit_core.data.batches import batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
@@ -14,7 +15,7 @@ from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
 
 # Raised by whoever changes how a dense model is trained; finished ones survive all other work on the code.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass
@@ -24,6 +25,11 @@ class Upstream:
     model: nn.Module
     data: Data
     seed: int
+
+    @property
+    def headless(self) -> bool:
+        """Whether it gives features only: there is no top-1 of it."""
+        return getattr(self.model, "num_classes", None) == 0
 
 
 def blank(config: Parameters, num_classes: int, seed: int) -> nn.Module:
@@ -48,6 +54,8 @@ def verify(data: Data) -> None:
 
 def upstream(config: Parameters, seed: int) -> Upstream:
     """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
+    if torch.get_num_threads() > (allowed := cpu_count()):  # a container's quota, which torch does not ask for
+        torch.set_num_threads(allowed)
     seed = seed if config.dense_per_seed else 0
     model = blank(config, 0, seed)
     models.prunable(model, config.prunable)  # a pattern that matches nothing is an error now, not after training
@@ -75,13 +83,17 @@ def upstream(config: Parameters, seed: int) -> Upstream:
 def _given(config: Parameters, blank: nn.Module, data: Data, seed: int) -> Upstream:
     """A dense model that is not trained here: timm's weights, or a checkpoint's."""
     classes, checkpoint = len(data.classes), config.checkpoint_path
-    known = blank.pretrained_cfg.get("num_classes", classes)
-    if not checkpoint and known != classes:  # timm would give it a new, untrained head
+    known = (
+        checkpoints.classes(config.model, checkpoint)
+        if checkpoint
+        else blank.pretrained_cfg.get("num_classes", classes)
+    )
+    if known not in (0, classes):  # timm would give it a new, untrained head
         raise ValueError(
-            f"timm's weights of {config.model} know {known} classes, {config.upstream} has {classes}: the upstream "
+            f"the weights of {config.model} know {known} classes, {config.upstream} has {classes}: the upstream "
             "must be the dataset they were trained on; or give a checkpoint finetuned on it"
         )
-    model = models.create(config.model, classes, config.pretrained, checkpoint, **config.model_args)
+    model = models.create(config.model, known, config.pretrained, checkpoint, **config.model_args)
     if checkpoint:  # another file under the same name gives other numbers
         content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         data.fingerprint = provenance.digest(data.fingerprint, content)

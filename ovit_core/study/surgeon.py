@@ -64,12 +64,14 @@ class Surgeon:
     def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse:
         c = self.config
         loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
+        if self.upstream.headless:
+            torch.manual_seed(self.seed)  # its loss is a random sketch of the outputs
         weights = models.prunable(model, c.prunable)
         options = dict(kind=kind, block_size=c.block_size, dtype=DTYPE, multiple=pattern.of)
         return SharedInverse(estimate(model, weights, loader, c.gradients, **options))
 
     def damp(self, method: str) -> float | None:
-        """A method's lambda, from the one list, by validation top-1 at `damp_sparsity`; None if it needs none.
+        """A method's lambda, from the one list, by `judge` on validation at `damp_sparsity`; None if it needs none.
 
         The largest that is within one standard error of the best: the optimum is flat towards small lambdas, and
         which of them is ahead by a few images is chance that would differ from seed to seed.
@@ -78,21 +80,35 @@ class Surgeon:
         if not get_method(method).needs_curvature:
             return None
         if method not in self.search:
-            loader = batches(self.upstream.data.val, EVAL_BATCH)
-            top1 = {}
-            for damp in progress(self.config.damps, desc=f"lambda of {method}"):
-                model = self.pruned(method, self.config.damp_sparsity, damp=damp)
-                top1[damp] = float(training.evaluate(model, loader)[0].mean())
-            self.search[method] = top1  # whole: a search that was stopped chooses nothing
+            damps = progress(self.config.damps, desc=f"lambda of {method}")
+            found = {d: self.judge(self.pruned(method, self.config.damp_sparsity, damp=d)) for d in damps}
+            self.search[method] = found  # whole: a search that was stopped chooses nothing
         best = max(self.search[method].values())
-        error = (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
+        error = 0.0 if self.upstream.headless else (best * (1 - best) / len(self.upstream.data.val)) ** 0.5
         return max(damp for damp, accuracy in self.search[method].items() if accuracy >= best - error)
+
+    @property
+    def judged_by(self) -> str:
+        """The metric of `judge`."""
+        return "validation_r2" if self.upstream.headless else "validation_top1"
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module) -> float:
+        """A model's validation top-1; without a head the share of the dense features' variance that its own have."""
+        loader = batches(self.upstream.data.val, EVAL_BATCH)
+        if not self.upstream.headless:
+            return float(training.evaluate(model, loader)[0].mean())
+        device = models.pick_device(self.config.device)
+        z, dense = (
+            torch.cat([m.eval()(x.to(device)) for x, _ in loader]) for m in (model, self.upstream.model)
+        )  # (n, k)
+        return float(1 - (z - dense).square().sum() / (dense - dense.mean(0)).square().sum())
 
     def choose_damps(self, run: Run) -> None:
         """Settles the lambda of every method asked for, from the run's rows where they are there, else by search."""
         methods = [m for asked, _ in self.config.points.values() for m in asked if get_method(m).needs_curvature]
         for method in dict.fromkeys(INHERITS.get(m, m) for m in methods):
-            key = dict(phase="lambda_search", method=method, dataset=self.config.upstream, metric="validation_top1")
+            key = dict(phase="lambda_search", method=method, dataset=self.config.upstream, metric=self.judged_by)
             known = {r["damp"]: r["value"] for r in run.rows if all(r[k] == v for k, v in key.items())}
             if known.keys() == set(self.config.damps):
                 self.search[method] = known

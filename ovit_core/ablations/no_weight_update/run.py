@@ -32,6 +32,10 @@ class Seed:
     def __init__(self, config: NoWeightUpdate, seed: int):
         self.config, self.seed = config, seed
         self.upstream = dense.upstream(config, seed)
+        if self.upstream.headless:
+            raise ValueError(
+                f"{config.model} has no classifier head here, and so no top-1: run ablation B alone (--only transfer)"
+            )
         self.out = Run(config, seed, [self.upstream.data.fingerprint], CODE)
         self.surgeon = Surgeon(config, self.upstream, seed)
         self.test = batches(self.upstream.data.test, EVAL_BATCH)

@@ -59,7 +59,7 @@ class Seed:
         with progress(total=total, desc=f"ablation B, seed {self.seed}") as bar:
             for method, at, protocols in targets:
                 model = cache(partial(self.model, method, at))  # made when a row is missing, once
-                if method not in NOTHING:
+                if method not in NOTHING and not self.upstream.headless:
                     self.upstream_top1(method, at, model)
                 for protocol, data in product(protocols, self.sets):
                     self.measure(protocol, method, at, model, data)
