@@ -36,7 +36,8 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
         raise ValueError(
             f"labels reach from {int(labels.min())} to {int(labels.max())}, but the model knows {logits.shape[1]} classes"
         )
-    return F.cross_entropy(logits.float(), labels)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # no softmax in half precision
+    return F.cross_entropy(logits, labels.to(logits.dtype) if labels.is_floating_point() else labels)
 
 
 def output_sketch(model: nn.Module, batch: Any) -> Tensor:
@@ -51,11 +52,14 @@ def output_sketch(model: nn.Module, batch: Any) -> Tensor:
     """
     images = batch[0] if isinstance(batch, (tuple, list)) else batch
     outputs = model(images).float().flatten(1)  # (b, k)
-    return (outputs * torch.randn_like(outputs)).sum() / len(outputs) ** 0.5
+    v = torch.randn(outputs.shape).to(outputs.device)  # by the CPU's generator, which `replayable` turns back
+    return (outputs * v).sum() / len(outputs) ** 0.5
 
 
 def default_loss(model: nn.Module) -> Loss:
     """`cross_entropy`; `output_sketch` for timm models without a classifier head (num_classes=0)."""
+    for wrapper in ("_orig_mod", "module"):
+        model = getattr(model, wrapper, model)
     return output_sketch if getattr(model, "num_classes", None) == 0 else cross_entropy
 
 
