@@ -176,8 +176,8 @@ def test_a_saved_model_loads_with_its_masks(x):
 
 
 def test_the_documents_pick_a_saved_model_up_train_it_and_export_it(x, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (paths.ROOT / "docs" / "pruner.md").read_text(), re.S)
-    block = "".join(b for b in blocks if "explorer.load(" in b or "onnx.export(" in b)
+    blocks = re.findall(r"```python\n(.*?)```", (paths.ROOT / "docs" / "running.md").read_text(), re.S)
+    (block,) = (b for b in blocks if "explorer.load(" in b and "onnx.export(" in b)
     monkeypatch.chdir(tmp_path)
     path = x.save("ovit", 0.9)
     block = block.replace("runs/quick/explore/ovit-90.safetensors", str(path))

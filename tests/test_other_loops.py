@@ -104,6 +104,16 @@ def test_an_average_of_a_pruned_model_is_pruned(pruned, before, tiny_batches):
     assert holds(average.module, before)
 
 
+def test_an_average_made_before_pruning_is_refused_until_it_has_masks(tiny, tiny_batches):
+    average = ModelEmaV3(tiny, decay=0.5)
+    prune(tiny, "magnitude", 0.75)
+    with pytest.raises(RuntimeError, match="must match the size"):  # timm goes through both models' tensors in turn
+        average.update(tiny)
+    masks.attach(average.module, masks.of(tiny))
+    average.update(tiny)
+    assert masks.sparsity(average.module) == 0.75
+
+
 def test_copies_casts_and_whole_modules(pruned, before, tmp_path):
     torch.save(pruned, tmp_path / "whole.pt")
     for model in (

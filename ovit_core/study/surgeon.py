@@ -13,7 +13,7 @@ from ovit_core.methods import METHODS, get_method
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.plan import Plan, Point, solve
 from ovit_core.progress import progress
-from ovit_core.pruning import install
+from ovit_core.pruning import already_removed, install
 from ovit_core.study.dense import Upstream
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Run
@@ -40,6 +40,9 @@ class Surgeon:
     def __init__(self, config: Parameters, upstream: Upstream, seed: int):
         self.config, self.upstream, self.seed = config, upstream, seed
         self.weights = models.prunable(upstream.model, config.prunable)
+        implied = {pattern.sparsity for pattern in config.patterns}
+        asked = {config.damp_sparsity, *(s for _, sparsities in config.points.values() for s in sparsities)} - implied
+        already_removed(upstream.model, self.weights, min(asked, default=1), "global", UNSTRUCTURED)  # if it is sparse
         self.search: dict[str, dict[float, float]] = {}  # method -> lambda -> validation top-1
         self._curvatures: dict[tuple, SharedInverse] = {}  # each estimated once, when a method asks
         self._solved: tuple[tuple, Plan] | None = None  # the last plan: methods are asked for in turn
@@ -140,7 +143,8 @@ class Surgeon:
             if other is not curvature:
                 other.forget()  # one set of inverses in memory at a time
         options = dict(pattern=pattern, block_size=self.config.block_size, seed=self.seed)
-        return solve(self.weights, chosen, curvature, damp=damp or self.damp(method), **options)
+        options |= dict(damp=damp or self.damp(method), masks=masks.of(self.upstream.model))
+        return solve(self.weights, chosen, curvature, **options)
 
     def point(self, method: str, sparsity: float, regime: Regime = GLOBAL, damp: float | None = None) -> Point:
         """A point of a method's curve, at its chosen lambda or at `damp`."""
