@@ -43,10 +43,21 @@ def before(pruned):
     return {n: m.clone() for n, m in masks.of(pruned).items()}
 
 
-@pytest.mark.parametrize("wrap", ["compiled", "parallel", "both"])
-def test_wrapped_models(pruned, before, tiny_batches, tmp_path, wrap):
-    model = torch.nn.DataParallel(pruned) if wrap != "compiled" else pruned
-    model = torch.compile(model, backend="eager") if wrap != "parallel" else model
+@pytest.fixture
+def alone():
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", ["compiled", "parallel", "distributed", "both"])
+def test_wrapped_models(pruned, before, tiny_batches, tmp_path, wrap, alone):
+    model = pruned
+    if wrap != "compiled":
+        parallel = torch.nn.parallel.DistributedDataParallel if wrap == "distributed" else torch.nn.DataParallel
+        model = parallel(pruned)
+    model = torch.compile(model, backend="eager") if wrap in ("compiled", "both") else model
     steps(model, tiny_batches)
     assert holds(model, before) and holds(pruned, before)
     masks.save(model, tmp_path / "wrapped.safetensors")

@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_layer_inputs import FAMILIES
 
 from ovit_core import masks, models
 from ovit_core.pruning import METHODS, prune
@@ -139,27 +141,25 @@ def test_a_lambda_too_small_leaves_the_model_as_it_was(tiny, tiny_batches):
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
 
 
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("prune"), st.sampled_from(sorted(METHODS)), st.floats(0, 1), st.sampled_from(["unstructured", "2:4"])),
-        st.sampled_from(["train", "copy", "save", "cast"]),
-    ),
-    min_size=2, max_size=5,
-)  # fmt: skip
+PRUNING = st.tuples(
+    st.sampled_from(sorted(METHODS)),
+    st.floats(0, 1),
+    st.sampled_from(["unstructured", "2:4"]),
+    st.sampled_from([None, torch.float32, torch.float64]),
+)
+STEPS = st.lists(st.one_of(PRUNING, st.sampled_from(["train", "copy", "save", "cast"])), min_size=2, max_size=5)
+NAMES = ["vit_tiny_patch16_224", "beit_base_patch16_224", "swinv2_tiny_window8_256", "convnext_atto"]
 
 
-@settings(max_examples=25, deadline=None)
-@given(steps=STEPS, seed=st.integers(0, 99))
-def test_over_any_history_zeros_never_come_back_and_the_report_is_true(steps, seed, tmp_path_factory):
-    import timm
-    from conftest import TINY
-
+@settings(max_examples=40, deadline=None)
+@given(name=st.sampled_from(NAMES), steps=STEPS, seed=st.integers(0, 99))
+def test_over_any_history_zeros_never_come_back_and_the_report_is_true(name, steps, seed, tmp_path_factory):
     torch.manual_seed(seed)
-    fresh = lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, **TINY)
-    model, folder = fresh(), tmp_path_factory.mktemp("history")
-    batches = [(torch.randn(4, 3, 32, 32), torch.randint(10, (4,))) for _ in range(3)]
+    size, folder = FAMILIES[name].get("img_size", 32), tmp_path_factory.mktemp("history")
+    fresh = lambda: timm.create_model(name, num_classes=10, **FAMILIES[name])
+    model, before = fresh(), {}
+    batches = [(torch.randn(4, 3, size, size), torch.randint(10, (4,))) for _ in range(2)]
     total = sum(w.numel() for w in models.prunable(model).values())
-    before: dict = {}
     for step in steps:
         if step == "train":
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -176,9 +176,10 @@ def test_over_any_history_zeros_never_come_back_and_the_report_is_true(steps, se
         elif step == "cast":
             model = model.bfloat16().float()
         else:
-            _, method, sparsity, pattern = step
+            method, sparsity, pattern, dtype = step
             gone = masks.sparsity(model)
-            options = dict(gradients=3, block_size=12, pattern=pattern) | damp(method)
+            options = dict(gradients=2, block_size=8, pattern=pattern, dtype=dtype)
+            options |= {} if METHODS[method].curvature == "inputs" else dict(damp=1e-2)
             if pattern == "unstructured" and round(sparsity * total) < round(gone * total):
                 with pytest.raises(ValueError, match="that masks already removed"):
                     prune(model, method, sparsity, batches, **options)
