@@ -5,6 +5,7 @@ its own; of others it loads nothing with a mere warning. So wrappers are taken o
 first, and whatever does not fit is an error.
 """
 
+import argparse
 import pickle
 import re
 import tempfile
@@ -52,7 +53,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
         if Path(path).suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training script stores its arguments
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"checkpoint {path} is damaged, or holds more than tensors, which is not unpickled here"
@@ -122,7 +124,8 @@ def create(name: str, path: str | Path, num_classes: int, **model_args) -> nn.Mo
         except (RuntimeError, KeyError) as error:
             what = " ".join(str(error).split())
             raise ValueError(f"checkpoint {path} does not fit {name}: {what[:300]}") from error
-    return masks.attach(model, {n.removesuffix(masks.SUFFIX): m for n, m in stored.items()})
+    there = dict(model.named_parameters())  # without those of a head that was left out
+    return masks.attach(model, {n: m for k, m in stored.items() if (n := k.removesuffix(masks.SUFFIX)) in there})
 
 
 def classes(name: str, path: str | Path) -> int:

@@ -30,7 +30,10 @@ def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
         AttributeError: the model has no such parameter.  ValueError: a shape differs. Before anything is stored.
     """
     for name, mask in masks.items():
-        shape = model.get_parameter(name).shape
+        try:
+            shape = model.get_parameter(name).shape
+        except (AttributeError, TypeError):  # a wrapper's own words would name the wrapper
+            raise AttributeError(f"the model has no parameter {name}") from None
         if mask.shape != shape:
             raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(shape)}")
     for name, mask in masks.items():

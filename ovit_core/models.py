@@ -30,7 +30,7 @@ def create(
             or `local-dir:PATH` as timm takes them.
         num_classes: outputs of the head; 0 for features.
         pretrained: timm's published weights (downloads).
-        checkpoint: path of a local checkpoint instead: as timm, torchvision's DINO or Hugging Face write it, or a file
+        checkpoint: path of a local checkpoint instead: as timm, DINO or Hugging Face write it, or a file
             of `masks.save`.
         model_args: passed on to timm, e.g. `img_size=32, patch_size=8, embed_dim=64, depth=4`.
 

@@ -105,6 +105,8 @@ def prune(
     weights = models.prunable(model, prunable)
     if backend != "auto":
         choose_backend(backend, next(iter(weights.values())).device, block_size)
+    if odd := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
+        raise FloatingPointError(f"weights that are not finite cannot be ranked: {', '.join(odd[:3])}")
     reasons = models.unmatched(model, prunable)
     left = sum(model.get_parameter(name).numel() for name in reasons)
     if (share := left / (left + sum(w.numel() for w in weights.values()))) > 0.1:

@@ -1,5 +1,7 @@
 """Checkpoints as timm, DDP, torch.compile, DINO and Hugging Face write them; other sizes; other models; damaged files."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -41,7 +43,7 @@ def hugging_face(state):
 FORMS = {
     "timm.pth": lambda s: s,
     "timm.safetensors": lambda s: s,
-    "nested.pth": lambda s: dict(state_dict=s, epoch=3),
+    "nested.pth": lambda s: dict(state_dict=s, epoch=3, args=argparse.Namespace(lr=0.1)),
     "ema.pth": lambda s: dict(model=prefixed(s, "wrong."), state_dict_ema=s),
     "ddp.pth": lambda s: dict(model=prefixed(s, "module.")),
     "compiled.safetensors": lambda s: prefixed(s, "_orig_mod."),
@@ -116,7 +118,10 @@ def test_nothing_is_unpickled_but_tensors(tmp_path):
 def test_masks_come_along(tiny, tmp_path):
     prune(tiny, "magnitude", 0.5)
     masks.save(tiny, tmp_path / "a.safetensors")
-    assert masks.sparsity(models.create(VIT, 10, checkpoint=tmp_path / "a.safetensors", **TINY)) == 0.5
+    masks.attach(tiny, {"head.weight": torch.ones(10, 24, dtype=torch.bool)})
+    masks.save(tiny, tmp_path / "b.safetensors")
+    for name, classes in (("a", 10), ("b", 0)):
+        assert masks.sparsity(models.create(VIT, classes, checkpoint=tmp_path / f"{name}.safetensors", **TINY)) == 0.5
 
 
 def test_timms_names_with_tags_and_hubs():

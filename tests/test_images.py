@@ -77,6 +77,8 @@ def test_of_an_animation_it_is_the_first_frame(tmp_path):
 def test_pictures_of_unknown_range_are_refused_by_name(tmp_path):
     Image.fromarray(np.random.rand(8, 8).astype(np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.full((8, 8), 10**6, np.int32)).save(tmp_path / "wide.tif")
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(tmp_path / "eight.tif")
+    assert (seen(tmp_path / "eight.tif") == 200).all()  # as many numbers in 32 bits
     with pytest.raises(ValueError, match=r"float\.tif: its pixels are floating-point numbers of no known range"):
         open_image(tmp_path / "float.tif")
     with pytest.raises(ValueError, match=r"wide\.tif: its pixels are 32-bit integers"):
@@ -105,6 +107,7 @@ def test_what_is_no_picture_is_passed_over_and_named(pets, caplog):
     (cat / "notes.txt").write_text("no picture")
     (cat / "more.TXT").write_text("no picture")
     (cat / "README").write_text("no picture")
+    (cat / "film.mpg").write_text("no picture")
     for hidden in (".DS_Store", "Thumbs.db", "._0.png"):
         (cat / hidden).write_bytes(b"system")
     for folder in (".ipynb_checkpoints", "__MACOSX"):
@@ -112,7 +115,7 @@ def test_what_is_no_picture_is_passed_over_and_named(pets, caplog):
     os.mkfifo(cat / "pipe.png")  # opened, it would be waited for, for ever
     d = load(pets)
     assert d.classes == ["cat", "dog"] and len(d.train) + len(d.val) == 12
-    assert "passed over 4 files" in caplog.text and "1 x .txt" in caplog.text and "1 x .png" in caplog.text
+    assert "passed over 5 files" in caplog.text and "1 x .txt" in caplog.text and "1 x .png" in caplog.text
 
 
 def test_pictures_in_folders_below_a_class_and_of_every_kind_belong_to_it(pets):

@@ -67,6 +67,12 @@ def test_masks_are_not_inferred_from_zeros(pruned, tiny_batches, tmp_path):
     assert loaded.get_parameter(name)[row, column] != 0
 
 
+def test_a_mask_of_no_parameter_is_named(tiny):
+    for model in (tiny, torch.compile(tiny, backend="eager")):
+        with pytest.raises(AttributeError, match=r"the model has no parameter blocks\.9\.weight"):
+            masks.attach(model, {"blocks.9.weight": torch.ones(3, 3, dtype=torch.bool)})
+
+
 def test_a_mask_of_the_wrong_shape_is_named(tiny):
     with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv\.weight has shape"):
         masks.attach(tiny, {"blocks.0.attn.qkv.weight": torch.ones(3, 3, dtype=torch.bool)})

@@ -60,6 +60,7 @@ ABLATIONS = registry.ablations()
         ("model_args={pretrained: true}", "model_args must not hold pretrained: it is a parameter of its own"),
         ("model_args={embed_dims: 7}", "model: model_args {'embed_dims': 7} do not fit vit_tiny_patch16_224"),
         ("model_args={embed_dim: 65, num_heads: 4}", "model: model_args"),
+        ("model_args={in_chans: 5}", "model_args: in_chans must be 1 or 3, gray or colour, not 5"),
         ("model_args=[1]", "model_args must be a mapping of names to values, not [1]"),
         ("device=cuda:99", "device must be auto or cpu here, not 'cuda:99': torch finds"),
         ("masks_from_zeros=true", "masks_from_zeros must be false where the dense model is trained here"),

@@ -134,6 +134,14 @@ def test_whatever_fails_leaves_the_model_as_it_was(tiny, tiny_batches, error, af
     assert tiny.training and grads == [p.requires_grad for p in tiny.parameters()]
 
 
+@pytest.mark.parametrize("method", ["magnitude", "ovit"])
+def test_weights_that_are_not_finite_are_named(tiny, tiny_batches, method):
+    with torch.no_grad():
+        tiny.blocks[1].mlp.fc1.weight[3, 3] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"not finite cannot be ranked: blocks\.1\.mlp\.fc1\.weight"):
+        prune(tiny, method, 0.5, tiny_batches, **OPTIONS)
+
+
 def test_a_lambda_too_small_leaves_the_model_as_it_was(tiny, tiny_batches):
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):

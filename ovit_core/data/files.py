@@ -117,13 +117,13 @@ def open_image(path: Path, mode: str = "RGB", small: bool = False) -> Image.Imag
 
 def _as_seen(image: Image.Image) -> Image.Image:
     """In RGB or gray of 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255, or as many numbers in 32
         pixels = np.asarray(image).astype(np.int64)
-        if pixels.min() < 0 or pixels.max() > 65_535:
-            raise ValueError(
-                f"its pixels are 32-bit integers from {pixels.min()} to {pixels.max()}: save it with 8 or 16"
-            )
-        return Image.fromarray((pixels / 257).round().astype(np.uint8))
+        low, high = int(pixels.min()), int(pixels.max())
+        if low < 0 or high > 65_535:
+            raise ValueError(f"its pixels are 32-bit integers from {low} to {high}: save it with 8 or 16 bits")
+        scale = 1 if image.mode == "I" and high <= 255 else 257
+        return Image.fromarray((pixels / scale).round().astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range: save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

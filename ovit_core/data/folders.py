@@ -11,12 +11,13 @@ from ovit_core.data.listing import Listing, files
 
 log = logging.getLogger(__name__)
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
+STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # kinds that Pillow knows by name, but does not decode itself
 
 
 def read(name: str, data_dir: Path) -> Listing:
     """The pictures of train/CLASS and of test/CLASS (or val, also where test has no classes), classes sorted by name.
 
-    Hidden and system files, and what is no picture, are passed over with a line in the log.
+    Hidden and system files are passed over, and what is no picture with a line in the log.
 
     Raises:
         ValueError: fewer than two classes, an empty one, classes that differ by case only or between train and test, or
@@ -51,7 +52,8 @@ def _classes(folder: Path) -> list[str]:
 def _pictures(name: str, folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     """(path, label) of every picture below the class folders, sorted."""
     Image.init()
-    known, found, odd = {e for e, f in Image.EXTENSION.items() if f in Image.OPEN}, [], Counter()
+    known = {e for e, kind in Image.EXTENSION.items() if kind in {*Image.OPEN, "MPO"} - STUBS}
+    found, odd = [], Counter()
     for label, c in enumerate(classes):
         before = len(found)
         for path in sorted((folder / c).rglob("*")):

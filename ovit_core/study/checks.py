@@ -30,6 +30,8 @@ def check(config: Parameters) -> None:
     if config.device.startswith("cuda") and number >= there:
         raise ValueError(f"device must be auto or cpu here, not {config.device!r}: torch finds {there} GPUs")
     model = _named("model", models.create, config.model, 1, **config.model_args)
+    if (channels := models.input_config(model)["input_size"][0]) not in (1, 3):
+        raise ValueError(f"model_args: in_chans must be 1 or 3, gray or colour, not {channels}")
     weights = _named("prunable", models.prunable, model, config.prunable)
     for pattern, weight in product(config.patterns, weights.values()):
         _named(f"block_size for {pattern}", fit_block_size, weight[0].numel(), config.block_size, pattern.of)
