@@ -1,8 +1,9 @@
-"""Training that is cut off goes on where it was, and the dense model of the quick profile learns its letters."""
+"""Training that is cut off goes on where it was; what decays, and when; the quick profile's model learns its letters."""
 
 import copy
 
 import pytest
+import timm
 import torch
 from conftest import quick
 
@@ -33,6 +34,50 @@ def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
     assert not path.exists()
     for a, b in zip(whole.parameters(), resumed.parameters()):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args", "tokens"),
+    [
+        ("vit_tiny_patch16_224", {}, {"cls_token", "pos_embed"}),
+        ("deit_tiny_distilled_patch16_224", {}, {"cls_token", "dist_token", "pos_embed"}),
+        ("vit_tiny_patch16_224", {"reg_tokens": 2}, {"cls_token", "reg_token", "pos_embed"}),
+        ("swin_tiny_patch4_window7_224", {"window_size": 4}, set()),
+    ],
+)
+def test_weight_decay_is_for_matrices_and_not_for_tokens(monkeypatch, name, model_args, tokens):
+    size = {"img_size": 32, "depths": (1, 1)} if name.startswith("swin") else {"img_size": 32, "depth": 1}
+    model = timm.create_model(name, num_classes=10, **size, **model_args)
+    made, create = [], training.create_optimizer_v2
+    monkeypatch.setattr(training, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+    training.train(model, [], epochs=0, lr=1e-3, weight_decay=0.07)
+
+    names = {p: n for n, p in model.named_parameters()}
+    decay = {names[p]: group["weight_decay"] for group in made[0].param_groups for p in group["params"]}
+    assert decay.keys() == set(names.values())
+    for n, p in model.named_parameters():
+        free = p.ndim == 1 or n in tokens or "relative_position_bias_table" in n  # biases and norms are vectors
+        assert decay[n] == (0 if free else 0.07), n
+    assert tokens <= {n for n, w in decay.items() if w == 0}
+
+
+@pytest.mark.parametrize("decay", training.DECAYS)
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(tiny, monkeypatch, decay):
+    """100 steps: 10 of warm-up, the peak, then the half-way value of both curves, and `final_lr` at the end."""
+    rates, create = [], training.create_optimizer_v2
+
+    def made(*args, **kwargs):
+        optimizer = create(*args, **kwargs)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(training, "create_optimizer_v2", made)
+    loader = [(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))] * 100
+    training.train(tiny, loader, epochs=1, lr=1e-3, warmup=0.1, final_lr=1e-5, decay=decay)
+    assert len(rates) == 100 and rates.index(max(rates)) == 10
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(1e-3) and rates[55] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert 1e-5 <= rates[-1] <= 1e-5 + 1e-3 / 90  # at most one step of the line away
 
 
 @pytest.mark.slow

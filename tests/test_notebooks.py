@@ -1,0 +1,66 @@
+"""Notebooks as files: sources without outputs, the introduction runs, and committed pages are light and clean."""
+
+import re
+import time
+
+import nbformat
+import papermill
+import pytest
+
+from ovit_core.study.paths import NOTEBOOKS, ROOT
+
+SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
+PAGES = sorted((ROOT / "figures").glob("*/*.ipynb"))
+
+
+def outputs(page):
+    return [output for cell in page.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def clean(page):
+    """Nothing that a reader should not see: no error, no warning, no progress bar, no widget that is dead on the page."""
+    for output in outputs(page):
+        assert output.output_type != "error" and output.get("name") != "stderr", output
+        assert not any("widget" in mime for mime in output.get("data", {})), output
+    return True
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_sources_have_no_outputs(path):
+    page = nbformat.read(path, as_version=4)
+    assert not outputs(page) and "papermill" not in page.metadata
+    assert all(cell.execution_count is None for cell in page.cells if cell.cell_type == "code")
+
+
+@pytest.mark.notebook
+def test_the_introduction_runs_in_less_than_a_minute(tmp_path):
+    start = time.perf_counter()
+    papermill.execute_notebook(
+        NOTEBOOKS / "how_it_works.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False
+    )
+    page = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert time.perf_counter() - start < 60
+    assert clean(page) and sum("image/png" in o.get("data", {}) for o in outputs(page)) >= 4
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_committed_pages_are_light_and_clean(path):
+    page = nbformat.read(path, as_version=4)
+    assert path.stat().st_size < 2e6 and clean(page)
+    code = [cell for cell in page.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code if cell.source.strip())
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_committed_pages_are_of_the_notebooks_there_are(path):
+    """The same text and code, cell by cell, but the cell of parameters that papermill adds."""
+    page, source = (nbformat.read(p, as_version=4) for p in (path, NOTEBOOKS / path.name))
+    cells = [c.source for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    assert cells == [c.source for c in source.cells]
+
+
+@pytest.mark.parametrize("path", SOURCES + PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_links_of_a_page_lead_somewhere(path):
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)\s#]+)\)", text):
+        assert target.startswith("http") or (path.parent / target).exists(), target
