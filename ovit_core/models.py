@@ -65,7 +65,8 @@ def check_name(name: str) -> None:
     base, _, tag = name.partition(".")
     known = timm.list_models() if not tag else timm.list_pretrained()
     if (name if tag else base) not in known:
-        near = difflib.get_close_matches(name, known, n=3)
+        begin = {k[: len(name) + 1]: k for k in reversed(known)}  # names are long: one is near if its beginning is
+        near = [begin[part] for part in difflib.get_close_matches(name, begin, n=3)]
         raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
