@@ -176,7 +176,8 @@ def replayable(loader: Any) -> Iterator[None]:
 @contextmanager
 def _ready(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[None]:
     """The model in eval mode with gradients for the weights, whatever surrounds it; afterwards all is as it was."""
-    training, frozen = model.training, [w for w in weights.values() if not w.requires_grad]
+    training = {module: module.training for module in model.modules()}  # parts may be frozen in eval mode
+    frozen = [w for w in weights.values() if not w.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()  # a fused attention whose products nobody can watch
     torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
@@ -189,7 +190,8 @@ def _ready(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[None]
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-        model.train(training)
+        for module, mode in training.items():
+            module.training = mode
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

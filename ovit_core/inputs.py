@@ -66,6 +66,11 @@ class InputHessian(TorchFunctionMode):
         """Adds up the inputs on the way to `func`."""
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:  # its products are inside: look in there
+            given = dict(zip(("query", "key", "value", "", "", "in_proj_weight"), args)) | kwargs
+            same = given["query"] is given["key"] is given["value"]
+            if (name := self._names.get(id(given["in_proj_weight"]))) and not same:
+                raise ValueError(f"{name}: layer-wise methods take one weight for queries, keys and values only where all "
+                                 "come from one input; leave it out by `prunable`")  # fmt: skip
             with self:
                 return _attention(*args, **kwargs)
         if func is F.linear or func in CONVOLUTIONS:

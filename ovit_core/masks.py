@@ -36,9 +36,11 @@ def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
             raise AttributeError(f"the model has no parameter {name}") from None
         if mask.shape != shape:
             raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(shape)}")
-    for name, mask in masks.items():
-        module, leaf = _owner(model, name)
-        module.register_buffer(leaf + SUFFIX, mask.to(device=model.get_parameter(name).device, dtype=torch.bool))
+    with torch.inference_mode(False):  # a buffer made in it could never be loaded into
+        for name, mask in masks.items():
+            module, leaf = _owner(model, name)
+            own = mask.to(device=model.get_parameter(name).device, dtype=torch.bool, copy=True)  # nobody else's tensor
+            module.register_buffer(leaf + SUFFIX, own)
     apply(model)
     return model
 
@@ -93,7 +95,7 @@ def hold(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         apply(model)
         for name, mask in of(model).items():
             weight = model.get_parameter(name)
-            for value in optimizer.state[weight].values():
+            for value in optimizer.state.get(weight, {}).values():  # it need not own every weight
                 if torch.is_tensor(value) and value.shape == weight.shape:
                     value.masked_fill_(~mask, 0)
 
@@ -173,8 +175,9 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         twin = next((k for k in state if k in own and own[k] is tensor), None)
         if name not in state and twin:
             state[name] = state[twin]
-    detach(model)
-    model.load_state_dict(state)
+    with restored(model, [name for name, _ in model.named_parameters()]):
+        detach(model)
+        model.load_state_dict(state)
     return attach(model, {name: mask.bool() for name, mask in stored.items()})
 
 

@@ -48,8 +48,11 @@ def create(
             model = checkpoints.create(name, checkpoint, num_classes, **model_args)
         else:
             model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
-    except (TypeError, AttributeError, AssertionError, ZeroDivisionError, IndexError) as error:
-        raise ValueError(f"model_args {model_args} do not fit {name}: {error}") from error
+    except (TypeError, AttributeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as error:
+        what = f"model_args {model_args} do not fit {name}" if model_args else f"timm cannot make {name}"
+        raise ValueError(f"{what}: {error}") from error
+    if getattr(getattr(model, "patch_embed", None), "num_patches", None) == 0:
+        raise ValueError(f"model_args {model_args} do not fit {name}: the image is smaller than a patch")
     if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
         channels, *size = model.pretrained_cfg["input_size"]
         side = model_args.get("img_size", size)

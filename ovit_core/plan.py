@@ -102,7 +102,8 @@ def solve(
     generator = torch.Generator().manual_seed(seed)
     for name, weight in weights.items():
         B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), block_size, pattern.of)
-        w = weight.detach().to(curvature.dtype if curvature else torch.float32).reshape(-1, B)
+        dtype = curvature.dtype if curvature else torch.promote_types(weight.dtype, torch.float32)
+        w = weight.detach().to(dtype).reshape(-1, B)
         removed = (
             ~masks[name].to(w.device).reshape(w.shape)
             if masks and name in masks

@@ -144,11 +144,13 @@ def prune(
         return plan
 
     fallbacks, plan, point = 0, Plan(chosen, shape), Point({}, {}, None)
-    with masks.restored(model, list(weights)):
+    with masks.restored(model, list(weights | masks.of(model))):
+        masks.apply(model)  # what came back in a loop without `masks.hold` must not be seen by the curvature
         for step in range(1, recomputations + 2):
             with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
                 plan = solve_all(folder)
-                point = plan.at(gone + (final - gone) * step / (recomputations + 1), allocation)
+                share = step / (recomputations + 1)
+                point = plan.at(final if share == 1 else gone + (final - gone) * share, allocation)
             install(model, point)
             fallbacks += plan.fallbacks
     used = chosen.needs_curvature
@@ -156,7 +158,7 @@ def prune(
     return Report(
         method=method,
         pattern=pattern,
-        sparsity=masks.sparsity(model),
+        sparsity=sum(int((~m).sum()) for m in point.masks.values()) / sum(m.numel() for m in point.masks.values()),
         zeros=masks.zeros(weights),
         sparsity_model=masks.model_sparsity(model),
         masks=point.masks,
@@ -176,22 +178,24 @@ def prune(
 def already_removed(
     model: nn.Module, weights: dict[str, nn.Parameter], sparsity: float, allocation: str, pattern: Pattern
 ) -> float:
-    """The share of some weights that the model's masks already removed.
+    """The share of some weights that the model's masks already removed; if `uniform`, of the one that lost most.
 
     Raises:
         ValueError: `sparsity` asks for less, of all of them or, if `uniform`, of one.
     """
     removed = {n: int((~m).sum()) for n, m in masks.of(model).items() if n in weights}
     parts = [list(weights)] if allocation == "global" else [[name] for name in weights]
-    for names in [] if pattern.structured else parts:
+    shares = []
+    for names in parts:
         size, gone = sum(weights[n].numel() for n in names), sum(removed.get(n, 0) for n in names)
-        if round(sparsity * size) < gone:
+        shares.append(gone / size)
+        if round(sparsity * size) < gone and not pattern.structured:
             where = f" of {names[0]}" if allocation == "uniform" else ""
             raise ValueError(
                 f"sparsity {sparsity:g} is below the {gone / size:.6g}{where} that masks already removed; ask for more, "
                 "or drop the masks by masks.detach(model)"
             )
-    return sum(removed.values()) / sum(w.numel() for w in weights.values())
+    return max(shares)
 
 
 def _same_batches(losses: list[float], before: list[float] | None) -> list[float]:

@@ -187,3 +187,28 @@ def test_gray_models_get_gray_images(pets, size):
         d = loading.load(name, pets.parent, config)
         for part in (d.train, d.test):
             assert next(iter(batches(part, 2, workers=0)))[0].shape == (2, 1, size, size)
+
+
+def test_links_to_folders_are_followed_and_never_in_a_ring(pets, tmp_path):
+    more = tmp_path / "elsewhere"
+    more.mkdir()
+    picture().save(more / "linked.png")
+    whole = load(pets)
+    cat = next(p for p in sorted((pets / "train").iterdir()) if p.is_dir())
+    (cat / "more").symlink_to(more)
+    (cat / "ring").symlink_to(cat)
+    linked = load(pets)
+    assert len(linked.train) + len(linked.val) == len(whole.train) + len(whole.val) + 1
+
+
+def test_a_name_that_is_not_utf8_is_a_name(pets):
+    first = next((pets / "train").rglob("*.png"))
+    first.rename(os.fsdecode(os.fsencode(first.parent) + b"/caf\xe9.png"))
+    assert len(load(pets).train)
+
+
+def test_a_transparent_value_of_sixteen_bits_is_white(tmp_path):
+    pixels = np.zeros((8, 8), np.uint16)
+    pixels[4:] = 60_000
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=0)
+    assert (seen(tmp_path / "a.png")[:4] == 255).all() and (seen(tmp_path / "a.png")[4:] == 233).all()

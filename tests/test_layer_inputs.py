@@ -1,5 +1,7 @@
 """Layer-wise statistics are those of what a weight is multiplied with, however it is applied; or an error says so."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -111,6 +113,23 @@ def test_torchs_own_attention_is_looked_into():
     fast = torch.backends.mha.get_fastpath_enabled()
     report = prune(model, "obc", 0.5, loader, gradients=3, block_size=24, prunable="attend")
     assert report.masks.keys() == weights.keys() and torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class CrossAttention(Attention):
+    """The same weights used on one input, which can be seen, and on two, which cannot."""
+
+    def forward(self, x):
+        z = self.embed(x.reshape(len(x), -1, 48))
+        return self.out((self.attend(z, z, z)[0] + self.attend(z, z + 1, z + 1)[0]).mean(1))
+
+
+@pytest.mark.parametrize("method", ["obc", "wanda"])
+def test_torchs_own_attention_between_two_inputs_is_refused(method):
+    model = CrossAttention()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"attend\.in_proj_weight: layer-wise methods take one weight"):
+        prune(model, method, 0.5, images(16), gradients=3, block_size=24, prunable="attend")
+    assert all(torch.equal(model.state_dict()[k], before[k]) for k in before)
 
 
 @pytest.mark.parametrize("wrap", ["compiled", "checkpointed", "parallel"])

@@ -136,3 +136,11 @@ def test_weights_of_other_precision(tiny, tiny_batches, dtype, method):
     damp = dict(damp=0.01) if method == "wanda" else dict(damp=1e-3)
     report = prune(tiny, method, 0.5, tiny_batches, gradients=8, block_size=12, **damp)
     assert {p.dtype for p in tiny.parameters()} == {dtype} and report.sparsity == pytest.approx(0.5, abs=1e-4)
+
+
+def test_parts_that_are_frozen_in_eval_mode_stay_so(tiny, tiny_batches):
+    tiny.train()
+    tiny.blocks[0].eval()
+    modes = [module.training for module in tiny.modules()]
+    prune(tiny, "ovit", 0.5, tiny_batches, gradients=2, block_size=12, damp=1e-4)
+    assert [module.training for module in tiny.modules()] == modes

@@ -76,3 +76,39 @@ def test_a_mask_of_no_parameter_is_named(tiny):
 def test_a_mask_of_the_wrong_shape_is_named(tiny):
     with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv\.weight has shape"):
         masks.attach(tiny, {"blocks.0.attn.qkv.weight": torch.ones(3, 3, dtype=torch.bool)})
+
+
+def test_a_mask_is_the_models_own(pruned):
+    """One tensor for two weights, or for two models, must not tie them together."""
+    same = torch.rand(24, 24) > 0.5
+    names = [f"blocks.{i}.attn.proj.weight" for i in (0, 1)]
+    masks.attach(pruned, dict.fromkeys(names, same))
+    assert not any(pruned.get_parameter(n)[~same].any() for n in names) and set(names) <= set(masks.of(pruned))
+    other = masks.attach(timm.create_model("vit_tiny_patch16_224", num_classes=10, **TINY), masks.of(pruned))
+    for mask in masks.of(other).values():
+        mask.fill_(True)
+    assert not any(mask.all() for mask in masks.of(pruned).values())
+
+
+def test_masks_made_in_inference_mode_can_be_loaded_into(tiny):
+    with torch.inference_mode():
+        prune(tiny, "magnitude", 0.5)
+    tiny.load_state_dict(copy.deepcopy(tiny.state_dict()))
+    assert masks.sparsity(tiny) == 0.5
+
+
+def test_an_optimizer_of_the_head_alone_keeps_its_state(pruned, tiny_batches):
+    optimizer = torch.optim.AdamW(pruned.head.parameters(), lr=1e-2)
+    masks.hold(pruned, optimizer)
+    pruned(tiny_batches[0][0]).sum().backward()
+    optimizer.step()
+    assert set(optimizer.state_dict()["state"]) == {0, 1} and masks.sparsity(pruned) == 0.75
+
+
+def test_a_file_that_does_not_fit_leaves_the_model_as_it_was(pruned, tmp_path):
+    masks.save(timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY), tmp_path / "other.safetensors")
+    before = copy.deepcopy(pruned.state_dict())
+    with pytest.raises(RuntimeError, match=r"head\.weight"):
+        masks.load(pruned, tmp_path / "other.safetensors")
+    after = pruned.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)

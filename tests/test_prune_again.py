@@ -198,3 +198,41 @@ def test_over_any_history_zeros_never_come_back_and_the_report_is_true(name, ste
                     assert round(report.sparsity * total) == round(sparsity * total)
         assert removed_again(model, before)
         before = snapshot(model)
+
+
+@pytest.mark.parametrize("method", ["ovit", "obc"])
+def test_curvature_does_not_see_what_came_back_without_hold(tiny, tiny_batches, method):
+    prune(tiny, "magnitude", 0.5)
+    clean = copy.deepcopy(tiny)
+    with torch.no_grad():
+        for name, mask in masks.of(tiny).items():
+            tiny.get_parameter(name).add_(0.05 * torch.randn(mask.shape) * ~mask)
+    for model in (tiny, clean):
+        prune(model, method, 0.8, tiny_batches, **OPTIONS, **damp(method))
+    for name, mask in masks.of(clean).items():
+        assert torch.equal(mask, masks.of(tiny)[name]), name
+        torch.testing.assert_close(tiny.get_parameter(name), clean.get_parameter(name), rtol=0, atol=0)
+
+
+def test_the_report_is_of_what_was_pruned_and_not_of_other_masks(tiny):
+    prune(tiny, "magnitude", 0.9, prunable="fc1")
+    report = prune(tiny, "magnitude", 0.5, prunable="fc2")
+    assert report.sparsity == report.zeros == 0.5 and masks.sparsity(tiny) == pytest.approx(0.7, abs=1e-4)
+
+
+def test_uniform_recomputations_go_on_from_the_layer_that_lost_most(tiny, tiny_batches):
+    with torch.no_grad():
+        tiny.get_parameter("blocks.0.mlp.fc1.weight").mul_(0.3)
+    prune(tiny, "magnitude", 0.5)  # one threshold: that layer loses far more than half
+    before = snapshot(tiny)
+    report = prune(tiny, "ovit", 0.97, tiny_batches, allocation="uniform", recomputations=4, damp=1e-4, **OPTIONS)
+    assert removed_again(tiny, before)
+    assert all(layer["sparsity"] == pytest.approx(0.97, abs=1e-3) for layer in report.layers)
+
+
+def test_magnitude_leaves_the_kept_weights_of_a_float64_model_as_they_were(tiny):
+    tiny.double()
+    before = {name: p.clone() for name, p in models.prunable(tiny).items()}
+    report = prune(tiny, "magnitude", 0.5)
+    for name, mask in report.masks.items():
+        assert torch.equal(tiny.get_parameter(name), before[name] * mask)

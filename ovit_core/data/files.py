@@ -123,7 +123,9 @@ def _as_seen(image: Image.Image) -> Image.Image:
         if low < 0 or high > 65_535:
             raise ValueError(f"its pixels are 32-bit integers from {low} to {high}: save it with 8 or 16 bits")
         scale = 1 if image.mode == "I" and high <= 255 else 257
-        return Image.fromarray((pixels / scale).round().astype(np.uint8))
+        seen = (pixels / scale).round()
+        seen[pixels == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(seen.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range: save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -1,7 +1,9 @@
 """Folders of images, train/CLASS/* and test/CLASS/*: `folder:NAME`, and ImageNet."""
 
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -49,6 +51,18 @@ def _classes(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*") if path.is_dir() and not _hidden(path))
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden. Links to folders are followed, but no folder is entered twice."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [f for f in folders if not _hidden(Path(f))]
+        yield from (Path(place, n) for n in names if not _hidden(Path(n)))
+
+
 def _pictures(name: str, folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     """(path, label) of every picture below the class folders, sorted."""
     Image.init()
@@ -56,9 +70,7 @@ def _pictures(name: str, folder: Path, classes: list[str]) -> list[tuple[Path, i
     found, odd = [], Counter()
     for label, c in enumerate(classes):
         before = len(found)
-        for path in sorted((folder / c).rglob("*")):
-            if any(_hidden(part) for part in (path, *path.relative_to(folder / c).parents)) or path.is_dir():
-                continue
+        for path in sorted(_below(folder / c)):
             if path.suffix.lower() in known and path.is_file():  # a pipe would be waited for, for ever
                 found.append((path, label))
             else:

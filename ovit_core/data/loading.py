@@ -106,7 +106,7 @@ def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:
             content.update(sources.contiguous().numpy().tobytes())
         else:
             sizes = (f"{os.path.relpath(p, data_dir)} {p.stat().st_size if p.exists() else 0}" for p in sources)
-            content.update("\n".join(sizes).encode())
+            content.update(os.fsencode("\n".join(sizes)))  # names need not be UTF-8
         content.update(np.asarray(labels, dtype=np.int64).tobytes())
     return content.hexdigest()[:16]
 

@@ -35,7 +35,7 @@ def _yaml(where: str, text: str) -> Any:
     """What a text says in YAML; ValueError, in one line, where it is none, or asks for Python objects."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of days there are not
         raise ValueError(f"{where}: {text.strip()[:60]!r} is no YAML: {' '.join(str(error).split())[:160]}") from None
 
 

@@ -57,7 +57,7 @@ def _text(value: Any) -> Any:
     """YAML reads nothing as null, and 2:4 as two minutes and four seconds."""
     if value is None:
         return ""
-    return f"{value // 60}:{value % 60}" if isinstance(value, int) and not isinstance(value, bool) else value
+    return f"{value // 60}:{value % 60}" if type(value) is int and value >= 60 else value
 
 
 def _model_args(args: dict[str, Any]) -> dict[str, Any]:

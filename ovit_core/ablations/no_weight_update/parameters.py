@@ -43,10 +43,10 @@ def regime_of(regime: str) -> tuple[str, Pattern]:
 
 def _regime(regime: str) -> str:
     try:
-        regime_of(regime)
+        allocation, pattern = regime_of(regime)
     except ValueError:
         raise ValueError(f'must be global, uniform or N:M with 0 < N < M, such as "2:4", not {regime!r}') from None
-    return regime
+    return str(pattern) if pattern.structured else allocation
 
 
 class NoWeightUpdate(Parameters):
