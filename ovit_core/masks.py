@@ -23,6 +23,12 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
+def _put(model: nn.Module, name: str, mask: Tensor) -> None:
+    """Stores a mask beside its parameter."""
+    module, leaf = _owner(model, name)
+    module.register_buffer(leaf + SUFFIX, mask)
+
+
 def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     """Stores masks (name of a parameter -> boolean tensor of its shape, True = kept) and zeroes what they remove.
 
@@ -38,9 +44,8 @@ def attach(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
             raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(shape)}")
     with torch.inference_mode(False):  # a buffer made in it could never be loaded into
         for name, mask in masks.items():
-            module, leaf = _owner(model, name)
-            own = mask.to(device=model.get_parameter(name).device, dtype=torch.bool, copy=True)  # nobody else's tensor
-            module.register_buffer(leaf + SUFFIX, own)
+            # A copy: nobody else's tensor.
+            _put(model, name, mask.to(device=model.get_parameter(name).device, dtype=torch.bool, copy=True))
     apply(model)
     return model
 
@@ -109,14 +114,18 @@ def sparsity(model: nn.Module) -> float:
     Raises:
         RuntimeError: a removed weight is no longer zero; names where.
     """
-    removed = total = 0
     for name, mask in of(model).items():
         if (back := int(torch.count_nonzero(model.get_parameter(name)[~mask]))) > 0:
             raise RuntimeError(
                 f"{back} removed weights of {name} are no longer zero: train with masks.hold(model, optimizer)"
             )
-        removed, total = removed + int((~mask).sum()), total + mask.numel()
-    return removed / total if total else 0.0
+    return removed_share(of(model))
+
+
+def removed_share(masks: dict[str, Tensor]) -> float:
+    """Weights that some masks remove over all they are of; 0 for no masks."""
+    total = sum(mask.numel() for mask in masks.values())
+    return sum(int((~mask).sum()) for mask in masks.values()) / total if total else 0.0
 
 
 def zeros(weights: dict[str, nn.Parameter]) -> float:
@@ -142,8 +151,7 @@ def restored(model: nn.Module, names: list[str]) -> Iterator[None]:
             for name, weight in weights.items():
                 model.get_parameter(name).copy_(weight)
         for name, mask in masks.items():
-            module, leaf = _owner(model, name)
-            module.register_buffer(leaf + SUFFIX, mask)
+            _put(model, name, mask)
         raise
 
 

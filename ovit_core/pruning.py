@@ -158,7 +158,7 @@ def prune(
     return Report(
         method=method,
         pattern=pattern,
-        sparsity=sum(int((~m).sum()) for m in point.masks.values()) / sum(m.numel() for m in point.masks.values()),
+        sparsity=masks.removed_share(point.masks),
         zeros=masks.zeros(weights),
         sparsity_model=masks.model_sparsity(model),
         masks=point.masks,

@@ -54,7 +54,7 @@ def test_a_changed_kernel_or_constant_orphans_rows(edited, file, old, new):
         ("curvature.py", "import torch\n", "import torch\nimport math\n"),
         ("curvature.py", 'desc="images for curvature"', 'desc="batches"'),
         ("masks.py", "def sparsity(model: nn.Module) -> float:", "def sparsity(model):"),
-        ("masks.py", "removed = total = 0", "removed = total = 0  # of both"),
+        ("masks.py", 'SUFFIX = "_mask"', 'SUFFIX = "_mask"  # of the buffer'),
     ],
 )
 def test_imports_comments_docstrings_annotations_and_messages_do_not(edited, file, old, new):

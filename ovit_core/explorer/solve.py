@@ -88,8 +88,7 @@ class Explorer:
 
     def sparsity(self, sparsity: float) -> float:
         """Zeros over prunable weights of what `at` gives."""
-        kept = next(iter(self.at(sparsity).values())).masks.values()
-        return 1 - sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
+        return masks.removed_share(next(iter(self.at(sparsity).values())).masks)
 
     def model(self, method: str, sparsity: float) -> nn.Module:
         """A pruned copy, masks attached; "dense" gives the dense model itself."""
