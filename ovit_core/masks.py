@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as dump
 from torch import Tensor, nn
+
+from ovit_core import disk
 
 SUFFIX = "_mask"
 WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DataParallel put before every name
@@ -164,7 +167,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         if tensor.numel() == 0 or place not in seen:
             state[name] = tensor.contiguous()
         seen.add(place)
-    save_file(state, path)
+    disk.write(Path(path), dump(state))
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:

@@ -1,9 +1,11 @@
 """Train, recover and evaluate: plain loops with a cosine learning rate, masks held, a checkpoint each epoch."""
 
 from collections.abc import Iterable
+from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch import nn
 
-from ovit_core import masks
+from ovit_core import disk, masks
 from ovit_core.progress import progress
 
 OPTIMIZERS = ("adamw", "sgd")  # timm's names
@@ -30,7 +32,9 @@ def train(
     label_smoothing: float = 0.0,
     final_lr: float = 0.0,
     decay: str = "cosine",
+    seed: int = 0,
     checkpoint: Path | None = None,
+    at_most: int | None = None,
     desc: str = "train",
 ) -> nn.Module:
     """Trains in place with cross-entropy; masks the model carries stay exactly as they are.
@@ -44,7 +48,10 @@ def train(
         weight_decay: on matrices only; biases, norms and what `model.no_weight_decay()` names (tokens, position
             embeddings) are not decayed.
         optimizer: a name of OPTIMIZERS; "sgd" has Nesterov momentum 0.9.
-        checkpoint: file written after each epoch and taken up again if it is there; removed at the end.
+        seed: of dropout and the like, anew for each epoch, so that an interruption changes nothing.
+        checkpoint: file written after each epoch and taken up again if it is there, by the same call to the same
+            weights. It stays at the end: remove it when the model itself is kept. One that cannot be read is set aside.
+        at_most: epochs to train now; None for all. `epochs_done` tells how many a checkpoint holds.
 
     Raises:
         ValueError: unknown optimizer or decay.  FloatingPointError: the loss is not finite.
@@ -60,54 +67,86 @@ def train(
         opt, t_initial=max(2, steps - start), lr_min=final_lr, warmup_t=start, warmup_lr_init=lr / start,
         warmup_prefix=True, t_in_epochs=False,
     )  # fmt: skip
-    if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+    if (state := _taken_up(checkpoint, device)) is not None:
         model.load_state_dict(state["model"])
         opt.load_state_dict(state["optimizer"])
-        first_epoch = loader.epoch = state["epoch"]
+        first_epoch = state["epoch"]
+        loader.epoch += first_epoch
+    last_epoch = epochs if at_most is None else min(epochs, first_epoch + at_most)
 
     model.train()
     step = first_epoch * len(loader)
     schedule.step_update(step)
     with progress(total=steps, initial=step, desc=desc) as bar:
-        for epoch in range(first_epoch, epochs):
-            for images, labels in loader:
-                loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)
-                opt.zero_grad()
-                loss.backward()
-                opt.step()
-                step += 1
-                schedule.step_update(step)
-                bar.update()
+        for epoch in range(first_epoch, last_epoch):
+            with _seeded(seed * 100_003 + epoch, device):
+                for images, labels in loader:
+                    loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)
+                    opt.zero_grad()
+                    loss.backward()
+                    opt.step()
+                    step += 1
+                    schedule.step_update(step)
+                    bar.update()
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"{desc}: the loss is {loss.item()} after epoch {epoch + 1}; try a lower lr than {lr:g}"
                 )
             bar.set_postfix(loss=f"{loss.item():.3f}")
             if checkpoint is not None:
-                state = dict(
-                    model=model.state_dict(),
-                    optimizer=opt.state_dict(),
-                    epoch=epoch + 1,
-                )
-                partial = checkpoint.with_suffix(".partial")
-                torch.save(state, partial)
-                partial.replace(checkpoint)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+                state, file = dict(model=model.state_dict(), optimizer=opt.state_dict(), epoch=epoch + 1), BytesIO()
+                torch.save(state, file)  # not to the disk itself: of a full one torch says "unexpected pos"
+                disk.write(checkpoint, file.getvalue())
     return model.eval()
 
 
+@contextmanager
+def _seeded(seed: int, device: torch.device):
+    """Random numbers from a seed inside; outside torch's go on as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _taken_up(checkpoint: Path | None, device: torch.device) -> dict | None:
+    """What a checkpoint holds; None where there is none, or none that can be read."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        return {name: state[name] for name in ("model", "optimizer", "epoch")}
+    except Exception as error:  # zipfile's, pickle's, torch's: whatever half a file makes of them
+        disk.set_aside(checkpoint, error)
+        return None
+
+
+def epochs_done(checkpoint: Path) -> int:
+    """Epochs that a checkpoint of `train` has behind it; 0 where there is none."""
+    state = _taken_up(checkpoint, torch.device("cpu"))
+    return state["epoch"] if state else 0
+
+
+class Evaluation(NamedTuple):
+    """What a model made of each image, in the loader's order."""
+
+    correct: np.ndarray  # (n,) bool
+    loss: np.ndarray  # (n,) float32 cross-entropy
+    top: np.ndarray  # (n,) float32 probability of the class it took the image for
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images that are right."""
+        return float(self.correct.mean())
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable) -> tuple[np.ndarray, float]:
-    """(n,) bool, which images were classified correctly, in the loader's order; and the mean cross-entropy."""
+def evaluate(model: nn.Module, loader: Iterable) -> Evaluation:
+    """A model on labelled images, in eval mode."""
     device = next(model.parameters()).device
     model.eval()
-    correct, loss = [], 0.0
+    found = []
     for images, labels in loader:
-        labels = labels.to(device)
-        logits = model(images.to(device))
-        correct.append((logits.argmax(1) == labels).cpu())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    correct = torch.cat(correct).numpy()
-    return correct, loss / len(correct)
+        labels, logits = labels.to(device), model(images.to(device)).float()  # (b,), (b, classes)
+        loss, top = F.cross_entropy(logits, labels, reduction="none"), logits.softmax(1).amax(1)  # (b,), (b,)
+        found.append([part.cpu() for part in (logits.argmax(1) == labels, loss, top)])
+    return Evaluation(*(torch.cat(parts).numpy() for parts in zip(*found)))

@@ -111,9 +111,12 @@ def batches(
     batch_size: int,
     seed: int | None = None,
     augment: tuple[str, ...] = (),
-    workers: int = WORKERS,
+    workers: int | None = None,
 ) -> Batches | Loader:
-    """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given."""
+    """An iterable of (images, labels) batches of any split; shuffled and repeatable if `seed` is given, whatever the
+    number of `workers` (processes that open images; None for WORKERS).
+    """
+    workers = WORKERS if workers is None else workers
     if isinstance(split, InMemoryImages):
         return Batches(split, batch_size, seed, augment)
     return Loader(split, min(batch_size, OPENED) if seed is None else batch_size, seed, workers)

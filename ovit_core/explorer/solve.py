@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ovit_core import masks, models, training
+from ovit_core import disk, masks, models, training
 from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.elimination import eliminate
 from ovit_core.explorer.parameters import Explore
@@ -21,6 +21,7 @@ from ovit_core.plan import Plan, Point
 from ovit_core.progress import progress
 from ovit_core.pruning import install
 from ovit_core.study import dense, paths, plots, provenance
+from ovit_core.study.lambdas import INHERITS
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.surgeon import Surgeon
 
@@ -56,6 +57,7 @@ class Explorer:
             raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
         before = None if changed else before
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
+        self._damps: dict[str, float] = dict(before._damps) if before else {}
         part = getattr(self.upstream.data, config.split)
         chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
         self.images = part.take(np.sort(chosen))
@@ -66,15 +68,26 @@ class Explorer:
         keys = {method: self._key(method) for method in progress(config.methods, desc="lambda of each method")}
         self.plans: dict[str, Plan] = {}
         for method, key in progress(keys.items(), desc="factorizing", total=len(keys)):
-            self.plans[method] = known.get(key) or self.surgeon.solve(method, self.pattern, key[1])
+            self.plans[method] = known.get(key) or self.surgeon.solve(method, key[1], self.pattern)
         self.surgeon.forget()
         # The last answers, as several views ask for the same.
         self._at: tuple[float | None, dict[str, Point]] = (None, {})
         self._inverse: tuple[tuple | None, Tensor | None] = (None, None)
 
     def damp(self, method: str) -> float | None:
-        """A method's lambda: the config's, else the one chosen on validation; None if it needs none."""
-        return (self.config.damp or self.surgeon.damp(method)) if get_method(method).needs_curvature else None
+        """A method's lambda: the config's, else the one that is best on validation, the larger of equals, as a study of
+        this one seed would choose it; None if it needs none.
+        """
+        if not get_method(method).needs_curvature:
+            return None
+        if self.config.damp:
+            return self.config.damp
+        own = INHERITS.get(method, method)
+        if own not in self._damps:
+            at, damps = self.config.damp_sparsity, progress(self.config.damps, desc=f"lambda of {own}")
+            found = {damp: self.surgeon.judge(self.surgeon.pruned(own, at, damp)) for damp in damps}
+            self._damps[own] = max(found, key=lambda damp: (found[damp], damp))
+        return self._damps[own]
 
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern
@@ -104,7 +117,7 @@ class Explorer:
         if key not in self._measured:
             at = "" if method == "dense" else f" at {100 * self.pattern.target(sparsity):.3g} %"
             loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method}{at}")
-            self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader)[0].mean())
+            self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader).accuracy)
         return self._measured[key]
 
     def sweep(self) -> "Explorer":
@@ -188,5 +201,5 @@ class Explorer:
         folder = paths.runs(self.config.profile) / "explore"
         names = (folder / f"{name}-{100 * at:.4g}{end}.json" for end in chain([""], (f"-{n}" for n in count(2))))
         origin = next(path for path in names if not path.exists() or path.read_text() == text)
-        paths.write_atomically(origin, text)
+        disk.write(origin, text)
         return origin.with_suffix(suffix)

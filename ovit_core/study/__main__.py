@@ -1,8 +1,9 @@
-"""Runs a profile's notebooks by papermill: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`;
-`python -m ovit_core.study report PROFILE` draws its report from the results alone.
+"""Runs a profile: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`; `plan PROFILE` says what that
+would take; `report PROFILE` draws its report from the results alone.
 
-Everything is checked before anything runs. Rows that are already there are not computed again, so a study that was
-cut off is continued by the same command.
+Everything is checked before anything runs. First all that is missing is measured, on all cores; then papermill runs the
+notebooks, which read the rows. Rows that are there are not measured again: a study that was cut off, by Ctrl-C or by
+a power cut, is continued by the same command.
 """
 
 import argparse
@@ -14,52 +15,86 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ovit_core.study import checks, engine, paths, registry
+from ovit_core.study import checks, engine, paths, registry, stop
+
+WORDS = ("python", "-m", "ovit_core.study")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns its exit status."""
+    """The command line; returns its exit status: 1 if something could not be measured, 2 for what cannot be run."""
     words = sys.argv[1:] if arguments is None else arguments
+    commands = dict(report=_report, plan=_plan)
     try:
-        return _report(words[1:]) if words[:1] == ["report"] else _study(words)
+        with stop.signals():
+            return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except stop.Stopped as stopped:
+        command = shlex.join([*WORDS, *words])
+        print(f"\nstopped: all that was measured is kept; `{command}` goes on from there", file=sys.stderr)
+        return 128 + stopped.signal
 
 
-def _study(words: list[str]) -> int:
-    """Runs a profile."""
+def _asked(words: list[str], about: str, prog: str) -> list[engine.Asked]:
+    """The ablations that a command line names, with their parameters."""
     known = registry.ablations()
-    parser = argparse.ArgumentParser(prog="python -m ovit_core.study", description=(__doc__ or "").partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
-    parser.add_argument("--only", choices=known, help="run this notebook alone")
+    parser.add_argument("--only", choices=known, help="this ablation alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
     args = parser.parse_args(words)
     parameters = engine.read_profile(args.profile, args.set)
     asked = [known[args.only]] if args.only else list(known.values())
-    configs = [registry.build(ablation.parameters, parameters) for ablation in asked]
-    for config in configs:
+    return [(ablation, registry.build(ablation.parameters, parameters)) for ablation in asked]
+
+
+def _study(words: list[str]) -> int:
+    """Runs a profile."""
+    asked = _asked(words, (__doc__ or "").partition("\n\n")[0], " ".join(WORDS))
+    for _, config in asked:
         checks.check(config)
 
-    from ovit_core.study import plots  # also builds matplotlib's font cache here, not on a notebook's page
+    from ovit_core.study import grid, plots  # also builds matplotlib's font cache here, not on a notebook's page
 
-    os.environ[plots.COMMAND] = shlex.join(["python", "-m", "ovit_core.study", *words])
-    for ablation, config in zip(asked, configs):
-        print(f"{ablation.name}: profile {config.profile}, seeds {list(config.seeds)} ...", flush=True)
-        if not _executed(ablation.notebook, config.values()):
-            print("rows computed so far are kept; the same command continues from them", file=sys.stderr)
-            return 1
+    os.environ[plots.COMMAND] = shlex.join([*WORDS, *words])
+    config = asked[0][1]
+    names = ", ".join(ablation.name for ablation, _ in asked)
+    print(f"{names}: profile {config.profile}, seeds {list(config.seeds)} ...", flush=True)
+    begin = time.monotonic()
+    failures = grid.run(asked)
+    print(f"measured in {(time.monotonic() - begin) / 60:.1f} min", flush=True)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    os.environ[grid.ONLY_READ] = "1"
+    try:
+        pages = [_executed(ablation.notebook, config.values()) for ablation, config in asked]
+    finally:
+        del os.environ[grid.ONLY_READ]
+    if failures or not all(pages):
+        print("rows measured so far are kept; the same command continues from them", file=sys.stderr)
+        return 1
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    print(f"\nPeak memory {peak:.1f} GB. Figures and tables:")
-    folder = paths.figures(configs[0].profile)
+    print(f"\nPeak memory of a process {peak:.1f} GB. Figures and tables:")
+    folder = paths.figures(config.profile)
     for file in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.csv"))):
         print(f"  {file.relative_to(paths.home())}")
     return 0
 
 
+def _plan(words: list[str]) -> int:
+    """Says what a profile would measure, what of it is there, what is missing, and how long it would take."""
+    asked = _asked(words, _plan.__doc__ or "", " ".join([*WORDS, "plan"]))
+
+    from ovit_core.study import plan
+
+    print(plan.of(asked, shlex.join([*WORDS, *words])))
+    return 0
+
+
 def _report(words: list[str]) -> int:
     """Draws a profile's page and its figures for print, from the results alone."""
-    parser = argparse.ArgumentParser(prog="python -m ovit_core.study report", description=_report.__doc__)
+    parser = argparse.ArgumentParser(prog=" ".join([*WORDS, "report"]), description=_report.__doc__)
     parser.add_argument("profile", help="a folder of figures/ with results.csv, e.g. quick")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown there instead")
     args = parser.parse_args(words)
@@ -69,7 +104,7 @@ def _report(words: list[str]) -> int:
 
     results = report.load(profile)
     if args.markdown:
-        command = shlex.join(["python", "-m", "ovit_core.study", "report", *words])
+        command = shlex.join([*WORDS, "report", *words])
         print(f"Page: {report.write_markdown(results, args.markdown, command)}")
         return 0
     executed = _executed(paths.NOTEBOOKS / "report.ipynb", dict(profile=profile))

@@ -2,13 +2,15 @@
 
     NAME/__init__.py     ABLATION = Ablation("what it asks", __name__, Parameters)
     NAME/parameters.py   its parameters, plain values
-    NAME/run.py          run(config) -> the folder of its rows
-    NAME/analysis.py     asked(rows, config), answers(rows), not_run(config)
+    NAME/tasks.py        STAGES: functions that list what is to be measured, plain values too
+    NAME/run.py          Seed(config, seed), whose `measure` does a task
+    NAME/analysis.py     answers(rows), not_run(config)
     NAME/figures.py      FIGURES: name -> Drawing
 
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +24,8 @@ from ovit_core.study.parameters import Parameters
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from ovit_core.study.tasks import Stage
 
 
 class Drawing(NamedTuple):
@@ -47,6 +51,7 @@ class Ablation:
     package: str  # where it lies
     parameters: type[Parameters]  # their `experiment` is the ablation's name
     sweeps: tuple[str, ...] = ()  # what the rows of its sweeps have for `experiment`
+    prunes: bool = True  # whether it needs the dense model
 
     @property
     def name(self) -> str:
@@ -70,13 +75,24 @@ class Ablation:
     def figures(self) -> Mapping[str, Drawing]:
         return import_module(f"{self.package}.figures").FIGURES
 
-    def run(self, config: Parameters) -> "Results":
-        """Runs every seed, skipping what is done, and reads the rows that the parameters ask for."""
-        from ovit_core.study import store
+    @property
+    def stages(self) -> "tuple[Stage, ...]":
+        return import_module(f"{self.package}.tasks").STAGES
 
-        folder = import_module(f"{self.package}.run").run(config)
-        rows = store.load(folder, config.seeds)
-        return Results(self, config, rows[self.analysis.asked(rows, config)].reset_index(drop=True))
+    def seed(self, config: Parameters, seed: int) -> Any:
+        """One seed, ready to measure; this is what needs torch."""
+        return import_module(f"{self.package}.run").Seed(config, seed)
+
+    def run(self, config: Parameters) -> "Results":
+        """Measures what is not there yet, and reads the rows that the parameters ask for. Interrupted, it keeps what is
+        measured, and goes on from there the next time.
+        """
+        from ovit_core.study import grid, store
+
+        if grid.ONLY_READ not in os.environ:
+            grid.run([(self, config)])
+        rows, failures = grid.results(self, config)
+        return Results(self, config, store.table(rows), tuple(failures))
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,7 @@ class Results:
     ablation: Ablation
     config: Parameters
     rows: "pd.DataFrame"
+    failures: tuple[str, ...] = ()  # what could not be measured
 
     def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":
         """A figure, written to figures/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
@@ -103,7 +120,8 @@ class Results:
 
     def answers(self) -> Text:
         """What was found, a sentence each."""
-        return Text("\n".join(f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)))
+        failed = [f"**Not measured**: {failure}" for failure in self.failures]
+        return Text("\n".join(f"- {sentence}" for sentence in (*failed, *self.ablation.analysis.answers(self.rows))))
 
     def setting(self) -> Text:
         """In what setting it was found, and what was not run."""
@@ -124,8 +142,14 @@ class Results:
         return Text(statistics.tables(self.rows, self.config.points, dict.fromkeys(self.config.every_dataset)))
 
     def export(self) -> None:
-        """Writes rows, parameters and the table of means to figures/PROFILE, where the report finds them."""
+        """Writes rows, parameters and the table of means to figures/PROFILE, where the report finds them.
+
+        Raises:
+            RuntimeError: something could not be measured; the rest is written.
+        """
         from ovit_core.study import statistics, store
 
-        store.export(self.rows, self.ablation.experiments, self.config)
+        store.export(self.rows, self.ablation.experiments, self.config, self.failures)
         store.export_table(statistics.accuracy(self.rows), self.config.profile, self.ablation.name)
+        if self.failures:
+            raise RuntimeError(f"{len(self.failures)} could not be measured; the first: {self.failures[0]}")

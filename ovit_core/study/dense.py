@@ -1,30 +1,28 @@
 """The dense model a study prunes: trained by the study itself, taken from timm, or from a checkpoint; cached."""
 
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from joblib import cpu_count
 from torch import nn
 
-from ovit_core import checkpoints, masks, models, training
+from ovit_core import checkpoints, disk, masks, models, training
 from ovit_core.data.batches import batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
-from ovit_core.study import paths, provenance
+from ovit_core.study import identity, machine, paths
 from ovit_core.study.parameters import Parameters
-
-# Raised by whoever changes how a dense model is trained; finished ones survive all other work on the code.
-RECIPE = 2
 
 
 @dataclass
 class Upstream:
-    """A dense model, the data it was trained on, and the seed that made it."""
+    """A dense model, the data it was trained on, the seed that made it, and what identifies its weights."""
 
     model: nn.Module
     data: Data
     seed: int
+    identity: str = ""
 
     @property
     def headless(self) -> bool:
@@ -38,6 +36,21 @@ def blank(config: Parameters, num_classes: int, seed: int) -> nn.Module:
     return models.create(config.model, num_classes, **config.model_args).to(models.pick_device(config.device))
 
 
+def read(config: Parameters, name: str, *more: Any) -> Data:
+    """A dataset as the study's model sees it, every image checked; `more` as `loading.load` takes it.
+
+    Raises:
+        ValueError, FileNotFoundError: it is not there, or an image is missing, truncated or none; names it.
+    """
+    data = load(name, config.data_path, _preprocessing(config), *more)
+    verify(data)
+    return data
+
+
+def _preprocessing(config: Parameters) -> dict:
+    return models.input_config(models.create(config.model, 0, **config.model_args))
+
+
 def verify(data: Data) -> None:
     """Reads every image file of a dataset, once for the same files: a mark in the cache says that they were sound.
 
@@ -49,44 +62,63 @@ def verify(data: Data) -> None:
     if parts and not mark.exists():
         for part in parts:
             part.verify()
-        paths.write_atomically(mark, f"{data.name}\n")
+        disk.write(mark, f"{data.name}\n")
 
 
 def upstream(config: Parameters, seed: int) -> Upstream:
-    """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
-    if torch.get_num_threads() > (allowed := cpu_count()):  # a container's quota, which torch does not ask for
-        torch.set_num_threads(allowed)
-    seed = seed if config.dense_per_seed else 0
-    model = blank(config, 0, seed)
-    models.prunable(model, config.prunable)  # a pattern that matches nothing is an error now, not after training
-    data = load(config.upstream, config.data_path, models.input_config(model))
-    verify(data)
+    """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache.
+
+    Of two processes that want the same one trains it, and the other waits.
+    """
+    seed = config.dense_seed(seed)
+    models.prunable(blank(config, 0, seed), config.prunable)  # a pattern that matches nothing is an error now
+    data = read(config, config.upstream)
     if config.pretrained or config.checkpoint_path:
-        return _given(config, model, data, seed)
-    model = blank(config, len(data.classes), seed)
-    path = paths.cache() / f"dense-{config.upstream.replace(':', '_')}-{_key(config, model, data, seed)}.safetensors"
-    if path.exists():
-        return Upstream(masks.load(model, path).eval(), data, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    print(f"dense {config.model} on {config.upstream}, seed {seed}: {config.epochs} epochs, once; then cached")
-    training.train(
-        model, batches(data.train, config.batch_size, seed, config.augment), config.epochs, config.lr,
-        config.weight_decay, checkpoint=path.with_suffix(".resume.pt"),
-        desc=f"dense model, {config.upstream}, seed {seed}",
-    )  # fmt: skip
-    partial = path.with_suffix(".partial")
-    masks.save(model, partial)
-    partial.replace(path)
-    return Upstream(model, data, seed)
+        return Upstream(_given(config, data, seed), data, seed, identity.of_dense(config, seed, data.fingerprint))
+    path = identity.dense_path(config, seed, data.fingerprint)
+    with disk.locked(path, f"trains the dense model of {config.upstream}, seed {seed}"):
+        model = _cached(config, data, seed, path)
+        while model is None:
+            model = train(config, data, seed, path)
+    return Upstream(model, data, seed, identity.of_dense(config, seed, data.fingerprint))
 
 
-def _given(config: Parameters, blank: nn.Module, data: Data, seed: int) -> Upstream:
+def _cached(config: Parameters, data: Data, seed: int, path: Path) -> nn.Module | None:
+    """The model of a file in the cache; None where there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        return masks.load(blank(config, len(data.classes), seed), path).eval()
+    except Exception as error:  # safetensors' own, torch's, the system's: whatever half a file makes of them
+        disk.set_aside(path, error)
+        return None
+
+
+def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | None = None) -> nn.Module | None:
+    """Trains a dense model and writes it to `path`; None where `at_most` epochs were not all that was left. What is
+    done lies beside `path` after each epoch, and is taken up again.
+    """
+    model, resume = blank(config, len(data.classes), seed), path.with_suffix(".resume.pt")
+    loader = batches(data.train, config.batch_size, seed, config.augment)
+    with machine.threads(config.threads):
+        training.train(
+            model, loader, config.epochs, config.lr, config.weight_decay, seed=seed, checkpoint=resume,
+            at_most=at_most, desc=f"dense model, {config.upstream}, seed {seed}",
+        )  # fmt: skip
+    if at_most is not None and training.epochs_done(resume) < config.epochs:
+        return None
+    masks.save(model, path)
+    resume.unlink(missing_ok=True)
+    return model
+
+
+def _given(config: Parameters, data: Data, seed: int) -> nn.Module:
     """A dense model that is not trained here: timm's weights, or a checkpoint's."""
     classes, checkpoint = len(data.classes), config.checkpoint_path
     known = (
         checkpoints.classes(config.model, checkpoint)
         if checkpoint
-        else blank.pretrained_cfg.get("num_classes", classes)
+        else blank(config, 0, seed).pretrained_cfg.get("num_classes", classes)
     )
     if known not in (0, classes):  # timm would give it a new, untrained head
         raise ValueError(
@@ -94,18 +126,6 @@ def _given(config: Parameters, blank: nn.Module, data: Data, seed: int) -> Upstr
             "must be the dataset they were trained on; or give a checkpoint finetuned on it"
         )
     model = models.create(config.model, known, config.pretrained, checkpoint, **config.model_args)
-    if checkpoint:  # another file under the same name gives other numbers
-        content = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        data.fingerprint = provenance.digest(data.fingerprint, content)
     if config.masks_from_zeros:
         masks.from_zeros(model, models.prunable(model, config.prunable))
-    return Upstream(model.to(models.pick_device(config.device)).eval(), data, seed)
-
-
-def _key(config: Parameters, model: nn.Module, data: Data, seed: int) -> str:
-    """Of all that the weights depend on."""
-    recipe = [
-        config.model, config.model_args, config.epochs, config.lr, config.weight_decay, config.batch_size,
-        list(config.augment), {k: str(v) for k, v in models.input_config(model).items()},
-    ]  # fmt: skip
-    return provenance.digest(recipe, data.fingerprint, seed, RECIPE)
+    return model.to(models.pick_device(config.device)).eval()

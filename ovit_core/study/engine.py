@@ -6,8 +6,12 @@ from typing import Any
 
 import yaml
 
-from ovit_core import progress
-from ovit_core.study import paths
+from ovit_core import disk, progress
+from ovit_core.study import paths, stop
+from ovit_core.study.ablation import Ablation
+from ovit_core.study.parameters import Parameters
+
+Asked = tuple[Ablation, Parameters]
 
 
 def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
@@ -52,5 +56,10 @@ def execute(source: Path, parameters: dict[str, Any]) -> Path:
     os.environ[progress.ENVIRONMENT] = progress.terminal()
     os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
     options = dict(kernel_name="python3", language="python", progress_bar=False, cwd=str(paths.ROOT))
-    papermill.execute_notebook(source, out, parameters, **options)
+    options |= dict(extra_arguments=["--log-level=40"])  # errors: the kernel's warnings are about networks
+    try:
+        # nbclient would take the signals of the main thread, and answer them with an asyncio traceback.
+        stop.in_thread(lambda: papermill.execute_notebook(source, out, parameters, **options))
+    except OSError as error:
+        raise disk.cannot_write(out, error) from error
     return out

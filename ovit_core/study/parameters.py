@@ -128,6 +128,9 @@ class Parameters(BaseModel):
     damps: Annotated[Lambdas, AtLeastOne]
     damp_sparsity: Share
     device: Device
+    engine: Literal["local", "ray", "dask"] = "local"
+    workers: Annotated[StrictInt, Field(ge=0, le=4096)] = 0
+    threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1
 
     @property
     def data_path(self) -> Path:
@@ -161,6 +164,10 @@ class Parameters(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The values that measured numbers depend on."""
         return {k: v for k, v in self.values().items() if k not in ("profile", "seeds", "data_dir", *self.grid)}
+
+    def dense_seed(self, seed: int) -> int:
+        """The seed of the dense model that a seed prunes."""
+        return seed if self.dense_per_seed else 0
 
     def replace(self: P, **changes: Any) -> P:
         """The same parameters with some changed, checked. Raises ValueError as `build` does."""

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ovit_core import disk
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
@@ -13,29 +15,43 @@ def home() -> Path:
     return Path(os.environ.get("OVIT_STUDY_DIR", ROOT)).resolve()
 
 
-def results(profile: str) -> Path:
-    """A profile's rows, as they come."""
-    return home() / "results" / profile
+def _below(*names: str) -> Path:
+    """A folder below `home`. ValueError if a link on the way leads out of it."""
+    path = home().joinpath(*names)
+    if not path.resolve().is_relative_to(home()):
+        raise ValueError(
+            f"{path} is a link that leads to {path.resolve()}, out of {home()}: remove it; OVIT_STUDY_DIR moves all output"
+        )
+    return path
+
+
+def results() -> Path:
+    """The rows of all profiles, a file each."""
+    return _below("results")
 
 
 def cache() -> Path:
-    """Dense models, and marks of images that were checked."""
-    return home() / "cache"
+    """Dense models, what training takes up again, and the manifest of images."""
+    return _below("cache")
 
 
 def figures(profile: str = "") -> Path:
     """A profile's figures and exported tables; without a profile the folder of all of them."""
-    return home() / "figures" / profile
+    return _below("figures", profile)
 
 
 def runs(profile: str) -> Path:
     """A profile's executed notebooks, its report, and what the explorer saved."""
-    return home() / "runs" / profile
+    return _below("runs", profile)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A reader, or a second start after a kill, sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+def check_writable(profile: str) -> None:
+    """Makes the folders a study writes to, and removes what was left half written there.
+
+    Raises:
+        OSError: one cannot be written to; names it.  ValueError: a link leads out of `home`.
+    """
+    for folder in (results(), cache(), figures(profile), runs(profile)):
+        disk.write(folder / ".writable", "")
+        (folder / ".writable").unlink(missing_ok=True)
+        disk.sweep(folder)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from ovit_core import disk
 from ovit_core.study import paths
 from ovit_core.study.provenance import distinct
 from ovit_core.study.statistics import share
@@ -132,7 +133,12 @@ def save(fig: Figure | None, name: str, rows: pd.DataFrame) -> None:
     origin = provenance(rows)
     footer = f"seeds {origin['seeds']} · commit {origin['commit']} · {origin['device']}"
     fig.suptitle(footer, x=0.995, ha="right", fontsize=6, color="0.5")
-    paths.write_atomically(about, json.dumps(origin, indent=1) + "\n")
+    disk.write(about, json.dumps(origin, indent=1) + "\n")
     text = "; ".join(f"{k}: {v}" for k, v in origin.items())
-    fig.savefig(png, dpi=160, bbox_inches="tight", metadata={"Description": text})
-    fig.savefig(svg, bbox_inches="tight", metadata={"Description": text, "Date": None})
+    looks = {
+        png: dict(dpi=160, metadata={"Description": text}),
+        svg: dict(metadata={"Description": text, "Date": None}),
+    }
+    for file, look in looks.items():
+        with disk.writing(file) as partial:
+            fig.savefig(partial, format=file.suffix[1:], bbox_inches="tight", **look)

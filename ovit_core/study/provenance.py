@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@cache  # read once: a file edited during a long run is not taken for the code that runs
 def code(*modules: str) -> str:
     """A hash of the code of modules and packages, so that numbers are never mistaken for those of other code.
 

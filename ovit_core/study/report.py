@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ovit_core import disk
 from ovit_core.study import parameters, paths, plots, provenance, registry, store
 from ovit_core.study.ablation import Results, Text
 
@@ -47,7 +48,8 @@ def load(profile: str) -> dict[str, Results]:
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
             values = json.loads((folder / f"{name}.parameters.json").read_text())
-            results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine)
+            failures = tuple(values.pop("failures", ()))
+            results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine, failures)
     return results
 
 
@@ -94,7 +96,7 @@ def write_markdown(results: dict[str, Results], out: Path, command: str) -> Path
         return Text(f"![{title}]({os.path.relpath(file, out.resolve().parent)})") if file.is_file() else None
 
     head = (Text(f"# Results\n\nWritten from the rows by `{command}`."), REVISION, origin(results))
-    paths.write_atomically(out, "\n\n".join(map(str, chain(head, contents(results, link)))) + "\n")
+    disk.write(out, "\n\n".join(map(str, chain(head, contents(results, link)))) + "\n")
     return out
 
 
@@ -108,7 +110,7 @@ def write_html(executed: Path, out: Path, title: str) -> Path:
     body, _ = HTMLExporter(template_name="basic", **hidden).from_notebook_node(nbformat.read(executed, as_version=4))
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><link rel="icon" href="data:,">'
     head = f"<head>{head}<style>{STYLE}</style></head>"
-    paths.write_atomically(out, f"<!doctype html>\n<html lang=en>{head}\n<body>{body}</body></html>\n")
+    disk.write(out, f"<!doctype html>\n<html lang=en>{head}\n<body>{body}</body></html>\n")
     return out
 
 

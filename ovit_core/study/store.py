@@ -1,104 +1,292 @@
-"""Tidy rows of measured numbers: written atomically as they come, skipped when already there.
+"""Rows of a profile, and the results of single images behind them, in one SQLite file.
 
-A run is one (experiment, settings, seed). Its rows live in results/PROFILE/EXPERIMENT-SETTINGS/seedK.csv, so that
-runs with the same settings lie side by side and other settings never mix with them.
+Several processes write at once, a transaction a measurement. What identifies a row is unique, so none is there twice;
+a kill loses at most what was not measured to its end. `results.csv` is its exported form.
 """
 
+import csv
+import errno
+import io
 import json
-import time
-from collections.abc import Collection, Iterable
+import math
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ovit_core.study import paths, provenance
+from ovit_core import disk
+from ovit_core.study import paths
 from ovit_core.study.parameters import Parameters
+from ovit_core.study.tasks import COLUMNS, KEY, NUMBERS, World
 
-COLUMNS = """experiment profile model upstream dataset method score update allocation pattern phase sparsity_target
-sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C scope scope_name seed metric value
-n_test seconds device commit versions run_id""".split()
-NUMBERS = """sparsity_target sparsity sparsity_model block_size damp gradients gradient_batch recomputations lr C seed
-value n_test seconds""".split()
+WAIT = 120.0  # seconds for another process that is writing
+# The order of the key is that of questions: by run, then by what was measured.
+_UNIQUE = sorted(KEY, key=lambda c: (c not in ("run_id", "phase", "method"), KEY.index(c)))
 
 
-class Run:
-    """One seed of an experiment: add rows, ask what is done.
+def _names(columns: Iterable[str]) -> str:
+    """Columns for SQL, to which `update` and `commit` would be words of its own."""
+    return ", ".join(f'"{column}"' for column in columns)
 
-    Settings are those of the parameters on which numbers depend, the data's fingerprints and the hash of the code.
+
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS rows (
+    id INTEGER PRIMARY KEY, {", ".join(f'"{c}" {"" if c in NUMBERS else "TEXT"} NOT NULL' for c in COLUMNS)},
+    UNIQUE ({_names(_UNIQUE)}));
+CREATE TABLE IF NOT EXISTS images (
+    id INTEGER PRIMARY KEY REFERENCES rows (id), correct BLOB NOT NULL, loss BLOB NOT NULL, top BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS failures (
+    experiment TEXT NOT NULL, seed NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, UNIQUE (experiment, seed, what));
+CREATE TABLE IF NOT EXISTS worlds (experiment TEXT PRIMARY KEY, world TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS workers (
+    grid TEXT NOT NULL, worker TEXT NOT NULL, done INTEGER NOT NULL, doing TEXT NOT NULL, UNIQUE (grid, worker));
+"""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a model made of each image of a split, in its order."""
+
+    correct: np.ndarray  # (n,) bool
+    loss: np.ndarray  # (n,) cross-entropy
+    top: np.ndarray  # (n,) probability of the class it took the image for
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row, and the images behind it where it has some."""
+
+    row: dict[str, Any] = field(default_factory=dict)
+    images: Images | None = None
+
+
+class Store:
+    """The rows of a profile, results/PROFILE.sqlite. On a local disk: SQLite's write-ahead log needs shared memory.
+
+    Raises:
+        ValueError: the file is damaged, or no SQLite database.  OSError: it cannot be written, or the disk is full.
     """
 
-    def __init__(self, config: Parameters, seed: int, fingerprints: Iterable[str], code: str):
-        settings = config.settings()
-        settings_id = provenance.digest(settings, sorted(fingerprints), code)
-        self.folder = paths.results(config.profile) / f"{config.experiment}-{settings_id}"
-        self.path = self.folder / f"seed{seed}.csv"
-        self.common = dict(
-            experiment=config.experiment, profile=config.profile, model=config.model, upstream=config.upstream,
-            block_size=config.block_size, gradients=config.gradients, gradient_batch=config.gradient_batch,
-            recomputations=0, allocation="global", pattern="unstructured", scope="all", scope_name="", seed=seed,
-            device=provenance.device_name(config.device), commit=provenance.commit(), versions=provenance.versions(),
-            run_id=provenance.digest(settings_id, seed),
-        )  # fmt: skip
-        self.rows: list[dict[str, Any]] = read(self.path).to_dict("records") if self.path.exists() else []
-        self.clock = time.perf_counter()
-        paths.write_atomically(self.folder / "settings.json", json.dumps(settings, indent=1))
+    def __init__(self, profile: str):
+        self.path = paths.results() / f"{profile}.sqlite"
+        with self._connected() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(SCHEMA)
 
-    def done(self, **key: Any) -> bool:
-        """Whether a row with these values is there."""
-        return any(all(row[k] == v for k, v in key.items()) for row in self.rows)
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a moment: none is open when a process forks, or for long."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as db:
+                yield db
+        except sqlite3.OperationalError as error:  # the disk, the rights, another process that never ends
+            code = errno.ENOSPC if "full" in str(error) else errno.EACCES
+            raise disk.cannot_write(self.path, OSError(code, f"SQLite: {error}")) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{self.path} is damaged, or no SQLite database ({error}): move it away, and the same command measures "
+                "anew; what was exported is in results.csv beside the figures"
+            ) from error
+        except OSError as error:
+            raise disk.cannot_write(self.path, error) from error
 
-    def add(self, value: float, write: bool = True, **row: Any) -> None:
-        """Appends one row and writes the run's file, which `write=False` leaves to the next row, where many come at
-        once. `seconds` is the time since the last row. KeyError: a column is not in COLUMNS.
+    def check(self) -> None:
+        """Raises ValueError if the file is damaged."""
+        with self._connected() as db:
+            said = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if said != "ok":
+                raise sqlite3.DatabaseError(disk.first_line(said))
+
+    def add(self, measured: Iterable[Measured]) -> None:
+        """Writes the rows of one measurement in one transaction; a row that is there already stays as it is.
+
+        Raises:
+            KeyError: a column is not in COLUMNS.  ValueError: a value is not finite.
         """
-        if odd := row.keys() - set(COLUMNS):
-            raise KeyError(f"no such column: {', '.join(sorted(odd))}")
-        now = time.perf_counter()
-        fixed = dict(value=float(value), seconds=round(now - self.clock, 3))
-        self.rows.append(dict.fromkeys(COLUMNS, "") | self.common | row | fixed)
-        self.clock = now
-        if write:
-            self.write()
+        measured = list(measured)
+        for one in measured:
+            if odd := one.row.keys() - set(COLUMNS):
+                raise KeyError(f"no such column: {', '.join(sorted(odd))}")
+            if not math.isfinite(one.row["value"]):
+                raise ValueError(
+                    f"{one.row['metric']} of {one.row['method']} is {one.row['value']}: not a number to keep"
+                )
+        marks = ", ".join("?" * len(COLUMNS))
+        with self._connected() as db:
+            db.execute("BEGIN IMMEDIATE")
+            for one in measured:
+                values = [_plain(one.row.get(column, "")) for column in COLUMNS]
+                written = db.execute(f"INSERT OR IGNORE INTO rows ({_names(COLUMNS)}) VALUES ({marks})", values)
+                if written.rowcount and one.images is not None:
+                    db.execute("INSERT INTO images VALUES (?, ?, ?, ?)", (written.lastrowid, *_packed(one.images)))
+            db.execute("COMMIT")
 
-    def write(self) -> None:
-        """Writes the run's file."""
-        paths.write_atomically(self.path, pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False))
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, as dicts of COLUMNS, "" for none; in the order in which they were measured."""
+        with self._connected() as db:
+            found = db.execute(f"SELECT {_names(COLUMNS)} FROM rows ORDER BY id").fetchall()
+        return [dict(zip(COLUMNS, row)) for row in found]
+
+    def images(self, row: dict[str, Any]) -> Images | None:
+        """What is kept of the images behind a row."""
+        where = " AND ".join(f'"{column}" = ?' for column in _UNIQUE)
+        query = f"SELECT correct, loss, top FROM images JOIN rows USING (id) WHERE {where}"
+        with self._connected() as db:
+            found = db.execute(query, [_plain(row[column]) for column in _UNIQUE]).fetchone()
+        return _unpacked(*found) if found else None
+
+    def remember(self, experiment: str, world: World) -> None:
+        """Notes what the rows of an ablation depend on, so that they are found without reading images again."""
+        with self._connected() as db:
+            db.execute("INSERT OR REPLACE INTO worlds VALUES (?, ?)", (experiment, json.dumps(asdict(world))))
+
+    def recall(self, experiment: str) -> World | None:
+        """What `remember` noted last."""
+        with self._connected() as db:
+            found = db.execute("SELECT world FROM worlds WHERE experiment = ?", (experiment,)).fetchone()
+        if found is None:
+            return None
+        values = json.loads(found[0])
+        return World(**values | dict(dense={int(seed): weights for seed, weights in values["dense"].items()}))
+
+    def fail(self, experiment: str, seed: int | None, what: str, reason: str) -> None:
+        """Notes why something could not be measured, of a seed or of all, for the page."""
+        where = (experiment, "" if seed is None else seed, what, reason)
+        with self._connected() as db:
+            db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", where)
+
+    def forgive(self, experiments: Collection[str]) -> None:
+        """Forgets the failures of some experiments, before another try."""
+        with self._connected() as db:
+            db.executemany("DELETE FROM failures WHERE experiment = ?", [(name,) for name in experiments])
+
+    def failures(self, experiment: str) -> list[str]:
+        """What could not be measured, a line each."""
+        query = "SELECT seed, what, reason FROM failures WHERE experiment = ? ORDER BY seed, what"
+        with self._connected() as db:
+            return [failure(*found) for found in db.execute(query, (experiment,))]
+
+    def tell(self, grid: str, worker: str, done: int, doing: str) -> None:
+        """Says how far a worker of a grid is, for the bar."""
+        with self._connected() as db:
+            db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)", (grid, worker, done, doing))
+
+    def told(self, grid: str) -> tuple[int, list[str]]:
+        """Tasks that the workers of a grid have done, and what each is doing."""
+        with self._connected() as db:
+            found = db.execute("SELECT done, doing FROM workers WHERE grid = ? ORDER BY worker", (grid,)).fetchall()
+        return sum(done for done, _ in found), [doing for _, doing in found if doing]
+
+    def end(self, grid: str) -> None:
+        """Forgets the workers of a grid."""
+        with self._connected() as db:
+            db.execute("DELETE FROM workers WHERE grid = ?", (grid,))
 
 
-def load(folder: Path, seeds: Collection[int]) -> pd.DataFrame:
-    """All rows of some seeds together, of the runs in `folder` (which may hold more)."""
-    return pd.concat([read(folder / f"seed{seed}.csv") for seed in seeds], ignore_index=True)
+def failure(seed: int | str | None, what: str, reason: str) -> str:
+    """A failure in words."""
+    return f"{'' if seed in ('', None) else f'seed {seed}, '}{what}: {reason}"
 
 
-def asked(rows: pd.DataFrame, config: Parameters) -> pd.Series:
-    """Which rows the parameters' `points` ask for, with dense, the floors and the choice of lambda."""
-    wanted = rows.phase == "lambda_search"
-    for phase, (methods, sparsities) in config.points.items():
-        pruned = rows.method.isin(methods) & rows.sparsity_target.isin(sparsities)
-        wanted |= (rows.phase == phase) & (pruned | (rows.score == ""))  # dense and the floors have no score
-    return wanted & (rows.experiment == config.experiment)
+def _plain(value: Any) -> Any:
+    """A value as SQLite holds it."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _packed(images: Images) -> tuple[bytes, bytes, bytes]:
+    """A bit an image for `correct`, float16 for the others."""
+    half = lambda x: np.clip(x, 0, 65_504).astype(np.float16).tobytes()
+    return np.packbits(images.correct).tobytes(), half(images.loss), half(images.top)
+
+
+def _unpacked(correct: bytes, loss: bytes, top: bytes) -> Images:
+    loss, top = (np.frombuffer(x, np.float16) for x in (loss, top))
+    return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=len(loss)).astype(bool), loss, top)
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with COLUMNS: an empty cell is "" in a text column and NaN in a number column."""
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    return found.assign(**{column: pd.to_numeric(found[column], errors="coerce") for column in NUMBERS})
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Rows of a file: an empty cell is "" in a text column and NaN in a number column."""
-    text = dict.fromkeys(set(COLUMNS) - set(NUMBERS), str)
-    return pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""), dtype=text)
+    """The rows of a `results.csv`, as `table` gives them; columns that it is too old to have are empty.
+
+    Raises:
+        ValueError: it is damaged; names the file and the line.
+    """
+    content = path.read_bytes()
+    wrong = lambda line, what: ValueError(
+        f"{path}, line {line}: {what}; restore the file, or remove it and run the study"
+    )
+    if b"\0" in content:
+        raise wrong(
+            content[: content.index(b"\0")].count(b"\n") + 1, "zero bytes, as a crash of the system leaves them"
+        )
+    if not content.endswith(b"\n"):
+        raise wrong(content.count(b"\n") + 1, "the last line is cut off" if content else "the file is empty")
+    reader = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""), strict=True)
+    try:
+        head = next(reader)
+        if odd := set(head) - set(COLUMNS) or {"method", "phase", "value", "seed"} - set(head):
+            raise wrong(1, f"these are no rows of a study: {', '.join(sorted(odd)[:3])}")
+        rows = []
+        for cells in reader:
+            if len(cells) != len(head):
+                raise wrong(reader.line_num, f"{len(cells)} values for {len(head)} columns")
+            row = dict(zip(head, cells))
+            for column in NUMBERS:
+                text = row.get(column, "")
+                if text or column == "value":
+                    row[column] = _finite(text)
+                    if row[column] is None:
+                        raise wrong(reader.line_num, f"{column} is {text!r}, not a number")
+            rows.append(dict.fromkeys(COLUMNS, "") | row)
+    except csv.Error as error:
+        raise wrong(reader.line_num, str(error)) from None
+    return table(rows)
 
 
-def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters) -> None:
+def _finite(text: str) -> int | float | None:
+    """The number that a text is, if it is one."""
+    try:
+        value = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def check_export(profile: str) -> None:
+    """Sets a `results.csv` aside that could not be added to later."""
+    path = paths.figures(profile) / "results.csv"
+    try:
+        if path.exists():
+            read(path)
+    except ValueError as error:
+        disk.set_aside(path, error)
+
+
+def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters, failures: Collection[str]) -> None:
     """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and its
-    parameters beside them.
+    parameters, and what failed, beside them. One process at a time.
     """
     folder = paths.figures(config.profile)
-    parameters = json.dumps(config.values(), indent=1) + "\n"
-    paths.write_atomically(folder / f"{config.experiment}.parameters.json", parameters)
-    if (folder / "results.csv").exists():
-        others = read(folder / "results.csv")
-        rows = pd.concat([others[~others.experiment.isin(experiments)], rows])
-    export_table(rows[COLUMNS].sort_values("experiment", kind="stable"), config.profile, "results")
+    with disk.locked(paths.results() / f"{config.profile}.export", "exports rows"):
+        about = config.values() | (dict(failures=list(failures)) if failures else {})
+        disk.write(folder / f"{config.experiment}.parameters.json", json.dumps(about, indent=1) + "\n")
+        if (folder / "results.csv").exists():
+            others = read(folder / "results.csv")
+            rows = pd.concat([others[~others.experiment.isin(experiments)], rows])
+        export_table(rows[COLUMNS].sort_values("experiment", kind="stable"), config.profile, "results")
 
 
 def export_table(table: pd.DataFrame, profile: str, name: str) -> None:
     """Writes figures/PROFILE/NAME.csv."""
-    paths.write_atomically(paths.figures(profile) / f"{name}.csv", table.to_csv(index=False))
+    disk.write(paths.figures(profile) / f"{name}.csv", table.to_csv(index=False))

@@ -13,9 +13,9 @@ from itertools import product
 
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate, regime_of
+from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate
 from ovit_core.methods import METHODS
-from ovit_core.study import statistics, store
+from ovit_core.study import statistics
 from ovit_core.study.statistics import accuracies, difference, main, paired, share, spreads, summary, verdict
 
 # score -> (method without update, method with the joint update)
@@ -43,18 +43,6 @@ PARTS = {
     "score_shapley": "score, Shapley",
     "update_shapley": "update, Shapley",
 }
-
-
-def asked(rows: pd.DataFrame, config: NoWeightUpdate) -> pd.Series:
-    """Which rows the parameters ask for: of the points those of the regimes, and the sweeps."""
-    regimes = {(allocation, str(pattern)) for allocation, pattern in map(regime_of, config.regimes)}
-    regime = pd.Series(list(zip(rows.allocation, rows.pattern)), index=rows.index)
-    wanted = store.asked(rows, config)
-    wanted &= regime.isin(regimes) | (rows.phase != "one_shot") | (rows.score == "")
-    sweep = (rows.experiment == "sensitivity") & (rows.sparsity_target == config.sensitivity_sparsity)
-    for column, values in config.sweeps.items():
-        wanted |= sweep & (rows.scope_name == column) & rows[column].isin(values)
-    return wanted
 
 
 def attribution(rows: pd.DataFrame) -> pd.DataFrame:

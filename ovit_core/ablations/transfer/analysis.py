@@ -7,7 +7,6 @@ from ovit_core.ablations.transfer.parameters import NOTHING, Transfer
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
 from ovit_core.study.statistics import accuracies, accuracy, difference, share, spread, spreads, summary, verdict
-from ovit_core.study.store import asked as asked
 
 PROTOCOLS = dict(linear="linear probe", full="full finetuning")
 MARGIN = 0.05  # dense must beat its best floor by this much for a set to say anything about transfer

@@ -1,11 +1,9 @@
-"""Ablation B: how pruned models transfer, by linear probe and by full finetuning, beside dense and the floors."""
+"""Ablation B at work: pruned models on other datasets, by linear probe and by full finetuning, beside the floors."""
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from itertools import chain, product
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,102 +15,78 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ovit_core import masks, models, training
-from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING, Transfer
+from ovit_core.ablations.transfer.parameters import NOTHING, Transfer
 from ovit_core.data.batches import EVAL_BATCH, InMemoryImages, Steps, batches
 from ovit_core.data.files import ImageFiles
-from ovit_core.data.loading import Data, load
-from ovit_core.progress import progress
-from ovit_core.study import dense, provenance
-from ovit_core.study.store import Run
-from ovit_core.study.surgeon import Surgeon
+from ovit_core.data.loading import Data
+from ovit_core.study import dense, measure
+from ovit_core.study.store import Images, Measured
+from ovit_core.study.tasks import VALIDATION, Task
 
-# Read when this module is, so that a file edited during a long run is not taken for the code that runs.
-CODE = provenance.code(*provenance.STUDY, __name__, Transfer.__module__)
+HELD = 0.2  # of a downstream training split, to choose by
 Labelled = tuple[np.ndarray, np.ndarray]  # (n, k) float32 features, (n,) labels
 Reader = Callable[[InMemoryImages | ImageFiles], Labelled]
 
 
-def run(config: Transfer) -> Path:
-    """Runs every seed, skipping what is done; returns the folder of the rows."""
-    return [Seed(config, seed).run() for seed in config.seeds][-1]
+class Seed(measure.Seed):
+    """One seed of ablation B; the seed is of each set's validation split too."""
 
-
-class Seed:
-    """One seed of the ablation: every model measured on every downstream set by the protocols asked for."""
+    config: Transfer
 
     def __init__(self, config: Transfer, seed: int):
-        self.config, self.seed = config, seed
-        # What is wrong with the downstream sets should be known before anything is trained.
-        preprocessing = models.input_config(dense.blank(config, 0, seed))
-        self.sets = [load(name, config.data_path, preprocessing, 0.2, seed) for name in config.datasets]
-        for data in self.sets:
-            dense.verify(data)
-        self.upstream = dense.upstream(config, seed)
-        fingerprints = [self.upstream.data.fingerprint, *(data.fingerprint for data in self.sets)]
-        self.out = Run(config, seed, fingerprints, CODE)
-        self.surgeon = Surgeon(config, self.upstream, seed)
+        super().__init__(config, seed)
+        self._sets: dict[str, Data] = {}
 
-    def run(self) -> Path:
-        self.surgeon.choose_damps(self.out)
-        targets = list(self.targets())
-        total = len(self.sets) * sum(len(protocols) for _, _, protocols in targets)
-        with progress(total=total, desc=f"ablation B, seed {self.seed}") as bar:
-            for method, at, protocols in targets:
-                model = cache(partial(self.model, method, at))  # made when a row is missing, once
-                if method not in NOTHING and not self.upstream.headless:
-                    self.upstream_top1(method, at, model)
-                for protocol, data in product(protocols, self.sets):
-                    self.measure(protocol, method, at, model, data)
-                    bar.update()
-        return self.out.folder
+    def data(self, task: Task) -> Data:
+        """A task's downstream set."""
+        name = task.columns["dataset"]
+        if name not in self._sets:
+            self._sets[name] = dense.read(self.config, name, HELD, self.seed)
+        return self._sets[name]
 
-    def targets(self) -> Iterator[tuple[str, float, list[str]]]:
-        """Method, sparsity and the protocols that measure it: dense first, the floors last, and a method's sparsities
-        one after the other, for it is factorized once.
-        """
-        asked = self.config.sparsities
-        yield "dense", 0.0, list(asked)
-        for method in self.config.transfer_methods:
-            for at in dict.fromkeys(chain(*asked.values())):
-                yield method, at, [protocol for protocol in asked if at in asked[protocol]]
-        for protocol in asked:
-            yield from ((floor, 0.0, [protocol]) for floor in FLOORS[protocol])
-
-    def model(self, method: str, at: float) -> nn.Module:
-        """The model of a target: a pruned copy, or for a floor one with random weights."""
-        if method in NOTHING:
+    def model(self, task: Task) -> nn.Module:
+        """The model of a task: a pruned copy, or for a floor one with random weights."""
+        if task.columns["method"] in NOTHING:
             return dense.blank(self.config, len(self.upstream.data.classes), self.seed + 1000)
-        return self.surgeon.pruned(method, at)
+        return self.pruned(task)
 
-    def upstream_top1(self, method: str, at: float, model: Callable[[], nn.Module]) -> None:
-        """The row of upstream top-1, unless it is there."""
-        key = dict(phase="one_shot", method=method, sparsity_target=at, dataset=self.config.upstream, metric="top1")
-        if not self.out.done(**key):
-            correct, _ = training.evaluate(model(), batches(self.upstream.data.test, EVAL_BATCH))
-            self.out.add(correct.mean(), n_test=len(correct), **key, **self.surgeon.describe(method, model()))
+    def linear(self, task: Task) -> Iterable[Measured]:
+        """A linear probe; what every C gave on validation, too."""
+        model, data = self.model(task), self.data(task)
+        reader = raw_pixels if task.columns["method"] == "raw_pixels" else partial(extract, model)
+        tried, C, found = probe(reader, data, self.config.probe_Cs)
+        for value, accuracy in tried.items():
+            yield Measured(dict(metric=VALIDATION, C=value, value=accuracy))
+        yield from self.told(task, model, data, found, dict(C=C))
 
-    def measure(self, protocol: str, method: str, at: float, model: Callable[[], nn.Module], data: Data) -> None:
-        """The rows of one model by one protocol on one set, if missing; for dense and the highest sparsity by class."""
-        by_class = method not in NOTHING and at in (0.0, max(self.config.sparsities[protocol], default=0.0))
-        key = dict(phase=protocol, method=method, sparsity_target=at, dataset=data.name)
-        missing = not self.out.done(**key, metric=data.metric, scope="all")
-        if not missing and (not by_class or self.out.done(**key, scope="class")):
-            return
-        if protocol == "linear":
-            final = model()
-            reader = raw_pixels if method == "raw_pixels" else partial(extract, final)
-            correct, chosen = probe(reader, data, self.config.probe_Cs)
-        else:
-            final, correct, chosen = finetune(model(), data, self.config, self.seed, desc=f"{method} on {data.name}")
-        row, labels = key | chosen | self.surgeon.describe(method, final), data.labels("test")
-        if missing:
-            value = mean_per_class(correct, labels) if data.metric == "mean_per_class" else correct.mean()
-            self.out.add(value, n_test=len(correct), **row, metric=data.metric, write=False)
-        for c, name in enumerate(data.classes if by_class else []):
+    def rate(self, task: Task) -> Iterable[Measured]:
+        """What a learning rate gives on validation after half the steps, with a whole schedule of their own. One that
+        diverges is right on no image.
+        """
+        data, steps = self.data(task), max(1, self.config.full_steps // 2)
+        try:
+            model = finetune(self.model(task), data, self.config, task.columns["lr"], steps, self.seed, str(task))
+            value = training.evaluate(model, batches(data.val, EVAL_BATCH)).accuracy
+        except FloatingPointError:
+            value = 0.0
+        yield Measured(dict(metric=VALIDATION, value=value))
+
+    def full(self, task: Task) -> Iterable[Measured]:
+        """Full finetuning at the learning rate that was chosen."""
+        data, c = self.data(task), self.config
+        model = finetune(self.model(task), data, c, task.columns["lr"], c.full_steps, self.seed, str(task))
+        yield from self.told(task, model, data, Images(*training.evaluate(model, batches(data.test, EVAL_BATCH))), {})
+
+    def told(self, task: Task, model: nn.Module, data: Data, found: Images, chosen: dict) -> Iterator[Measured]:
+        """The rows of a model on a test split, for those asked for by class too."""
+        labels, right = data.labels("test"), found.correct
+        row = measure.sparsities(model) | chosen
+        value = mean_per_class(right, labels) if data.metric == "mean_per_class" else right.mean()
+        yield Measured(row | dict(metric=data.metric, value=float(value), n_test=len(right)), found)
+        for c, name in enumerate(data.classes if ("top1", "class") in task.metrics else []):
             if (labels == c).any():
-                one = dict(scope="class", scope_name=name, metric="top1")
-                self.out.add(correct[labels == c].mean(), **row, **one, write=False)
-        self.out.write()
+                one = dict(scope="class", scope_name=name, metric="top1", value=float(right[labels == c].mean()))
+                yield Measured(row | one)
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -140,12 +114,12 @@ def _read(features: Callable[[Tensor], Tensor], part: InMemoryImages | ImageFile
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
 
 
-def probe(reader: Reader, data: Data, Cs: Sequence[float]) -> tuple[np.ndarray, dict]:
+def probe(reader: Reader, data: Data, Cs: Sequence[float]) -> tuple[dict[float, float], float, Images]:
     """Linear probe: L2 logistic regression on frozen, standardized features of the training split, its inverse strength
     chosen from `Cs` on validation. The test split is read once.
 
     Returns:
-        (n_test,) bool correctness, and the chosen C.
+        The validation accuracy of each C, the first with the best, and what that one makes of the test images.
     """
     (x, y), (x_val, y_val) = reader(data.train), reader(data.val)
     scale = StandardScaler().fit(x)
@@ -155,40 +129,30 @@ def probe(reader: Reader, data: Data, Cs: Sequence[float]) -> tuple[np.ndarray, 
     # fit there. This one gives the converged accuracy to 0.1 points; where the limit ends it first, so be it.
     with warnings.catch_warnings(), threadpool_limits(1 if small else None):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fits = [LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(x, y) for C in Cs]
-    best = max(fits, key=lambda fit: fit.score(x_val, y_val))
+        fits = {C: LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(x, y) for C in Cs}
+    tried = {C: float(fit.score(x_val, y_val)) for C, fit in fits.items()}
+    best = max(tried, key=lambda C: tried[C])
     x_test, y_test = reader(data.test)
-    return best.predict(scale.transform(x_test)) == y_test, dict(C=best.C)
+    odds = fits[best].predict_proba(scale.transform(x_test))  # (n, classes that train has)
+    place = {label: i for i, label in enumerate(fits[best].classes_)}
+    own = np.array([odds[i, place[y]] if y in place else 0.0 for i, y in enumerate(y_test)])
+    right = fits[best].classes_[odds.argmax(1)] == y_test
+    return tried, best, Images(right, -np.log(np.maximum(own, np.finfo(float).tiny)), odds.max(1))
 
 
-def finetune(
-    model: nn.Module, data: Data, config: Transfer, seed: int, desc: str
-) -> tuple[nn.Module, np.ndarray, dict]:
-    """Full finetuning: a new head, all kept weights trained, masks held; the learning rate chosen on validation.
-
-    Returns:
-        The model, (n_test,) bool correctness, and the chosen learning rate.
+def finetune(model: nn.Module, data: Data, config: Transfer, lr: float, steps: int, seed: int, desc: str) -> nn.Module:
+    """Full finetuning: a new head, all kept weights trained, masks held.
 
     Raises:
-        RuntimeError: a removed weight came back.  FloatingPointError: every learning rate diverged.
+        RuntimeError: a removed weight came back.  FloatingPointError: it diverged.
     """
-    trained = {}  # learning rate -> validation accuracy, model
-    for lr in config.full_lrs:
-        candidate = copy.deepcopy(model)
-        torch.manual_seed(seed)
-        candidate.reset_classifier(len(data.classes))
-        candidate.to(next(model.parameters()).device)
-        loader = Steps(batches(data.train, config.full_batch_size, seed), config.full_steps)
-        try:
-            training.train(candidate, loader, 1, lr, config.weight_decay, desc=f"finetune {desc}, lr {lr:g}")
-        except FloatingPointError:  # a rate that diverges is not chosen
-            continue
-        for name, mask in masks.of(candidate).items():
-            if candidate.get_parameter(name)[~mask].any():
-                raise RuntimeError(f"finetuning {desc}: removed weights of {name} are no longer zero")
-        trained[lr] = training.evaluate(candidate, batches(data.val, EVAL_BATCH))[0].mean(), candidate
-    if not trained:
-        raise FloatingPointError(f"finetuning {desc}: every learning rate of {list(config.full_lrs)} diverged")
-    lr = max(trained, key=lambda lr: trained[lr][0])
-    best = trained[lr][1]
-    return best, training.evaluate(best, batches(data.test, EVAL_BATCH))[0], dict(lr=lr)
+    model, device = copy.deepcopy(model), next(model.parameters()).device
+    torch.manual_seed(seed)
+    model.reset_classifier(len(data.classes))
+    model.to(device)
+    loader = Steps(batches(data.train, config.full_batch_size, seed), steps)
+    training.train(model, loader, 1, lr, config.weight_decay, seed=seed, desc=f"{desc}, lr {lr:g}")
+    for name, mask in masks.of(model).items():
+        if model.get_parameter(name)[~mask].any():
+            raise RuntimeError(f"{desc}: removed weights of {name} are no longer zero")
+    return model

@@ -1,0 +1,99 @@
+"""Files that outlive what happens to a process: written whole or not at all, one writer at a time, set aside if damaged.
+
+A kill or a full disk leaves the old file, or none, and never half of a new one.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+log = logging.getLogger(__name__)
+PARTIAL = ".partial"
+HOST = socket.gethostname().replace(".", "_")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which takes the place of `path` when the block ends well and is gone if it does not.
+
+    A link at `path` is replaced, not followed.
+
+    Raises:
+        OSError: nothing can be written there, or the disk is full; names the file.
+    """
+    partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file whole. Raises OSError as `writing` does."""
+    with writing(path) as partial, partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cannot_write(path: Path, error: OSError) -> OSError:
+    """The same error in one line that says what to do."""
+    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    return OSError(
+        f"cannot write {path}: {error.strerror or error}; {remedy}, or name another folder by OVIT_STUDY_DIR"
+    )
+
+
+def set_aside(path: Path, why: object) -> Path:
+    """Renames a file that cannot be read, so that it is made again and can still be looked at; says so in the log."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.replace(aside)
+    log.warning("%s cannot be read (%s): set aside as %s, and made again", path, first_line(why), aside.name)
+    return aside
+
+
+def first_line(error: object) -> str:
+    """What an error says, its first line, as far as it is worth a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+@contextmanager
+def locked(path: Path, why: str) -> Iterator[None]:
+    """Only one process at a time is inside, of all that name the same `path`; the system unlocks it when one dies.
+
+    Args:
+        path: beside which the lock lies.
+        why: said in the log where there is somebody to wait for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except TimeoutError:
+        log.warning("another process %s: waiting for it", why)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes of this machine that are no more left half written in a folder."""
+    for file in folder.glob(f".*.{HOST}.*{PARTIAL}"):
+        pid = file.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            file.unlink(missing_ok=True)

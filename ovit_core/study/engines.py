@@ -1,0 +1,163 @@
+"""Where the grid's calls are made: here, in one process or in several that write to the store themselves; or on a
+cluster, whose machines hand back what they measured.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import NamedTuple
+from uuid import uuid4
+
+from ovit_core import disk
+from ovit_core.progress import progress
+from ovit_core.study import identity, unit, workers
+from ovit_core.study.ablation import Ablation
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import Task, World
+from ovit_core.study.unit import Outcome
+
+Asked = tuple[Ablation, Parameters]
+Call = tuple[Callable[..., Outcome], tuple]
+Fail = Callable[[Ablation, int | None, str, str], None]  # what failed, of which seed, and why
+POLL = 1.0  # seconds between two looks at how far the workers are
+
+
+class Batch(NamedTuple):
+    """Tasks of one seed of one ablation."""
+
+    ablation: Ablation
+    config: Parameters
+    seed: int
+    world: World
+    tasks: list[Task]
+
+
+class Engine:
+    """Processes of this machine. With one worker everything happens in this very process."""
+
+    def __init__(self, config: Parameters, store: Store):
+        self.config, self.store, self.grid = config, store, uuid4().hex
+
+    def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
+        """The number of each call and what came of it, as it comes."""
+        if (count := workers.count(self.config, len(calls))) > 1:
+            yield from workers.local([(unit.numbered, (i, *call)) for i, call in enumerate(calls)], count)
+        else:
+            yield from (unit.numbered(i, *call) for i, call in enumerate(calls))
+
+    def datasets(self, asked: Sequence[Asked], names: Sequence[str]) -> dict[str, Outcome]:
+        """name -> the fingerprint of a dataset that was read and checked, or why there is none."""
+        owners = [next(a for a in asked if name in a[1].every_dataset) for name in names]
+        calls = [(unit.dataset, (self._of(*owner), name, self.grid)) for name, owner in zip(names, owners)]
+        return {names[i]: outcome for i, outcome in self._shown(calls, "datasets")}
+
+    def dense_models(self, ablation: Ablation, config: Parameters, seeds: Sequence[int], _: str) -> dict[int, Outcome]:
+        """seed -> what identifies its dense model, and whether that has no head; or why there is none."""
+        calls = [(unit.dense_model, (self._of(ablation, config), seed, self.grid)) for seed in seeds]
+        return {seeds[i]: outcome for i, outcome in self._shown(calls, "dense models")}
+
+    def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
+        """Does the tasks of some seeds; each process writes what it measures."""
+        calls = [(unit.tasks, (self._of(b.ablation, b.config), b.seed, b.tasks, b.world, self.grid)) for b in batches]
+        for i, outcome in self._shown(calls, "measuring", sum(len(b.tasks) for b in batches)):
+            for what, reason in outcome.failures:
+                fail(batches[i].ablation, batches[i].seed, what, reason)
+
+    @staticmethod
+    def _of(ablation: Ablation, config: Parameters) -> unit.Given:
+        return unit.Given(ablation.name, config.model_dump())
+
+    def _shown(self, calls: Sequence[Call], desc: str, tasks: int | None = None) -> Iterator[tuple[int, Outcome]]:
+        """`spread` under a bar of tasks, else of calls, that says what the workers tell the store."""
+        if not calls:
+            return
+        over = Event()
+        with progress(total=tasks or len(calls), desc=desc) as bar:
+
+            def follow() -> None:
+                while not over.wait(POLL):
+                    done, doing = self.store.told(self.grid)
+                    bar.n = done if tasks else bar.n
+                    bar.set_postfix_str(" | ".join(doing)[:100])
+
+            thread = Thread(target=follow, daemon=True)
+            thread.start()
+            try:
+                for found in self.spread(calls):
+                    if not tasks:
+                        bar.update()
+                    yield found
+            finally:
+                over.set()
+                thread.join()
+                self.store.end(self.grid)
+
+
+class Cluster(Engine):
+    """Machines that may share no disk with this one: they hand back rows and states, and this process writes."""
+
+    def __init__(self, config: Parameters, store: Store, run: Callable[[Sequence[workers.Call]], Iterator]):
+        super().__init__(config, store)
+        self.run = run
+
+    def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
+        yield from self.run([(unit.numbered, (i, *call)) for i, call in enumerate(calls)])
+
+    def dense_models(
+        self, ablation: Ablation, config: Parameters, seeds: Sequence[int], fingerprint: str
+    ) -> dict[int, Outcome]:
+        """As above: a call is an epoch of one seed. What is given, not trained, is opened here."""
+        if config.pretrained or config.checkpoint:
+            return super().dense_models(ablation, config, seeds, fingerprint)
+        paths = {seed: identity.dense_path(config, seed, fingerprint) for seed in seeds}
+        failed: dict[int, Outcome] = {}
+        while left := [seed for seed in seeds if not paths[seed].exists() and seed not in failed]:
+            resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}
+            states = [resumes[seed].read_bytes() if resumes[seed].exists() else None for seed in left]
+            given = self._of(ablation, config)
+            calls = [(unit.dense_epoch, (given, seed, state)) for seed, state in zip(left, states)]
+            for i, outcome in self._shown(calls, "dense models, an epoch"):
+                if outcome.failures:
+                    failed[left[i]] = outcome
+                    continue
+                state, finished = outcome.value
+                if finished:
+                    disk.write(paths[left[i]], finished)
+                    resumes[left[i]].unlink(missing_ok=True)
+                else:
+                    disk.write(resumes[left[i]], state)
+        known = {s: Outcome((identity.of_dense(config, s, fingerprint), False)) for s in seeds if s not in failed}
+        return known | failed
+
+    def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
+        """Does tasks one by one; a machine that lacks a dense model is sent it with its task."""
+        todo = [(batch, task, None) for batch in batches for task in sorted(batch.tasks, key=unit.order)]
+        while todo:
+            calls = [(unit.one, (self._of(b.ablation, b.config), b.seed, t, b.world, w)) for b, t, w in todo]
+            again = []
+            for i, outcome in self._shown(calls, "measuring"):
+                batch, task, _ = todo[i]
+                for what, reason in outcome.failures:
+                    fail(batch.ablation, batch.seed, what, reason)
+                if outcome.value is not None:
+                    self.store.add(outcome.value)
+                elif not outcome.failures:
+                    again.append((batch, task, self._weights(batch)))
+            todo = again
+
+    @staticmethod
+    def _weights(batch: Batch) -> bytes:
+        config, seed = batch.config, batch.config.dense_seed(batch.seed)
+        return identity.dense_path(config, seed, batch.world.fingerprints[config.upstream]).read_bytes()
+
+
+@contextmanager
+def of(config: Parameters, store: Store) -> Iterator[Engine]:
+    """The engine that the parameters name."""
+    if config.engine == "local":
+        yield Engine(config, store)
+        workers.dismiss()
+    else:
+        with workers.cluster(config) as run:
+            yield Cluster(config, store, run)

@@ -1,0 +1,139 @@
+"""The grid: every seed of every ablation, stage by stage, on as many processes or machines as there are.
+
+1. Every dataset is read and checked, every dense model trained.
+2. An ablation's stages one after the other, of all its seeds together: what one measures decides what the next asks.
+
+What is there is not done again. What fails stops nothing else: it is noted, and tried at the next start.
+"""
+
+from collections.abc import Sequence
+
+from ovit_core.study import engines, paths, store
+from ovit_core.study.ablation import Ablation
+from ovit_core.study.engines import Asked, Batch, Engine, Fail
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import SHARED, Found, Row, Stage, Task, World, identity_of
+
+ONLY_READ = "OVIT_ONLY_READ"  # set for notebooks whose rows the command has measured just now
+
+
+def run(asked: Sequence[Asked]) -> list[str]:
+    """Measures all that some ablations of one profile ask for and that is not there yet.
+
+    Returns:
+        What could not be measured, a line each.
+
+    Raises:
+        ValueError, OSError: the store is damaged, or a folder cannot be written to.
+    """
+    config, failures = asked[0][1], []
+    paths.check_writable(config.profile)
+    rows = Store(config.profile)
+    rows.check()
+    store.check_export(config.profile)
+    rows.forgive([ablation.name for ablation, _ in asked])
+
+    def fail(ablation: Ablation, seed: int | None, what: str, reason: str) -> None:
+        rows.fail(ablation.name, seed, what, reason)
+        failures.append(f"{ablation.name}, {store.failure(seed, what, reason)}")
+
+    with engines.of(config, rows) as engine:
+        worlds = prepare(engine, asked, fail)
+        stages = {ablation.name: list(ablation.stages) for ablation, _ in asked}
+        while any(stages.values()):
+            there, claimed, batches = Found(rows.rows()), set(), []
+            for ablation, config in asked:
+                left, todo = stages[ablation.name], {}
+                while left and not todo:  # a stage in which all is there holds nobody up
+                    todo = missing(ablation, config, worlds[ablation.name], left.pop(0), there, fail)
+                for seed, tasks in todo.items():
+                    mine = [task for task in tasks if identity_of(task) not in claimed]  # else another ablation does it
+                    claimed.update(map(identity_of, mine))
+                    batches += [Batch(ablation, config, seed, worlds[ablation.name], mine)] if mine else []
+            engine.measure(batches, fail)
+    return failures
+
+
+def prepare(engine: Engine, asked: Sequence[Asked], fail: Fail) -> dict[str, World]:
+    """Reads the datasets, then trains the dense models, of all ablations; what each ablation's rows depend on."""
+    config = asked[0][1]
+    names = dict.fromkeys(name for _, config in asked for name in config.every_dataset)
+    read = engine.datasets(asked, list(names))
+    known = {name: outcome.value for name, outcome in read.items() if not outcome.failures}
+    pruning, models = [ablation for ablation, _ in asked if ablation.prunes], {}
+    if pruning and config.upstream in known:
+        seeds = dict.fromkeys(map(config.dense_seed, config.seeds))
+        models = engine.dense_models(pruning[0], config, list(seeds), known[config.upstream])
+    headless = any(outcome.value[1] for outcome in models.values() if not outcome.failures)
+    worlds = {}
+    for ablation, config in asked:
+        for name in config.every_dataset:
+            if read[name].failures:
+                fail(ablation, None, *read[name].failures[0])
+        dense = {} if ablation.prunes else dict.fromkeys(map(config.dense_seed, config.seeds), "")
+        for seed, outcome in models.items() if ablation.prunes else ():
+            if outcome.failures:
+                fail(ablation, seed, *outcome.failures[0])
+            else:
+                dense[seed] = outcome.value[0]
+        worlds[ablation.name] = World(known, dense, headless)
+        engine.store.remember(ablation.name, worlds[ablation.name])
+    return worlds
+
+
+def missing(
+    ablation: Ablation, config: Parameters, world: World, stage: Stage, there: Found, fail: Fail
+) -> dict[int, list[Task]]:
+    """seed -> tasks of a stage that are not done."""
+    found, todo = rows_of(ablation, config, world, there, before=stage), {}
+    for seed in ready(config, world):
+        try:
+            tasks = [task for task in listed(stage, config, seed, world, found) if not there.of(task)]
+        except ValueError as error:
+            fail(ablation, seed, stage.__name__, str(error))
+            continue
+        if tasks:
+            todo[seed] = tasks
+    return todo
+
+
+def ready(config: Parameters, world: World) -> list[int]:
+    """The seeds whose dense model is there."""
+    return [seed for seed in config.seeds if config.dense_seed(seed) in world.dense]
+
+
+def listed(stage: Stage, config: Parameters, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
+    """The tasks of a stage, those on datasets that are not there left out."""
+    return [task for task in stage(config, seed, world, found) if task.columns["dataset"] in world.fingerprints]
+
+
+def rows_of(
+    ablation: Ablation, config: Parameters, world: World, there: Found, before: Stage | None = None
+) -> list[Row]:
+    """The rows of all stages, or of those before one, of all seeds, in the order of their tasks."""
+    found: list[Row] = []
+    for stage in ablation.stages:
+        if stage is before:
+            break
+        tasks = [task for seed in ready(config, world) for task in listed(stage, config, seed, world, found)]
+        found += [row for task in tasks for row in there.of(task)]
+    return found
+
+
+def results(ablation: Ablation, config: Parameters) -> tuple[list[Row], list[str]]:
+    """The rows that an ablation's parameters ask for, and what could not be measured.
+
+    Raises:
+        RuntimeError: there are no rows; says why.
+    """
+    rows = Store(config.profile)
+    world, failures = rows.recall(ablation.name), rows.failures(ablation.name)
+    try:
+        found = rows_of(ablation, config, world, Found(rows.rows())) if world else []
+    except ValueError as error:
+        found, failures = [], [str(error)]
+    if not found:
+        raise RuntimeError(f"nothing was measured. {failures[0] if failures else 'Run the study first'}")
+    mine = dict(experiment=ablation.name)
+    return [dict(row) | (mine if row["experiment"] == SHARED else {}) for row in found], failures

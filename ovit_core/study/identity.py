@@ -1,0 +1,42 @@
+"""What a dense model is known by, before and after it is there: without torch, so that a plan can ask in an instant."""
+
+import hashlib
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from ovit_core.study import paths, provenance
+from ovit_core.study.parameters import Parameters
+
+# Raised by whoever changes how a dense model is trained; finished ones survive all other work on the code.
+RECIPE = 3
+
+
+def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
+    """Where the dense model of a (dense) seed lies once it is trained: named by all that its weights depend on."""
+    recipe = [
+        config.model, config.model_args, config.epochs, config.lr, config.weight_decay, config.batch_size,
+        list(config.augment), config.threads,
+    ]  # fmt: skip
+    key = provenance.digest(recipe, fingerprint, seed, RECIPE)
+    return paths.cache() / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
+
+
+def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
+    """What identifies the weights of a dense model: their file's content, or timm's name and version; "" where they are
+    still to be trained.
+    """
+    how = [config.model, config.model_args, config.masks_from_zeros]
+    if config.pretrained:
+        return provenance.digest(how, "pretrained", version("timm"))
+    path = config.checkpoint_path or dense_path(config, seed, fingerprint)
+    if not path.is_file():
+        return ""
+    stat = path.stat()
+    return provenance.digest(how, _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _content(path: Path, *_: int) -> str:
+    """A file's hash; read once for the same size and times."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

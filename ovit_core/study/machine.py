@@ -1,0 +1,65 @@
+"""Threads, GPUs and helpers of a process: as many threads as the parameters say, for numbers repeat only at that count."""
+
+import getpass
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
+
+from filelock import FileLock
+from joblib import cpu_count
+
+
+def cores() -> int:
+    """Cores that this process may use: those of its container and affinity, which torch does not ask for."""
+    return cpu_count()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch, the compiled kernels (which follow torch) and BLAS use `count` threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    if before != count:  # needless calls are not harmless: see kernels/cpu.py
+        torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count, user_api="blas"):
+            yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
+
+
+WORKER = False  # whether this process is one of several that share the machine
+
+
+def loaders(device: str, threads: int) -> int:
+    """Processes that open images for one worker: what is left of its cores, none where it may not have any."""
+    import torch
+
+    if multiprocessing.current_process().daemon:
+        return 0
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    return min(16, cores() // gpus - 1) if gpus else threads - 1
+
+
+@cache
+def claim(gpus: int) -> int:
+    """A GPU of this process's own, as far as there are enough: the first that no other has claimed. Kept to its end."""
+    for number in range(gpus):
+        lock = FileLock(Path(gettempdir()) / f"ovit-gpu-{getpass.getuser()}-{number}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except TimeoutError:
+            continue
+        _claims.append(lock)
+        return number
+    return os.getpid() % gpus
+
+
+_claims: list[FileLock] = []

@@ -1,0 +1,213 @@
+"""What is done in a process of its own: a dataset or a dense model made ready, the tasks of a seed, or a single one.
+
+Plain values go in and come out, and errors come out as text: all of it may happen on another machine.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from ovit_core import disk
+from ovit_core.progress import told_to
+from ovit_core.study import identity, machine, provenance, registry
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.store import Measured, Store
+from ovit_core.study.tasks import Task, World
+
+GIVE_UP = 3  # failures one after the other: then it is not the measurement that is wrong
+TELL = 1.0  # seconds between two words of a worker on what it is doing
+_one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
+_seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
+
+
+class Given(NamedTuple):
+    """An ablation and its parameters' values."""
+
+    ablation: str
+    values: Mapping[str, Any]
+
+    @property
+    def config(self) -> Parameters:
+        return registry.get(self.ablation).parameters(**self.values)
+
+
+class Outcome(NamedTuple):
+    """What came of a call."""
+
+    value: Any = None
+    failures: tuple[tuple[str, str], ...] = ()  # what failed, and why
+
+
+def numbered(number: int, function: Callable[..., Outcome], arguments: tuple) -> tuple[int, Outcome]:
+    """A call with its number, for results come in no order."""
+    return number, function(*arguments)
+
+
+def dataset(given: Given, name: str, grid: str) -> Outcome:
+    """Reads and checks a dataset; its fingerprint."""
+    from ovit_core.study import dense
+
+    return _caught(name, given, lambda config: dense.read(config, name).fingerprint, grid)
+
+
+def dense_model(given: Given, seed: int, grid: str) -> Outcome:
+    """Makes a dense model ready in the cache; what identifies it, and whether it has no head."""
+    from ovit_core.study import dense
+
+    def make(config: Parameters) -> tuple[str, bool]:
+        upstream = dense.upstream(config, seed)
+        return upstream.identity, upstream.headless
+
+    return _caught(f"dense model of seed {seed}", given, make, grid)
+
+
+def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
+    """One epoch of a dense model's training away from its cache: the state after it, or the finished file's content."""
+    from ovit_core.study import dense
+
+    def train(config: Parameters) -> tuple[bytes | None, bytes | None]:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "dense.safetensors"
+            resume = path.with_suffix(".resume.pt")
+            if state is not None:
+                resume.write_bytes(state)
+            if dense.train(config, dense.read(config, config.upstream), seed, path, at_most=1) is None:
+                return resume.read_bytes(), None
+            return None, path.read_bytes()
+
+    return _caught(f"dense model of seed {seed}", given, train)
+
+
+def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
+    """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
+    store, failures, in_a_row = Store(given.values["profile"]), [], 0
+    for done, task in enumerate(sorted(todo, key=order)):
+        found = one(given, seed, task, world, tell=_Teller(store, grid, f"{given.ablation}, seed {seed}", done))
+        if found.value is not None:
+            store.add(found.value)
+        in_a_row = in_a_row + 1 if found.failures else 0
+        failures += found.failures
+        if in_a_row == GIVE_UP:
+            break
+    _Teller(store, grid, f"{given.ablation}, seed {seed}", len(todo))("")
+    return Outcome(failures=tuple(failures))
+
+
+def one(
+    given: Given, seed: int, task: Task, world: World, weights: bytes | None = None, tell: "_Teller | None" = None
+) -> Outcome:
+    """Does a single task; its rows, or None where this machine has not got the dense model, and needs its `weights`."""
+
+    def measure(config: Parameters) -> list[Measured] | None:
+        if provenance.code(*task.modules) != task.code:
+            raise RuntimeError(
+                f"the code of {task.modules[-1]}, or below it, is not that which listed the tasks: start anew"
+            )
+        if not _has_dense(config, seed, world, weights):
+            return None
+        key = (given.ablation, seed, provenance.digest(config.values(), dict(world.dense), dict(world.fingerprints)))
+        if key not in _seeds:
+            _seeds.clear()  # freed before the next
+            _seeds[key] = registry.get(given.ablation).seed(config, seed)
+            _check(_seeds[key], world)
+        begun = time.perf_counter()
+        rows = _seeds[key].measure(task)
+        seconds = round(time.perf_counter() - begun, 3)  # of the task, on the first of its rows
+        about = dict(commit=provenance.commit(), versions=provenance.versions())
+        about |= dict(device=provenance.device_name(config.device))
+        return [replace(m, row=m.row | about | dict(seconds=0.0 if i else seconds)) for i, m in enumerate(rows)]
+
+    return _caught(str(task), given, measure, tell=tell)
+
+
+def order(task: Task) -> tuple:
+    """Sorts tasks that share a factorization one after the other."""
+    c = task.columns
+    settings = c["block_size"], c["gradients"], c["gradient_batch"]
+    return c["experiment"] == "sensitivity", *settings, c["method"], c["pattern"], str(c["damp"])
+
+
+def _has_dense(config: Parameters, seed: int, world: World, weights: bytes | None) -> bool:
+    """Whether the dense model that the grid means is at hand; writes `weights` to the cache if that helps."""
+    seed = config.dense_seed(seed)
+    wanted, fingerprint = world.dense.get(seed, ""), world.fingerprints.get(config.upstream, "")
+    if not wanted or config.pretrained or config.checkpoint or identity.of_dense(config, seed, fingerprint) == wanted:
+        return True
+    if weights is None:
+        return False
+    disk.write(identity.dense_path(config, seed, fingerprint), weights)
+    return True
+
+
+def _check(seed: Any, world: World) -> None:
+    """Raises RuntimeError if this process sees another dense model or other images than the grid does."""
+    if (upstream := getattr(seed, "upstream", None)) is None:
+        return
+    wanted = world.dense.get(upstream.seed, ""), world.fingerprints.get(upstream.data.name, "")
+    if wanted != (upstream.identity, upstream.data.fingerprint):
+        raise RuntimeError(
+            f"{upstream.data.name} or the dense model of seed {upstream.seed} has changed since the study began, or is "
+            "another one on this machine: start anew"
+        )
+
+
+def _caught(
+    what: str, given: Given, call: Callable[[Parameters], Any], grid: str = "", tell: "_Teller | None" = None
+) -> Outcome:
+    """What a call returns, or why it failed, in a line. Its bars are told to the store, where there is one."""
+    try:
+        config = given.config
+        if grid:
+            tell = _Teller(Store(config.profile), grid, what, 0)
+        with _at_work(config) as config, told_to(tell.bar) if tell else told_to(lambda *_: None):
+            if tell:
+                tell(what)
+            return Outcome(call(config))
+    except Exception as error:
+        return Outcome(failures=((what, _reason(error)),))
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line; its kind too where it is none that the study expects."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    expected = isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError)
+    return (text if expected else f"{type(error).__name__}: {text}")[:500]
+
+
+@contextmanager
+def _at_work(config: Parameters) -> Iterator[Parameters]:
+    """The process as the parameters want it, one call at a time; the parameters with the GPU that is its own."""
+    import torch
+
+    from ovit_core.data import batches
+
+    with _one_at_a_time, machine.threads(config.threads):
+        before = batches.WORKERS
+        if machine.WORKER:
+            batches.WORKERS = machine.loaders(config.device, config.threads)
+        gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+        try:
+            yield config.replace(device=f"cuda:{machine.claim(gpus)}") if gpus > 1 else config
+        finally:
+            batches.WORKERS = before
+
+
+class _Teller:
+    """Tells the store what a worker is doing, not too often."""
+
+    def __init__(self, store: Store, grid: str, who: str, done: int):
+        self.store, self.grid, self.who, self.done, self.last = store, grid, who, done, -TELL
+
+    def __call__(self, doing: str) -> None:
+        self.last = time.monotonic()
+        self.store.tell(self.grid, self.who, self.done, doing)
+
+    def bar(self, what: str, n: int, total: int, _: float | None) -> None:
+        """A step of a bar, as `progress.told_to` gives it."""
+        if time.monotonic() - self.last > TELL:
+            self(f"{what}: {n}/{total}")

@@ -1,0 +1,115 @@
+"""Calls spread by joblib over the processes of this machine, or over those of a Ray or Dask cluster.
+
+A call catches its own errors and returns them: to joblib an exception is the end of all calls.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from joblib import Parallel, delayed, parallel_config
+
+from ovit_core.study import machine
+from ovit_core.study.parameters import Parameters
+
+Call = tuple[Callable, tuple]  # a function that can be pickled, and its arguments
+EXTRA = dict(ray="ray", dask="distributed")  # engine -> the package it needs
+
+
+def count(config: Parameters, calls: int) -> int:
+    """Processes for some calls on this machine: `workers`, else one a GPU, or as many as the cores give threads."""
+    import torch
+
+    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    if config.device.startswith("cuda:"):
+        gpus = 1
+    wanted = config.workers or gpus or max(1, machine.cores() // config.threads)
+    return max(1, min(wanted, calls))
+
+
+def local(calls: Sequence[Call], workers: int) -> Iterator[Any]:
+    """What calls return, as it comes, from processes of this machine that end when this one does."""
+    with parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers)(
+            delayed(_guarded)(os.getpid(), function, arguments) for function, arguments in calls
+        )
+
+
+def dismiss() -> None:
+    """Ends the processes that wait for more calls, and gives back their memory."""
+    if "joblib.externals.loky.reusable_executor" in sys.modules:
+        executor = sys.modules["joblib.externals.loky.reusable_executor"]._executor
+        if executor is not None:
+            executor.shutdown(wait=True)
+
+
+def _guarded(parent: int, function: Callable, arguments: tuple) -> Any:
+    """A call in a process that does not outlive its parent, and leaves Ctrl-C to it."""
+    global _watching
+    if not _watching:
+        _watching = True
+        machine.WORKER = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return function(*arguments)
+
+
+_watching = False
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextmanager
+def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[Any]]]:
+    """A function that spreads calls over a cluster and returns what they return, as it comes.
+
+    The cluster is the one that RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names; without, one is started on this machine.
+
+    Raises:
+        ValueError: the engine's package is not installed.
+    """
+    if config.engine == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        own = not ray.is_initialized()
+        here = {} if "RAY_ADDRESS" in os.environ else dict(num_cpus=config.workers or machine.cores())
+        if own:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **here)
+        workers = config.workers or int(ray.cluster_resources()["CPU"])
+
+        def run(calls: Sequence[Call]) -> Iterator[Any]:
+            # Its backend gives results in whole lists: rounds of one call a worker lose no more than is in progress.
+            with parallel_config("ray", n_jobs=workers), Parallel(batch_size=1) as parallel:
+                for start in range(0, len(calls), workers):
+                    yield from parallel(delayed(f)(*arguments) for f, arguments in calls[start : start + workers])
+
+        try:
+            yield run
+        finally:
+            if own:
+                ray.shutdown()
+    else:
+        from distributed import Client
+
+        there = os.environ.get("DASK_SCHEDULER_ADDRESS")
+        here = dict(n_workers=config.workers or machine.cores(), threads_per_worker=1, dashboard_address=None)
+        with Client(there) if there else Client(**here) as client:
+            workers = config.workers or sum(client.nthreads().values())
+
+            def run(calls: Sequence[Call]) -> Iterator[Any]:
+                with parallel_config("dask", n_jobs=workers, client=client):
+                    parallel = Parallel(batch_size=1, pre_dispatch=workers, return_as="generator_unordered")
+                    yield from parallel(delayed(f)(*arguments) for f, arguments in calls)
+
+            yield run
