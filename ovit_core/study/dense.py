@@ -9,7 +9,6 @@ from torch import nn
 
 from ovit_core import checkpoints, masks, models, training
 from ovit_core.data.batches import batches
-from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
 from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
@@ -38,20 +37,6 @@ def blank(config: Parameters, num_classes: int, seed: int) -> nn.Module:
     return models.create(config.model, num_classes, **config.model_args).to(models.pick_device(config.device))
 
 
-def verify(data: Data) -> None:
-    """Reads every image file of a dataset, once for the same files: a mark in the cache says that they were sound.
-
-    Raises:
-        ValueError: an image is missing, truncated or none; names it.
-    """
-    parts = [p for p in (data.train, data.val, data.test) if isinstance(p, ImageFiles) and p.on_disk]
-    mark = paths.cache() / f"verified-{data.fingerprint}"
-    if parts and not mark.exists():
-        for part in parts:
-            part.verify()
-        paths.write_atomically(mark, f"{data.name}\n")
-
-
 def upstream(config: Parameters, seed: int) -> Upstream:
     """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache."""
     if torch.get_num_threads() > (allowed := cpu_count()):  # a container's quota, which torch does not ask for
@@ -59,8 +44,7 @@ def upstream(config: Parameters, seed: int) -> Upstream:
     seed = seed if config.dense_per_seed else 0
     model = blank(config, 0, seed)
     models.prunable(model, config.prunable)  # a pattern that matches nothing is an error now, not after training
-    data = load(config.upstream, config.data_path, models.input_config(model))
-    verify(data)
+    data = load(config.upstream, config.data_path, models.input_config(model), cache=paths.cache())
     if config.pretrained or config.checkpoint_path:
         return _given(config, model, data, seed)
     model = blank(config, len(data.classes), seed)

@@ -22,7 +22,7 @@ from ovit_core.data.batches import EVAL_BATCH, InMemoryImages, Steps, batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
 from ovit_core.progress import progress
-from ovit_core.study import dense, provenance
+from ovit_core.study import dense, paths, provenance
 from ovit_core.study.store import Run
 from ovit_core.study.surgeon import Surgeon
 
@@ -44,9 +44,7 @@ class Seed:
         self.config, self.seed = config, seed
         # What is wrong with the downstream sets should be known before anything is trained.
         preprocessing = models.input_config(dense.blank(config, 0, seed))
-        self.sets = [load(name, config.data_path, preprocessing, 0.2, seed) for name in config.datasets]
-        for data in self.sets:
-            dense.verify(data)
+        self.sets = [load(name, config.data_path, preprocessing, 0.2, seed, paths.cache()) for name in config.datasets]
         self.upstream = dense.upstream(config, seed)
         fingerprints = [self.upstream.data.fingerprint, *(data.fingerprint for data in self.sets)]
         self.out = Run(config, seed, fingerprints, CODE)
