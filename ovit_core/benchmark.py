@@ -32,7 +32,7 @@ from ovit_core.fisher import BlockFisher
 from ovit_core.methods import get_method
 from ovit_core.plan import solve
 from ovit_core.pruning import prune
-from ovit_core.study import plots, provenance, store
+from ovit_core.study import export, plots, provenance
 
 COUNTS = 10  # sparsities read back from one factorization
 DAMP = 0.05
@@ -262,7 +262,7 @@ def write(rows: list[dict], name: str, device: torch.device) -> pd.DataFrame:
         profile="benchmark", device=provenance.device_name(str(device)), commit=provenance.commit(), seed=0,
         versions=provenance.versions(), experiment="benchmark", run_id="",
     )  # fmt: skip
-    store.export_table(table, "benchmark", name)
+    export.export_table(table, "benchmark", name)
     return table
 
 

@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import tarfile
 import urllib.request
+from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,9 +15,8 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from ovit_core.data import archives, loading
+from ovit_core.data import archives, catalog, loading
 from ovit_core.data.batches import batches
-from ovit_core.study import dense
 
 
 def jpg(path: Path, seed: int = 0) -> None:
@@ -133,20 +134,35 @@ LAYOUTS = {make.__name__: make for make in LAYOUTS}
 
 
 @pytest.fixture
+def lay(tmp_path, monkeypatch):
+    """Lays a dataset out in small; returns its numbers of classes, training and test images, the official ones here."""
+
+    def out(name):
+        counts = LAYOUTS[name](tmp_path, monkeypatch)
+        monkeypatch.setitem(archives.COUNTS, name, counts)
+        return counts
+
+    return out
+
+
+@pytest.fixture
 def offline(monkeypatch):
+    """Sources answer, and their downloads fail."""
+
     def refuse(*_, **__):
         raise URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(catalog, "unreachable", lambda source: "")
 
 
 def test_every_real_dataset_has_a_layout_here():
-    assert LAYOUTS.keys() == archives.ARCHIVES.keys()
+    assert LAYOUTS.keys() == archives.ARCHIVES.keys() == archives.COUNTS.keys()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_reads_what_the_archive_unpacks_to(tmp_path, monkeypatch, offline, name):
-    classes, train, test = LAYOUTS[name](tmp_path, monkeypatch)
+def test_reads_what_the_archive_unpacks_to(tmp_path, lay, offline, name):
+    classes, train, test = lay(name)
     d = loading.load(name, tmp_path, val_fraction=0.2)
     assert (len(d.classes), len(d.train) + len(d.val), len(d.test)) == (classes, train, test)
     assert set(d.labels("train")) <= set(range(classes)) and len(d.labels("test")) == test
@@ -154,15 +170,15 @@ def test_reads_what_the_archive_unpacks_to(tmp_path, monkeypatch, offline, name)
     assert images.shape == (min(4, test), 3, 32, 32) and labels.tolist() == d.labels("test")[:4].tolist()
 
 
-def test_labels_belong_to_their_images(tmp_path, monkeypatch):
-    cub200(tmp_path, monkeypatch)
+def test_labels_belong_to_their_images(tmp_path, lay):
+    lay("cub200")
     d = loading.load("cub200", tmp_path)
     for part in (d.train, d.val, d.test):
         assert all(d.classes[y] == path.parent.name for path, y in zip(part.sources, part.labels))
 
 
-def test_caltech_has_30_a_class_as_committed_and_no_background(tmp_path, monkeypatch):
-    caltech101(tmp_path, monkeypatch)
+def test_caltech_has_30_a_class_as_committed_and_no_background(tmp_path, lay):
+    lay("caltech101")
     d = loading.load("caltech101", tmp_path)
     assert "BACKGROUND_Google" not in d.classes and len(d.classes) == 101
     assert (np.bincount(d.labels("train")) + np.bincount(d.labels("val")) == 30).all()
@@ -208,13 +224,13 @@ def test_a_damaged_batch_of_cifar_is_named(tmp_path, offline):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no image"])
-def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path, monkeypatch, damage):
-    cub200(tmp_path, monkeypatch)
+def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path, lay, damage):
+    lay("cub200")
     file = tmp_path / "CUB_200_2011" / "images" / "002.Auklet" / "Auklet_0003.jpg"
     content = file.read_bytes()
     file.unlink() if damage == "missing" else file.write_bytes(content[:-200] if damage == "truncated" else b"text")
     with pytest.raises(ValueError, match=f"cannot read image {file}"):
-        dense.verify(loading.load("cub200", tmp_path))
+        loading.load("cub200", tmp_path)
 
 
 def test_an_empty_class_folder_is_named(tmp_path):
@@ -225,8 +241,116 @@ def test_an_empty_class_folder_is_named(tmp_path):
         loading.load("imagenet", tmp_path)
 
 
-def test_lists_that_disagree_are_refused(tmp_path, monkeypatch):
-    cub200(tmp_path, monkeypatch)
+def test_lists_that_disagree_are_refused(tmp_path, lay):
+    lay("cub200")
     text(tmp_path / "CUB_200_2011" / "train_test_split.txt", "1 0", "2 1")
     with pytest.raises(ValueError, match="list other images"):
         loading.load("cub200", tmp_path)
+
+
+def shorten(path):
+    """Takes the last line."""
+    lines = path.read_text().splitlines()
+    text(path, *lines[:-1])
+
+
+def shorten_json(path):
+    listed = json.loads(path.read_text())
+    listed["waffles"].pop()
+    text(path, json.dumps(listed))
+
+
+def shorten_flowers(path):
+    savemat(path, {"trnid": np.arange(1, 10), "valid": np.arange(11, 19), "tstid": np.arange(19, 25)})
+
+
+def shorten_cars(path):
+    kind = [("fname", object), ("class", np.uint8)]
+    savemat(path, {"annotations": np.array([(f"{i:05d}.jpg", i % 2 + 1) for i in range(3)], dtype=kind)})
+
+
+def shorten_cifar(path):
+    path.write_bytes(pickle.dumps({"data": np.zeros((9, 3072), np.uint8), "labels": [0, 1] * 4 + [0]}))
+
+
+@pytest.mark.parametrize(
+    "name, file, cut, message",
+    [
+        ("cifar10", "cifar-10-batches-py/two", shorten_cifar, "cifar-10-batches-py has 29 training images, .* 30"),
+        ("oxford_pets", "oxford-iiit-pet/annotations/trainval.txt", shorten, "trainval.txt has 11 training images, .* 12"),
+        ("oxford_pets", "oxford-iiit-pet/annotations/test.txt", shorten, "test.txt has 5 test images, .* 6"),
+        ("flowers102", "flowers-102/setid.mat", shorten_flowers, "setid.mat has 17 training images, .* 18"),
+        ("fgvc_aircraft", "fgvc-aircraft-2013b/data/images_variant_trainval.txt", shorten, "trainval.txt has 7 training images, .* 8"),
+        ("food101", "food-101/meta/test.json", shorten_json, "test.json has 3 test images, .* 4"),
+        ("stanford_cars", "stanford_cars/cars_test_annos_withlabels.mat", shorten_cars, "withlabels.mat has 3 test images, .* 4"),
+        ("cub200", "CUB_200_2011/classes.txt", shorten, "classes.txt has 1 classes, officially it has 2"),
+    ],
+)  # fmt: skip
+def test_half_a_list_is_no_smaller_set(tmp_path, lay, offline, name, file, cut, message):
+    lay(name)
+    loading.load(name, tmp_path)
+    cut(tmp_path / file)
+    with pytest.raises(ValueError, match=f"^{name}: {tmp_path}/.*{message}.*put there ") as caught:
+        loading.load(name, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [n for n in LAYOUTS if n not in ("caltech101", "flowers102")])
+def test_a_set_of_another_size_than_the_official_one_is_refused(tmp_path, monkeypatch, offline, name):
+    classes, *_ = LAYOUTS[name](tmp_path, monkeypatch)
+    with pytest.raises(
+        ValueError, match=f" has {classes} classes, officially it has {archives.COUNTS[name][0]}; put there "
+    ):
+        loading.load(name, tmp_path)
+
+
+def member(name, kind=tarfile.REGTYPE, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, 4 * (kind == tarfile.REGTYPE)
+    return info
+
+
+EVIL = {
+    "above": [member("../evil")],
+    "above, later": [member("fgvc-aircraft-2013b/data/../../../evil")],
+    "absolute": [member("ABSOLUTE/evil")],
+    "backslash": [member("..\\evil")],
+    "symbolic link": [member("way", tarfile.SYMTYPE, ".."), member("way/evil")],
+    "link to a file": [member("way", tarfile.LNKTYPE, "../secret")],
+    "device": [member("evil", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.parametrize("filtered", [True, False], ids=["Python has a filter", "Python has none"])
+@pytest.mark.parametrize("members", EVIL.values(), ids=EVIL)
+def test_an_archive_writes_nothing_outside_and_nothing_at_all_if_it_tries(
+    tmp_path, offline, monkeypatch, members, filtered
+):
+    if not filtered:
+        monkeypatch.delattr(tarfile, "data_filter")
+    (tmp_path / "secret").write_text("mine")
+    data = tmp_path / "data"
+    data.mkdir()
+    archive = data / "fgvc-aircraft-2013b.tar.gz"  # the one without a checksum
+    with tarfile.open(archive, "w:gz") as tar:
+        for info in [member("fgvc-aircraft-2013b/data/variants.txt"), *members]:
+            info.name = info.name.replace("ABSOLUTE", str(tmp_path))
+            tar.addfile(info, BytesIO(b"evil"))
+    before, extractall = sorted(tmp_path.rglob("*")), tarfile.TarFile.extractall
+    with pytest.raises(ValueError, match=f"^fgvc_aircraft: {archive} cannot be trusted, and nothing of it") as caught:
+        loading.load("fgvc_aircraft", data)
+    assert sorted(tmp_path.rglob("*")) == before and "\n" not in str(caught.value)
+    assert tarfile.TarFile.extractall is extractall
+
+
+def test_an_archive_is_unpacked_with_its_links_to_its_own_files(tmp_path, lay, offline):
+    lay("fgvc_aircraft")
+    folder = tmp_path / "fgvc-aircraft-2013b"
+    (folder / "data" / "images" / "0000003.jpg").unlink()
+    os.link(folder / "data" / "images" / "0000001.jpg", folder / "data" / "images" / "0000003.jpg")
+    (tmp_path / "again").mkdir()
+    with tarfile.open(tmp_path / "again" / f"{folder.name}.tar.gz", "w:gz") as tar:
+        tar.add(folder, folder.name)
+        assert any(info.islnk() for info in tar.getmembers())
+    again = loading.load("fgvc_aircraft", tmp_path / "again")
+    assert again.fingerprint == loading.load("fgvc_aircraft", tmp_path).fingerprint

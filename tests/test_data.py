@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import FashionMNIST
 
-from ovit_core.data import glyphs, listing, loading, small
+from ovit_core.data import catalog, glyphs, listing, loading, small
 from ovit_core.data.batches import batches
 from ovit_core.study.paths import ROOT
 
@@ -115,8 +115,9 @@ def test_fashion_mnist_missing_says_what_to_put_where(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(FashionMNIST, "download", refuse)
+    monkeypatch.setattr(catalog, "unreachable", lambda source: "")
     monkeypatch.setattr(small, "DEBIAN_FASHION_MNIST", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist, or put the four"):
+    with pytest.raises(FileNotFoundError, match=r"its download failed .* Put there the four .*dataset-fashion-mnist"):
         loading.load("fashion_mnist", tmp_path)
 
 

@@ -41,7 +41,7 @@ def x():
 
 def test_points_are_those_of_the_study(x):
     for method in TINY["methods"]:
-        mine, study = x.at(0.9)[method], x.surgeon.point(method, 0.9)
+        mine, study = x.at(0.9)[method], x.surgeon.point(method, 0.9, x.damp(method))
         assert all(torch.equal(mine.weights[n], study.weights[n]) for n in study.weights)
     assert x.sparsity(0.9) == pytest.approx(0.9, abs=1e-4)
     assert x.measured("ovit").keys() == {0.5, 0.9} and x.measured("dense").keys() == {0.0}

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ovit_core import masks
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.pruning import prune
-from ovit_core.study import dense, engine, registry
+from ovit_core.study import dense, engine, grid, registry
 from ovit_core.study.paths import ROOT
 from ovit_core.study.surgeon import Surgeon
 
@@ -23,7 +23,7 @@ def config(tmp_path, monkeypatch):
     given = dict(
         profile="headless", upstream="digits", checkpoint=str(path), model_args=TINY, seeds=[0], gradients=8,
         damps=[1e-5, 1e-3], datasets=["digits"], protocols=["linear"], transfer_methods=["ovit", "magnitude"],
-        transfer_sparsities=[0.5, 0.9], probe_Cs=[0.1],
+        transfer_sparsities=[0.5, 0.9], probe_Cs=[0.1], workers=1,
     )  # fmt: skip
     assert (ROOT / str(path)) == path  # an absolute path is itself
     return lambda name, **more: registry.build(
@@ -32,21 +32,22 @@ def config(tmp_path, monkeypatch):
 
 
 def test_ablation_b_reads_its_features(config):
-    results = registry.get("transfer").run(config("transfer"))
+    results = grid.run(registry.get("transfer"), config("transfer"))
     rows = results.rows
-    assert set(rows.metric) == {"validation_r2", "top1"} and set(rows.phase) == {"lambda_search", "linear"}
+    assert set(rows.metric) == {"validation_r2", "validation_top1", "top1"}
+    assert set(rows.phase) == {"lambda_search", "linear"}
     r2 = rows[rows.metric == "validation_r2"]
     assert r2.value.max() <= 1 and rows[rows.method == "ovit"].damp.notna().all()
     best = r2.loc[r2.value.idxmax(), "damp"]
     assert set(rows[(rows.method == "ovit") & (rows.phase == "linear")].damp) == {best}
     assert "no head, and so no top-1" in results.setting() and "digits, linear" in results.tables()
-    again = registry.get("transfer").run(config("transfer")).rows
+    again = grid.run(registry.get("transfer"), config("transfer")).rows
     pd.testing.assert_frame_equal(rows, again)
 
 
 def test_ablation_a_says_that_there_is_no_top1(config):
-    with pytest.raises(ValueError, match="has no classifier head here, and so no top-1: run ablation B alone"):
-        registry.get("no_weight_update").run(config("no_weight_update"))
+    with pytest.raises(RuntimeError, match="has no classifier head here, and so no top-1: leave this ablation out"):
+        grid.run(registry.get("no_weight_update"), config("no_weight_update"))
 
 
 def test_a_sparse_checkpoint_stays_sparse_where_its_zeros_are_taken_for_masks(config):
@@ -61,7 +62,7 @@ def test_a_sparse_checkpoint_stays_sparse_where_its_zeros_are_taken_for_masks(co
     assert masks.sparsity(upstream.model) == pytest.approx(0.6, abs=1e-4)
     for method in ("ovit", "obert", "magnitude", "random"):
         for regime in (("global", UNSTRUCTURED), ("uniform", Pattern(2, 4))):
-            pruned = surgeon.pruned(method, 0.8, regime)
+            pruned = surgeon.pruned(method, 0.8, 1e-5, regime)
             assert all(not pruned.get_parameter(n)[gone].any() for n, gone in zeros.items()), (method, regime)
     with pytest.raises(ValueError, match=r"sparsity 0\.55 is below the 0\.(6|59)"):
         Surgeon(sparse.replace(sparsities=[0.55]), upstream, 0)

@@ -89,8 +89,8 @@ def loaded(code: str) -> set[str]:
         ("ovit_core.pruning", {"pandas", "papermill", "pydantic", "matplotlib"}),
         (
             "ovit_core.study.registry ovit_core.study.checks ovit_core.ablations.no_weight_update "
-            "ovit_core.ablations.transfer ovit_core.data.catalog ovit_core.explorer.parameters",
-            {"torch", "timm", "pandas", "matplotlib", "papermill"},
+            "ovit_core.ablations.transfer ovit_core.data.catalog ovit_core.data.manifest ovit_core.explorer.parameters",
+            {"torch", "timm", "pandas", "PIL", "matplotlib", "papermill"},
         ),
         (
             "ovit_core.study.report ovit_core.study.plots ovit_core.ablations.no_weight_update.figures "

@@ -201,6 +201,13 @@ def test_links_to_folders_are_followed_and_never_in_a_ring(pets, tmp_path):
     assert len(linked.train) + len(linked.val) == len(whole.train) + len(whole.val) + 1
 
 
+def test_a_class_folder_may_be_a_link_to_anywhere(pets, tmp_path):
+    before = load(pets).fingerprint
+    (pets / "train" / "cat").rename(tmp_path / "elsewhere")
+    (pets / "train" / "cat").symlink_to(tmp_path / "elsewhere")
+    assert load(pets).fingerprint == before
+
+
 def test_a_name_that_is_not_utf8_is_a_name(pets):
     first = next((pets / "train").rglob("*.png"))
     first.rename(os.fsdecode(os.fsencode(first.parent) + b"/caf\xe9.png"))

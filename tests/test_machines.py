@@ -7,11 +7,13 @@ import threading
 
 import pytest
 import torch
+from conftest import quick
 
 from ovit_core import elimination
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.elimination import eliminate
 from ovit_core.fisher import BlockFisher, ieee_float32
-from ovit_core.study import dense
+from ovit_core.study import machine, workers
 from ovit_core.study.paths import ROOT
 
 
@@ -43,6 +45,7 @@ import numba, torch
 from numba.core import caching
 def nowhere(*_, **__): raise RuntimeError("cannot cache function: no locator available")
 caching.FunctionCache.__init__ = nowhere
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.elimination import eliminate
 e = eliminate(torch.randn(4, 8), torch.eye(8).repeat(4, 1, 1), backend="cpu")
 print("eliminated", e.order.shape[0])
@@ -70,14 +73,42 @@ def test_two_threads_eliminate_at_once():
     assert len(found) == 4 and all(torch.equal(e.order, wanted.order) for e in found)
 
 
-def test_no_more_threads_than_cores_allowed(monkeypatch):
-    threads = []
-    monkeypatch.setattr(dense, "cpu_count", lambda: 3)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.append(n) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        dense.upstream(None, 0)
-    assert threads == [3]
+@pytest.mark.parametrize(
+    ("cores", "gpus", "wanted", "calls", "count"),
+    [(8, 0, 0, 100, 4), (8, 0, 3, 100, 3), (8, 0, 0, 2, 2), (1, 0, 0, 5, 1), (8, 2, 0, 100, 2), (8, 2, 0, 1, 1)],
+)
+def test_as_many_workers_as_cores_or_gpus(monkeypatch, cores, gpus, wanted, calls, count):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert workers.count(quick(Transfer, f"workers={wanted}", "threads=2"), calls) == count
+
+
+def test_threads_are_those_asked_for_and_as_before_afterwards():
+    before = torch.get_num_threads()
+    with machine.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_each_process_claims_a_gpu_of_its_own(tmp_path):
+    code = """
+import sys; from ovit_core.study import machine
+print(machine.claim(2), flush=True); sys.stdin.read()
+"""
+    start = lambda: subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, cwd=ROOT,
+                                     env=os.environ | {"TMPDIR": str(tmp_path)})  # fmt: skip
+    processes = [start()]
+    claims = [processes[0].stdout.readline()]
+    processes.append(start())
+    claims.append(processes[1].stdout.readline())
+    processes[0].kill()  # its claim goes with it
+    processes[0].wait()
+    processes.append(start())
+    claims.append(processes[2].stdout.readline())
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert [int(claim) for claim in claims] == [0, 1, 0]
 
 
 @pytest.mark.notebook

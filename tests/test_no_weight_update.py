@@ -10,6 +10,7 @@ from conftest import TINY, quick
 
 from ovit_core import masks
 from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
+from ovit_core.ablations.no_weight_update import tasks
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import batches
@@ -19,6 +20,7 @@ from ovit_core.pruning import prune
 from ovit_core.study.dense import Upstream
 from ovit_core.study.statistics import t_interval
 from ovit_core.study.surgeon import DTYPE, Surgeon
+from ovit_core.study.tasks import World
 
 
 def test_cubic_starts_and_ends_where_it_should_and_slows_down():
@@ -38,14 +40,23 @@ def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_pat
     config = quick(NoWeightUpdate, *settings)
     seed, steps, prune_again = Seed(config, 0), [], Surgeon.prune_again
 
-    def watched(surgeon, model, method, sparsity):
+    def watched(surgeon, model, method, sparsity, damp):
         before = copy.deepcopy(model)
-        prune_again(surgeon, model, method, sparsity)
+        prune_again(surgeon, model, method, sparsity, damp)
         assert all((masks.of(model)[name] <= mask).all() for name, mask in masks.of(before).items())
         steps.append((sparsity, before, copy.deepcopy(model)))
 
     monkeypatch.setattr(Surgeon, "prune_again", watched)
-    final = seed.gradual("ovit", 0.9)
+    world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
+    found = [dict(t.columns) | dict(value=0.5) for t in tasks.searches(config, 0, world, [])]
+    (task,) = (
+        t for t in tasks.measurements(config, 0, world, found)
+        if (t.kind, t.columns["method"], t.columns["sparsity_target"]) == ("gradual", "ovit", 0.9)
+    )  # fmt: skip
+    models, tested = [], Seed.tested
+    monkeypatch.setattr(Seed, "tested", lambda self, model: models.append(model) or tested(self, model))
+    seed.measure(task)
+    (final,) = models
     total = sum(m.numel() for m in masks.of(final).values())
     assert masks.sparsity(final) == round(0.9 * total) / total
     assert [sparsity for sparsity, _, _ in steps] == cubic(0.4, 0.9, 3)

@@ -22,6 +22,7 @@ def edited(tmp_path, monkeypatch):
             text = path.read_text()
             assert old in text
             path.write_text(text.replace(old, new, 1))
+        provenance.code.cache_clear()  # as in a new process
         return provenance.code(*pruner)
 
     yield code

@@ -15,7 +15,7 @@ TOY = {
     "__init__.py": """
 from ovit_core.study.ablation import Ablation
 from .parameters import Toy
-ABLATION = Ablation("Ablation C: what does a coin bring?", __name__, Toy)
+ABLATION = Ablation("Ablation C: what does a coin bring?", __name__, Toy, prunes=False)
 """,
     "parameters.py": """
 from typing import ClassVar
@@ -29,25 +29,31 @@ class Toy(Parameters):
     def points(self):
         return dict(one_shot=(("random",), (0.5,)))
 """,
+    "tasks.py": """
+from ovit_core.study.tasks import task
+
+def throws(config, seed, world, found):
+    what = dict(phase="one_shot", depends=["throws"], modules=["ovit_core.methods"])
+    return [task(config, seed, world, "throw", ["top1"], method=method, sparsity_target=at, **what)
+            for method, at in (("dense", 0.0), ("random", 0.5))]
+
+STAGES = (throws,)
+""",
     "run.py": """
 import numpy as np
-from ovit_core.study import provenance
-from ovit_core.study.store import Run
+from ovit_core.study.store import Measured
 
-def run(config):
-    for seed in config.seeds:
-        out = Run(config, seed, [], provenance.code(__name__))
-        for method, at in (("dense", 0.0), ("random", 0.5)):
-            key = dict(phase="one_shot", method=method, sparsity_target=at, dataset=config.upstream, metric="top1")
-            if not out.done(**key):
-                correct = np.random.default_rng(seed).random(config.throws) < 0.5
-                score = dict(score="random", update="none") if at else {}
-                out.add(correct.mean(), n_test=config.throws, **key, **score)
-    return out.folder
+class Seed:
+    def __init__(self, config, seed):
+        self.config, self.seed = config, seed
+
+    def measure(self, task):
+        right = np.random.default_rng(self.seed).random(self.config.throws) < 0.5
+        columns = dict(metric="top1", value=right.mean(), n_test=self.config.throws)
+        return [Measured(dict(task.columns) | columns)]
 """,
     "analysis.py": """
 from ovit_core.study import statistics
-from ovit_core.study.store import asked as asked
 
 def answers(rows):
     return [f"A coin is right in {100 * rows.value.mean():.0f} % of throws."]
@@ -73,11 +79,11 @@ FIGURES = {"toy_coin": Drawing(coin, "A coin", "Heads or tails.")}
 }
 CELLS = [
     ("parameters", 'profile: str = "quick"  # name of the study\nthrows: int = 10  # of the coin'),
-    ("config", "from ovit_core.study import registry\n\nablation = registry.get('toy')\n"
+    ("config", "from ovit_core.study import grid, registry\n\nablation = registry.get('toy')\n"
      "from ovit_core.study.engine import read_profile\n"
-     "values = read_profile('quick', []) | dict(profile=profile, throws=throws, seeds=[0, 1])\n"
+     "values = read_profile('quick', []) | dict(profile=profile, throws=throws, seeds=[0, 1], workers=1)\n"
      "config = registry.build(ablation.parameters, values)"),
-    ("run", "results = ablation.run(config)"),
+    ("run", "results = grid.run(ablation, config)"),
     ("coin", "results.figure('toy_coin')"),
     ("answer", "results.answers()"),
     ("export", "results.export()"),
@@ -120,7 +126,7 @@ def test_it_runs_is_drawn_and_stands_in_the_report(toy, tmp_path):
         run = [sys.executable, "-m", "ovit_core.study", *words]
         return subprocess.run(run, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
-    done = study("quick", "--only", "toy", "--set", "profile=tiny", "--set", "throws=20", "--set", "seeds=[0, 1]")
+    done = study("quick", "--only", "toy", "--set", "profile=tiny", "--set", "throws=20", "--set", "seeds=[0, 1]", "--set", "workers=2")
     assert done.returncode == 0, done.stderr
     figures = tmp_path / "study" / "figures" / "tiny"
     assert (figures / "toy_coin.png").stat().st_size > 1000 and "figures/tiny/toy_coin.png" in done.stdout

@@ -31,7 +31,7 @@ def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         training.train(cut, Cut(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
     resumed = training.train(copy.deepcopy(tiny), batches(split, 16, seed=1), epochs=4, lr=1e-3, checkpoint=path)
-    assert not path.exists()
+    assert training.epochs_done(path) == 4  # whoever keeps the model removes it
     for a, b in zip(whole.parameters(), resumed.parameters()):
         torch.testing.assert_close(a, b)
 
@@ -84,4 +84,4 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(tiny, monkeypa
 def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     up = dense.upstream(quick(Transfer), seed=0)
-    assert training.evaluate(up.model, batches(up.data.test, 500))[0].mean() >= 0.90
+    assert training.evaluate(up.model, batches(up.data.test, 500)).accuracy >= 0.90

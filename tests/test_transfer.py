@@ -24,9 +24,12 @@ def test_probe_equals_scikit_learn_on_the_same_features(tiny):
     scale = StandardScaler().fit(x)
     scores = {C: LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(scale.transform(x), y) for C in (0.001, 1.0)}
     best = max(scores, key=lambda C: scores[C].score(scale.transform(x_val), y_val))
-    correct, chosen = run.probe(lambda part: run.extract(tiny, part), d, [0.001, 1.0])
-    assert chosen["C"] == best
-    assert np.array_equal(correct, scores[best].predict(scale.transform(x_test)) == y_test)
+    tried, chosen, found = run.probe(lambda part: run.extract(tiny, part), d, [0.001, 1.0])
+    assert chosen == best and tried == {C: fit.score(scale.transform(x_val), y_val) for C, fit in scores.items()}
+    assert np.array_equal(found.correct, scores[best].predict(scale.transform(x_test)) == y_test)
+    odds = scores[best].predict_proba(scale.transform(x_test))
+    np.testing.assert_allclose(found.loss, -np.log(odds[np.arange(len(y_test)), y_test]), rtol=1e-5)  # float32
+    np.testing.assert_allclose(found.top, odds.max(1), rtol=1e-5)
 
 
 def test_probe_is_the_converged_one_where_classes_are_many():
@@ -36,19 +39,18 @@ def test_probe_is_the_converged_one_where_classes_are_many():
     y = np.repeat(np.arange(100), 20)
     parts = [(centres[y] + 0.5 * generator.normal(size=(len(y), 32)), y) for _ in range(3)]
     split = SimpleNamespace(train=0, val=1, test=2, classes=range(100))
-    correct, chosen = run.probe(lambda part: parts[part], split, [10.0])
+    _, chosen, found = run.probe(lambda part: parts[part], split, [10.0])
     scale = StandardScaler().fit(parts[0][0])
     tight = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(scale.transform(parts[0][0]), y)
-    assert abs(correct.mean() - tight.score(scale.transform(parts[2][0]), y)) <= 0.002 and chosen == dict(C=10.0)
+    assert abs(found.correct.mean() - tight.score(scale.transform(parts[2][0]), y)) <= 0.002 and chosen == 10.0
 
 
 def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
     prune(tiny, "magnitude", 0.9)
     tiny.reset_classifier(26)
     before = {n: m.clone() for n, m in masks.of(tiny).items()}
-    config = quick(Transfer, "full_steps=6", "full_lrs=[1.0e-3, 3.0e-3]")
-    model, correct, chosen = run.finetune(tiny, load("digits"), config, 0, "test")
-    assert model.head.out_features == 10 and len(correct) == 539 and chosen["lr"] in (1e-3, 3e-3)
+    model = run.finetune(tiny, load("digits"), quick(Transfer), 1e-3, 6, 0, "test")
+    assert model.head.out_features == 10 and tiny.head.out_features == 26  # a copy
     for name, mask in before.items():
         assert torch.equal(masks.of(model)[name], mask)
         assert torch.equal(model.get_parameter(name) == 0, ~mask)

@@ -4,6 +4,7 @@ Small sets live in memory as uint8; anything else is a torch dataset behind a Da
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 
@@ -83,12 +84,13 @@ class Loader(DataLoader):
         self.seed, self.epoch = seed, 0
         shuffle = seed is not None
         super().__init__(
-            split, batch_size, shuffle=shuffle, drop_last=shuffle and len(split) >= batch_size, num_workers=workers,
+            copy(split), batch_size, shuffle=shuffle, drop_last=shuffle and len(split) >= batch_size, num_workers=workers,
             generator=torch.Generator(), pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.generator.manual_seed((self.seed or 0) * 100_003 + self.epoch)
+        self.dataset.draw = (self.seed or 0) * 100_003 + self.epoch  # type: ignore[attr-defined]
+        self.generator.manual_seed(self.dataset.draw)
         self.epoch += self.seed is not None
         return super().__iter__()
 

@@ -1,9 +1,11 @@
 """Images in files: opened as the picture a person sees, one at a time, or small ones all at once into memory."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
-from ovit_core.progress import progress
+from ovit_core.progress import each
 
 SMALL = 64  # pixels of a picture's shorter side: whole sets of such are decoded once into memory
 SAMPLE = 64  # files looked at to tell whether a set's pictures are small
@@ -28,6 +30,7 @@ class ImageFiles(Dataset):
     transform: Callable  # of a PIL image in `mode`, for evaluation
     train_transform: Callable | None = None  # with random augmentation, for training; None: see the images unaugmented
     mode: str = "RGB"  # or L, for models of one channel
+    draw: int = 0  # which augmentation is drawn; a loader sets it for each epoch
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +38,10 @@ class ImageFiles(Dataset):
     def __getitem__(self, i: int):
         source = self.sources[i]
         image = open_image(source, self.mode) if self.on_disk else to_pil_image(source).convert(self.mode)
-        return (self.train_transform or self.transform)(image), int(self.labels[i])
+        if self.train_transform is None:
+            return self.transform(image), int(self.labels[i])
+        with _drawn(self.draw * 1_000_003 + i):
+            return self.train_transform(image), int(self.labels[i])
 
     def take(self, index: np.ndarray) -> "ImageFiles":
         """A part of the split."""
@@ -50,19 +56,27 @@ class ImageFiles(Dataset):
     def on_disk(self) -> bool:
         return not isinstance(self.sources, Tensor)
 
-    def verify(self) -> None:
-        """Decodes every file once, small. Raises ValueError naming the first that cannot be read."""
-        for _ in _each(partial(open_image, small=True), self.sources, "checking images"):
-            pass
+
+@contextmanager
+def _drawn(seed: int) -> Iterator[None]:
+    """Random numbers from a seed, of each library that timm's transforms draw from: an image is then augmented alike
+    whichever process opens it. Afterwards they go on as before.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.random.default_generator.manual_seed(seed)  # a GPU's is left alone
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
-def _each(read: Callable, paths: Sequence[Path], desc: str):
-    """What `read` makes of every file, in order, by several threads."""
-    with ThreadPoolExecutor() as pool, progress(total=len(paths), desc=desc) as bar:
-        for start in range(0, len(paths), 10_000):  # `map` queues all it is given at once
-            for found in pool.map(read, paths[start : start + 10_000]):
-                yield found
-                bar.update()
+def examine(path: Path, content: bytes) -> None:
+    """Decodes a file once, small. Raises ValueError naming it if it cannot be read."""
+    open_image(path, small=True, content=content)
 
 
 def are_small(paths: Sequence[Path]) -> bool:
@@ -78,12 +92,12 @@ def _size(path: Path) -> tuple[int, int]:
         raise ValueError(f"cannot read image {path}: {error}") from error
 
 
-@lru_cache(maxsize=4)  # each seed asks anew; keyed by the files with their sizes and times
-def decoded(files: tuple[tuple[Path, int, int], ...], size: tuple[int, int], mode: str) -> Tensor:
+@lru_cache(maxsize=4)  # each seed asks anew; keyed by the files with the digests of their content
+def decoded(files: tuple[tuple[Path, bytes], ...], size: tuple[int, int], mode: str) -> Tensor:
     """(n, C, H, W) uint8 of small pictures: their shorter side resized, the middle cut out. Not to be written to."""
     images = torch.empty(len(files), len(mode) if mode != "L" else 1, *size, dtype=torch.uint8)
     read = lambda path: pil_to_tensor(center_crop(_cover(open_image(path, mode), size), list(size)))
-    for i, picture in enumerate(_each(read, [path for path, *_ in files], "decoding images")):
+    for i, picture in enumerate(each(read, [path for path, _ in files], "decoding images")):
         images[i] = picture
     return images
 
@@ -95,19 +109,20 @@ def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if wanted == [image.height, image.width] else resize(image, wanted)
 
 
-def open_image(path: Path, mode: str = "RGB", small: bool = False) -> Image.Image:
+def open_image(path: Path, mode: str = "RGB", small: bool = False, content: bytes | None = None) -> Image.Image:
     """A file as the picture a person sees: turned as its EXIF says, transparency on white, 16 bits scaled to 8, the
     first frame of an animation.
 
     Args:
         mode: RGB, or L for gray.
         small: lets JPEG decode at an eighth of the size: it still reads the file to its end.
+        content: of the file, where it was read already.
 
     Raises:
         ValueError: the file is missing, truncated, no image, or of a kind that has no such picture; names it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             if small:
                 image.draft("RGB", (32, 32))
             return _as_seen(ImageOps.exif_transpose(image)).convert(mode)

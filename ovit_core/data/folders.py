@@ -22,8 +22,8 @@ def read(name: str, data_dir: Path) -> Listing:
     Hidden and system files are passed over, and what is no picture with a line in the log.
 
     Raises:
-        ValueError: fewer than two classes, an empty one, classes that differ by case only or between train and test, or
-            ImageNet's under numbers; names them.
+        ValueError: fewer than two classes, an empty one, one behind a link that leads nowhere, classes that differ by
+            case only or between train and test, or ImageNet's under numbers; names them.
     """
     root = folder_of(name, data_dir)
     test_name = "test" if _classes(root / "test") or not (root / "val").is_dir() else "val"
@@ -48,7 +48,10 @@ def _hidden(path: Path) -> bool:
 
 
 def _classes(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*") if path.is_dir() and not _hidden(path))
+    seen = [path for path in sorted(folder.glob("*")) if not _hidden(path)]
+    if lost := [path for path in seen if path.is_symlink() and not path.exists()]:
+        raise ValueError(f"{lost[0]} is a link that leads nowhere: a class would be missing")
+    return [path.name for path in seen if path.is_dir()]
 
 
 def _below(folder: Path) -> Iterator[Path]:

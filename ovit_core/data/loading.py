@@ -6,7 +6,6 @@ at a time and go through timm's own transforms.
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,9 +17,9 @@ from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from ovit_core.data import catalog
+from ovit_core.data import catalog, manifest
 from ovit_core.data.batches import InMemoryImages
-from ovit_core.data.files import ImageFiles, are_small, decoded
+from ovit_core.data.files import ImageFiles, are_small, decoded, examine
 from ovit_core.data.listing import Split, split
 
 IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
@@ -36,7 +35,7 @@ class Data:
     train: InMemoryImages | ImageFiles
     val: InMemoryImages | ImageFiles
     test: InMemoryImages | ImageFiles
-    fingerprint: str  # of the bytes in memory, or of the file list; and of the labels
+    fingerprint: str  # of the images' content, of files' names, and of the labels
 
     @property
     def metric(self) -> str:
@@ -49,9 +48,14 @@ class Data:
 
 
 def load(
-    name: str, data_dir: str | Path = "data", input_config: dict | None = None, val_fraction: float = 0.1, seed: int = 0
+    name: str,
+    data_dir: str | Path = "data",
+    input_config: dict | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    cache: Path | None = None,
 ) -> Data:
-    """A dataset by name.
+    """A dataset by name. Every image file was read to its end and found sound.
 
     Args:
         name: one of `catalog.DATASETS`, or `folder:NAME` for `data_dir/NAME/{train,test}/CLASS/*.png`.
@@ -59,9 +63,10 @@ def load(
         input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
         val_fraction: part of train set aside for validation, MOST_VALIDATION images at most.
         seed: of that split.
+        cache: the folder of the `manifest` of files that were read before; None reads all of them.
 
     Raises:
-        ValueError: unknown name, or images that cannot be read.  FileNotFoundError: says what to put where.
+        ValueError: unknown name, or images that cannot be read: names the file.  FileNotFoundError: says what to put where.
     """
     catalog.check(name, data_dir)
     reader = import_module(f"ovit_core.data.{catalog.find(name).reader}")
@@ -76,9 +81,15 @@ def load(
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     channels, *size = config["input_size"]
     size, mode = tuple(size), "L" if channels == 1 else "RGB"
-    fingerprint = _fingerprint(train, test, Path(data_dir))
+    listed = [path for sources, _ in (train, test) if not isinstance(sources, Tensor) for path in sources]
+    digests = dict(zip(listed, manifest.digests(listed, examine, cache)))
+    fingerprint = _fingerprint(train, test, Path(data_dir), digests)
+    what = manifest.Record(fingerprint, len(labels), len(test[1]), len(classes))
+    manifest.record(cache, name, Path(data_dir), what)
     if max(size) <= IN_MEMORY and not isinstance(train[0], Tensor) and are_small(train[0]) and are_small(test[0]):
-        train, test = ((decoded(_dated(sources), size, mode), y) for sources, y in (train, test))
+        train, test = (
+            (decoded(tuple((p, digests[p]) for p in sources), size, mode), y) for sources, y in (train, test)
+        )
     if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
         scale = tuple(config["mean"]), tuple(config["std"])
         whole, unseen = (
@@ -93,20 +104,17 @@ def load(
     return Data(name, classes, whole.take(rest), val, unseen, fingerprint)
 
 
-def _dated(paths: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
-    """Files with their sizes and times, which change when their content does."""
-    return tuple((path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths)
-
-
-def _fingerprint(train: Split, test: Split, data_dir: Path) -> str:
-    """Of the bytes of images in memory, or of the names and sizes of files; and of the labels."""
+def _fingerprint(train: Split, test: Split, data_dir: Path, digests: dict[Path, bytes]) -> str:
+    """Of the bytes of images in memory, or of the digests of files and their names in `data_dir`; and of the labels."""
     content = hashlib.sha256()
     for sources, labels in (train, test):
         if isinstance(sources, Tensor):
             content.update(sources.contiguous().numpy().tobytes())
         else:
-            sizes = (f"{os.path.relpath(p, data_dir)} {p.stat().st_size if p.exists() else 0}" for p in sources)
-            content.update(os.fsencode("\n".join(sizes)))  # names need not be UTF-8
+            for path in sources:
+                content.update(
+                    os.fsencode(os.path.relpath(path, data_dir)) + b"\0" + digests[path]
+                )  # need not be UTF-8
         content.update(np.asarray(labels, dtype=np.int64).tobytes())
     return content.hexdigest()[:16]
 

@@ -9,9 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
+from ovit_core.data.catalog import DEBIAN_FASHION_MNIST, find
 from ovit_core.data.listing import Listing, split
-
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 
 
 def read(name: str, data_dir: Path) -> Listing:
@@ -40,9 +39,8 @@ def _fashion_mnist(data_dir: Path) -> Listing:
         train, test = (FashionMNIST(str(data_dir), train=part, download=True) for part in (True, False))
     except Exception as error:
         raise FileNotFoundError(
-            f"fashion_mnist is not in {data_dir.resolve()} nor in {DEBIAN_FASHION_MNIST}, and its download failed "
-            f"({type(error).__name__}). Install Debian's dataset-fashion-mnist, or put the four "
-            f"*-ubyte.gz files of Fashion-MNIST into {data_dir / 'fashion-mnist'}."
+            f"fashion_mnist is not in {data_dir.absolute()} nor in {DEBIAN_FASHION_MNIST}, and its download failed "
+            f"({type(error).__name__}). Put there {find('fashion_mnist').place}."
         ) from error
     return Listing(list(train.classes), *((s.data.unsqueeze(1), s.targets) for s in (train, test)))
 

@@ -62,7 +62,7 @@ def _study(words: list[str]) -> int:
     names = ", ".join(ablation.name for ablation, _ in asked)
     print(f"{names}: profile {config.profile}, seeds {list(config.seeds)} ...", flush=True)
     begin = time.monotonic()
-    failures = grid.run(asked)
+    failures = grid.measure(asked)
     print(f"measured in {(time.monotonic() - begin) / 60:.1f} min", flush=True)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -10,7 +10,6 @@
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,7 +50,8 @@ class Ablation:
     package: str  # where it lies
     parameters: type[Parameters]  # their `experiment` is the ablation's name
     sweeps: tuple[str, ...] = ()  # what the rows of its sweeps have for `experiment`
-    prunes: bool = True  # whether it needs the dense model
+    prunes: bool = True  # whether it needs the dense model,
+    needs_head: bool = False  # and whether one without a classifier head is of no use to it
 
     @property
     def name(self) -> str:
@@ -82,17 +82,6 @@ class Ablation:
     def seed(self, config: Parameters, seed: int) -> Any:
         """One seed, ready to measure; this is what needs torch."""
         return import_module(f"{self.package}.run").Seed(config, seed)
-
-    def run(self, config: Parameters) -> "Results":
-        """Measures what is not there yet, and reads the rows that the parameters ask for. Interrupted, it keeps what is
-        measured, and goes on from there the next time.
-        """
-        from ovit_core.study import grid, store
-
-        if grid.ONLY_READ not in os.environ:
-            grid.run([(self, config)])
-        rows, failures = grid.results(self, config)
-        return Results(self, config, store.table(rows), tuple(failures))
 
 
 @dataclass(frozen=True)
@@ -147,9 +136,9 @@ class Results:
         Raises:
             RuntimeError: something could not be measured; the rest is written.
         """
-        from ovit_core.study import statistics, store
+        from ovit_core.study import export, statistics
 
-        store.export(self.rows, self.ablation.experiments, self.config, self.failures)
-        store.export_table(statistics.accuracy(self.rows), self.config.profile, self.ablation.name)
+        export.export(self.rows, self.ablation.experiments, self.config, self.failures)
+        export.export_table(statistics.accuracy(self.rows), self.config.profile, self.ablation.name)
         if self.failures:
             raise RuntimeError(f"{len(self.failures)} could not be measured; the first: {self.failures[0]}")

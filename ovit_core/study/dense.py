@@ -9,7 +9,6 @@ from torch import nn
 
 from ovit_core import checkpoints, disk, masks, models, training
 from ovit_core.data.batches import batches
-from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data, load
 from ovit_core.study import identity, machine, paths
 from ovit_core.study.parameters import Parameters
@@ -37,32 +36,13 @@ def blank(config: Parameters, num_classes: int, seed: int) -> nn.Module:
 
 
 def read(config: Parameters, name: str, *more: Any) -> Data:
-    """A dataset as the study's model sees it, every image checked; `more` as `loading.load` takes it.
+    """A dataset as the study's model sees it, every image checked once; `more` as `loading.load` takes it.
 
     Raises:
         ValueError, FileNotFoundError: it is not there, or an image is missing, truncated or none; names it.
     """
-    data = load(name, config.data_path, _preprocessing(config), *more)
-    verify(data)
-    return data
-
-
-def _preprocessing(config: Parameters) -> dict:
-    return models.input_config(models.create(config.model, 0, **config.model_args))
-
-
-def verify(data: Data) -> None:
-    """Reads every image file of a dataset, once for the same files: a mark in the cache says that they were sound.
-
-    Raises:
-        ValueError: an image is missing, truncated or none; names it.
-    """
-    parts = [p for p in (data.train, data.val, data.test) if isinstance(p, ImageFiles) and p.on_disk]
-    mark = paths.cache() / f"verified-{data.fingerprint}"
-    if parts and not mark.exists():
-        for part in parts:
-            part.verify()
-        disk.write(mark, f"{data.name}\n")
+    preprocessing = models.input_config(models.create(config.model, 0, **config.model_args))
+    return load(name, config.data_path, preprocessing, *more, cache=paths.cache())
 
 
 def upstream(config: Parameters, seed: int) -> Upstream:

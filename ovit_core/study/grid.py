@@ -6,19 +6,40 @@
 What is there is not done again. What fails stops nothing else: it is noted, and tried at the next start.
 """
 
+import os
 from collections.abc import Sequence
 
-from ovit_core.study import engines, paths, store
-from ovit_core.study.ablation import Ablation
+from ovit_core.study import engines, paths
+from ovit_core.study.ablation import Ablation, Results
 from ovit_core.study.engines import Asked, Batch, Engine, Fail
+from ovit_core.study.export import check_export, table
 from ovit_core.study.parameters import Parameters
-from ovit_core.study.store import Store
+from ovit_core.study.store import Store, failure
 from ovit_core.study.tasks import SHARED, Found, Row, Stage, Task, World, identity_of
 
 ONLY_READ = "OVIT_ONLY_READ"  # set for notebooks whose rows the command has measured just now
 
 
-def run(asked: Sequence[Asked]) -> list[str]:
+def run(ablation: Ablation, config: Parameters) -> Results:
+    """Measures what is not there yet of an ablation, and reads the rows that its parameters ask for. Interrupted, it
+    keeps what is measured, and goes on from there the next time.
+
+    Raises:
+        RuntimeError: nothing could be measured; says why.  ValueError, OSError: as `measure` does.
+    """
+    if ONLY_READ not in os.environ:
+        measure([(ablation, config)])
+    store = Store(config.profile)
+    world, failures = store.recall(ablation.name), store.failures(ablation.name)
+    found = rows_of(ablation, config, world, Found(store.rows())) if world else []
+    if not found:
+        raise RuntimeError(f"nothing was measured. {failures[0] if failures else 'Run the study first'}")
+    mine = dict(experiment=ablation.name)
+    rows = [dict(row) | (mine if row["experiment"] == SHARED else {}) for row in found]
+    return Results(ablation, config, table(rows), tuple(failures))
+
+
+def measure(asked: Sequence[Asked]) -> list[str]:
     """Measures all that some ablations of one profile ask for and that is not there yet.
 
     Returns:
@@ -31,12 +52,12 @@ def run(asked: Sequence[Asked]) -> list[str]:
     paths.check_writable(config.profile)
     rows = Store(config.profile)
     rows.check()
-    store.check_export(config.profile)
+    check_export(config.profile)
     rows.forgive([ablation.name for ablation, _ in asked])
 
     def fail(ablation: Ablation, seed: int | None, what: str, reason: str) -> None:
         rows.fail(ablation.name, seed, what, reason)
-        failures.append(f"{ablation.name}, {store.failure(seed, what, reason)}")
+        failures.append(f"{ablation.name}, {failure(seed, what, reason)}")
 
     with engines.of(config, rows) as engine:
         worlds = prepare(engine, asked, fail)
@@ -46,7 +67,7 @@ def run(asked: Sequence[Asked]) -> list[str]:
             for ablation, config in asked:
                 left, todo = stages[ablation.name], {}
                 while left and not todo:  # a stage in which all is there holds nobody up
-                    todo = missing(ablation, config, worlds[ablation.name], left.pop(0), there, fail)
+                    todo = missing(ablation, config, worlds[ablation.name], left.pop(0), there)
                 for seed, tasks in todo.items():
                     mine = [task for task in tasks if identity_of(task) not in claimed]  # else another ablation does it
                     claimed.update(map(identity_of, mine))
@@ -66,6 +87,7 @@ def prepare(engine: Engine, asked: Sequence[Asked], fail: Fail) -> dict[str, Wor
         seeds = dict.fromkeys(map(config.dense_seed, config.seeds))
         models = engine.dense_models(pruning[0], config, list(seeds), known[config.upstream])
     headless = any(outcome.value[1] for outcome in models.values() if not outcome.failures)
+    no_head = f"{config.model} has no classifier head here, and so no top-1: leave this ablation out (--only takes one)"
     worlds = {}
     for ablation, config in asked:
         for name in config.every_dataset:
@@ -77,22 +99,19 @@ def prepare(engine: Engine, asked: Sequence[Asked], fail: Fail) -> dict[str, Wor
                 fail(ablation, seed, *outcome.failures[0])
             else:
                 dense[seed] = outcome.value[0]
+        if headless and ablation.needs_head:
+            fail(ablation, None, "dense model", no_head)
+            dense = {}
         worlds[ablation.name] = World(known, dense, headless)
         engine.store.remember(ablation.name, worlds[ablation.name])
     return worlds
 
 
-def missing(
-    ablation: Ablation, config: Parameters, world: World, stage: Stage, there: Found, fail: Fail
-) -> dict[int, list[Task]]:
+def missing(ablation: Ablation, config: Parameters, world: World, stage: Stage, there: Found) -> dict[int, list[Task]]:
     """seed -> tasks of a stage that are not done."""
     found, todo = rows_of(ablation, config, world, there, before=stage), {}
     for seed in ready(config, world):
-        try:
-            tasks = [task for task in listed(stage, config, seed, world, found) if not there.of(task)]
-        except ValueError as error:
-            fail(ablation, seed, stage.__name__, str(error))
-            continue
+        tasks = [task for task in listed(stage, config, seed, world, found) if not there.of(task)]
         if tasks:
             todo[seed] = tasks
     return todo
@@ -119,21 +138,3 @@ def rows_of(
         tasks = [task for seed in ready(config, world) for task in listed(stage, config, seed, world, found)]
         found += [row for task in tasks for row in there.of(task)]
     return found
-
-
-def results(ablation: Ablation, config: Parameters) -> tuple[list[Row], list[str]]:
-    """The rows that an ablation's parameters ask for, and what could not be measured.
-
-    Raises:
-        RuntimeError: there are no rows; says why.
-    """
-    rows = Store(config.profile)
-    world, failures = rows.recall(ablation.name), rows.failures(ablation.name)
-    try:
-        found = rows_of(ablation, config, world, Found(rows.rows())) if world else []
-    except ValueError as error:
-        found, failures = [], [str(error)]
-    if not found:
-        raise RuntimeError(f"nothing was measured. {failures[0] if failures else 'Run the study first'}")
-    mine = dict(experiment=ablation.name)
-    return [dict(row) | (mine if row["experiment"] == SHARED else {}) for row in found], failures

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ovit_core import disk
-from ovit_core.study import parameters, paths, plots, provenance, registry, store
+from ovit_core.study import export, parameters, paths, plots, provenance, registry
 from ovit_core.study.ablation import Results, Text
 
 REVISION = Text(
@@ -41,7 +41,7 @@ def load(profile: str) -> dict[str, Results]:
         there = ", ".join(sorted(p.parent.name for p in paths.figures().glob("*/results.csv"))) or "none"
         first = f"run `python -m ovit_core.study {profile}` first"
         raise FileNotFoundError(f"no results of profile {profile!r} in {folder} (there: {there}); {first}")
-    rows = store.read(folder / "results.csv")
+    rows = export.read(folder / "results.csv")
     results = {}
     for name, ablation in registry.ablations().items():
         mine = rows[rows.experiment.isin(ablation.experiments)].reset_index(drop=True)

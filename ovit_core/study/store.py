@@ -4,24 +4,20 @@ Several processes write at once, a transaction a measurement. What identifies a 
 a kill loses at most what was not measured to its end. `results.csv` is its exported form.
 """
 
-import csv
 import errno
-import io
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ovit_core import disk
 from ovit_core.study import paths
-from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import COLUMNS, KEY, NUMBERS, World
 
 WAIT = 120.0  # seconds for another process that is writing
@@ -75,8 +71,17 @@ class Store:
     def __init__(self, profile: str):
         self.path = paths.results() / f"{profile}.sqlite"
         with self._connected() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(SCHEMA)
+            for attempt in range(50):  # the change to WAL does not wait for another process that makes it too
+                try:
+                    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                        db.execute("PRAGMA journal_mode = WAL")
+                    break
+                except sqlite3.OperationalError as error:
+                    if attempt == 49 or "locked" not in str(error):
+                        raise
+                    time.sleep(0.1)
+            if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]:
+                db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -208,85 +213,3 @@ def _packed(images: Images) -> tuple[bytes, bytes, bytes]:
 def _unpacked(correct: bytes, loss: bytes, top: bytes) -> Images:
     loss, top = (np.frombuffer(x, np.float16) for x in (loss, top))
     return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=len(loss)).astype(bool), loss, top)
-
-
-def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with COLUMNS: an empty cell is "" in a text column and NaN in a number column."""
-    found = pd.DataFrame(rows, columns=COLUMNS)
-    return found.assign(**{column: pd.to_numeric(found[column], errors="coerce") for column in NUMBERS})
-
-
-def read(path: Path) -> pd.DataFrame:
-    """The rows of a `results.csv`, as `table` gives them; columns that it is too old to have are empty.
-
-    Raises:
-        ValueError: it is damaged; names the file and the line.
-    """
-    content = path.read_bytes()
-    wrong = lambda line, what: ValueError(
-        f"{path}, line {line}: {what}; restore the file, or remove it and run the study"
-    )
-    if b"\0" in content:
-        raise wrong(
-            content[: content.index(b"\0")].count(b"\n") + 1, "zero bytes, as a crash of the system leaves them"
-        )
-    if not content.endswith(b"\n"):
-        raise wrong(content.count(b"\n") + 1, "the last line is cut off" if content else "the file is empty")
-    reader = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""), strict=True)
-    try:
-        head = next(reader)
-        if odd := set(head) - set(COLUMNS) or {"method", "phase", "value", "seed"} - set(head):
-            raise wrong(1, f"these are no rows of a study: {', '.join(sorted(odd)[:3])}")
-        rows = []
-        for cells in reader:
-            if len(cells) != len(head):
-                raise wrong(reader.line_num, f"{len(cells)} values for {len(head)} columns")
-            row = dict(zip(head, cells))
-            for column in NUMBERS:
-                text = row.get(column, "")
-                if text or column == "value":
-                    row[column] = _finite(text)
-                    if row[column] is None:
-                        raise wrong(reader.line_num, f"{column} is {text!r}, not a number")
-            rows.append(dict.fromkeys(COLUMNS, "") | row)
-    except csv.Error as error:
-        raise wrong(reader.line_num, str(error)) from None
-    return table(rows)
-
-
-def _finite(text: str) -> int | float | None:
-    """The number that a text is, if it is one."""
-    try:
-        value = int(text) if text.isdecimal() else float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def check_export(profile: str) -> None:
-    """Sets a `results.csv` aside that could not be added to later."""
-    path = paths.figures(profile) / "results.csv"
-    try:
-        if path.exists():
-            read(path)
-    except ValueError as error:
-        disk.set_aside(path, error)
-
-
-def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters, failures: Collection[str]) -> None:
-    """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and its
-    parameters, and what failed, beside them. One process at a time.
-    """
-    folder = paths.figures(config.profile)
-    with disk.locked(paths.results() / f"{config.profile}.export", "exports rows"):
-        about = config.values() | (dict(failures=list(failures)) if failures else {})
-        disk.write(folder / f"{config.experiment}.parameters.json", json.dumps(about, indent=1) + "\n")
-        if (folder / "results.csv").exists():
-            others = read(folder / "results.csv")
-            rows = pd.concat([others[~others.experiment.isin(experiments)], rows])
-        export_table(rows[COLUMNS].sort_values("experiment", kind="stable"), config.profile, "results")
-
-
-def export_table(table: pd.DataFrame, profile: str, name: str) -> None:
-    """Writes figures/PROFILE/NAME.csv."""
-    disk.write(paths.figures(profile) / f"{name}.csv", table.to_csv(index=False))
