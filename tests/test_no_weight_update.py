@@ -9,8 +9,8 @@ import torch
 from conftest import TINY, quick
 
 from ovit_core import masks
-from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
 from ovit_core.ablations.no_weight_update import tasks
+from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import batches

@@ -126,7 +126,19 @@ def test_it_runs_is_drawn_and_stands_in_the_report(toy, tmp_path):
         run = [sys.executable, "-m", "ovit_core.study", *words]
         return subprocess.run(run, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
-    done = study("quick", "--only", "toy", "--set", "profile=tiny", "--set", "throws=20", "--set", "seeds=[0, 1]", "--set", "workers=2")
+    done = study(
+        "quick",
+        "--only",
+        "toy",
+        "--set",
+        "profile=tiny",
+        "--set",
+        "throws=20",
+        "--set",
+        "seeds=[0, 1]",
+        "--set",
+        "workers=2",
+    )
     assert done.returncode == 0, done.stderr
     figures = tmp_path / "study" / "figures" / "tiny"
     assert (figures / "toy_coin.png").stat().st_size > 1000 and "figures/tiny/toy_coin.png" in done.stdout

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ from ovit_core.data.loading import load
 from ovit_core.study import engine, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, ROOT
-from ovit_core.study.store import COLUMNS
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import COLUMNS
 
 pytestmark = pytest.mark.notebook
 ABLATIONS = registry.ablations()
@@ -37,6 +39,19 @@ TINY = [
     "sensitivity_block_sizes=[12, 24]", "sensitivity_damps=[1.0e-5]", "datasets=[digits]",
     "transfer_sparsities=[0.5, 0.9]", "full_steps=4", "probe_Cs=[0.1]",
 ]  # fmt: skip
+
+
+ASIDE = ["seconds", "device", "commit"]  # what may differ between two runs
+
+
+def rows_of(folder):
+    return pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+
+
+def stored(folder):
+    """The rows of a profile as they were measured."""
+    with patch.dict(os.environ, OVIT_STUDY_DIR=str(folder)):
+        return Store("tiny").rows()
 
 
 def command(name, settings):
@@ -78,7 +93,8 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
         "no_weight_update": {"one_shot", "recovered", "gradual", "lambda_search"},
         "transfer": {"linear", "full", "one_shot", "lambda_search"},
     }
-    assert set(rows.phase) == phases[name]
+    assert set(rows.phase) == phases[name] and set(rows.threads) == {1}
+    assert set(rows.experiment) <= set(ABLATIONS[name].experiments)
     pruned = rows[
         (rows.metric != "validation_top1") & (rows.scope == "all") & rows.score.notna() & rows.sparsity.notna()
     ]
@@ -87,7 +103,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert rows[rows.metric.isin(("top1", "mean_per_class", "sparsity"))].value.between(0, 1).all()
     metrics = {
         "no_weight_update": {"top1", "cross_entropy", "correction_share", "sparsity", "predicted_loss_increase"},
-        "transfer": {"top1"},
+        "transfer": {"top1", "cross_entropy"},
     }
     assert set(rows.metric) == metrics[name] | {"validation_top1"}
     figures = list(ABLATIONS[name].figures)
@@ -142,70 +158,72 @@ def test_a_report_opens_without_network(reported, browser):
 
 def test_the_same_command_again_computes_nothing(ran):
     name, folder, _ = ran
-    files = sorted((folder / "results").rglob("seed*.csv"))
-    before = [f.read_text() for f in files]
-    files[0].write_text("\n".join(before[0].splitlines()[:-3]) + "\n")  # as if cut off three rows early
-    assert study(folder, *command(name, TINY)).returncode == 0
-    numbers = lambda text: pd.read_csv(StringIO(text)).drop(columns=["seconds", "device", "commit"])
-    for file, text in zip(files, before):
-        key = "experiment phase method sparsity_target pattern metric scope_name damp dataset block_size".split()
-        a, b = (numbers(t).sort_values(key).reset_index(drop=True) for t in (file.read_text(), text))
-        pd.testing.assert_frame_equal(a, b)
-    assert files[1].read_text() == before[1]
+    before = rows_of(folder)
+    with sqlite3.connect(folder / "results" / "tiny.sqlite") as db:  # as if cut off before the last measurement
+        db.execute("DELETE FROM rows WHERE id > (SELECT max(id) FROM rows) - 2")
+    done = study(folder, *command(name, TINY))
+    assert done.returncode == 0, done.stderr
+    after = rows_of(folder)
+    pd.testing.assert_frame_equal(after.drop(columns=ASIDE), before.drop(columns=ASIDE))
+    assert (after.seconds == before.seconds).sum() >= len(before) - 2  # the others are those of before
 
 
 def test_a_smaller_request_reads_the_same_rows(ran):
     name, folder, _ = ran
-    files = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    before = stored(folder)
     fewer = ["methods=[ovit]", "transfer_methods=[ovit]", "seeds=[0, 1]", "recovery_sparsities=[0.9]"]
     fewer += ["recovery_methods=[ovit]", "gradual_methods=[]", "regimes=[global]", "sensitivity_damps=[]"]
     fewer += ["sensitivity_block_sizes=[]"]
     assert study(folder, *command(name, [*TINY, *fewer])).returncode == 0
-    assert files == {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    assert stored(folder) == before
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
     assert set(rows[rows.score.notna() & (rows.phase != "lambda_search")].method) == {"ovit"}
 
 
 def test_a_failure_on_the_way_is_one_line_and_keeps_rows(ran):
     name, folder, _ = ran
-    before = {f: f.read_text() for f in (folder / "results").rglob("seed*.csv")}
+    before = stored(folder)
     (folder / "fashion-mnist").mkdir(exist_ok=True)
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (folder / "fashion-mnist" / f"{file}-ubyte.gz").write_bytes(b"no archive")
     done = study(folder, *command(name, [*TINY, "upstream=fashion_mnist", f"data_dir={folder}"]))
     assert done.returncode == 1 and "cannot read" in done.stderr and "train-images-idx3-ubyte" in done.stderr
     assert "Traceback" not in done.stderr and "the same command continues" in done.stderr
-    assert before == {f: f.read_text() for f in before}
+    assert before == stored(folder)
 
 
 def test_interrupting_a_cell_leaves_the_kernel_usable_and_the_rows_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     short = ["methods=[ovit, magnitude]", "recovery_methods=[]", "gradual_methods=[]", "sensitivity_block_sizes=[]"]
-    short += ["sensitivity_gradients=[]", "sensitivity_batches=[]", "sensitivity_damps=[]", "seeds=[0, 1, 2, 3]"]
+    short += [
+        "workers=1",
+        "sensitivity_gradients=[]",
+        "sensitivity_batches=[]",
+        "sensitivity_damps=[]",
+        "seeds=[0, 1, 2, 3]",
+    ]
     given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in TINY + short)}
     page = load_notebook_node(str(NOTEBOOKS / "no_weight_update.ipynb"))
     page = parameterize_notebook(page, engine.read_profile("quick", []) | given, kernel_name="python3")
     sources = [c.source for c in page.cells if c.cell_type == "code"]
-    run = next(i for i, source in enumerate(sources) if ".run(config)" in source)
+    run = next(i for i, source in enumerate(sources) if "grid.run(" in source)
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         for source in sources[:run]:
             assert client.execute(source, reply=True)["content"]["status"] == "ok"
         asked = client.execute(sources[run])
-        while not (files := list(tmp_path.rglob("seed0.csv"))) or len(pd.read_csv(files[0])) < 10:
+        while not (tmp_path / "results" / "tiny.sqlite").exists() or len(stored(tmp_path)) < 10:
             assert manager.is_alive()
             time.sleep(0.02)
         manager.interrupt_kernel()
         while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:
             pass
         assert reply["content"]["ename"] == "KeyboardInterrupt"
-        before = pd.read_csv(files[0])
-        assert list(before.columns) == COLUMNS and before.value.notna().all()
+        before = stored(tmp_path)
         assert client.execute("assert config.profile == 'tiny'", reply=True)["content"]["status"] == "ok"
         assert client.execute(sources[run], reply=True)["content"]["status"] == "ok"
-        after = pd.read_csv(files[0])
-        pd.testing.assert_frame_equal(after[: len(before)], before, check_dtype=False)
-        assert len(after) > len(before) and list(tmp_path.rglob("seed1.csv"))
+        after = stored(tmp_path)
+        assert after[: len(before)] == before and len(after) > len(before)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
+from jupyter_core.utils import ensure_event_loop
 
 
 class Stopped(KeyboardInterrupt):
@@ -60,6 +61,8 @@ def in_thread(call: Callable[[], Any]) -> Any:
             outcome["value"] = call()
         except BaseException as error:
             outcome["error"] = error
+        finally:
+            ensure_event_loop().close()  # this thread's, which nbclient leaves open
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -94,6 +94,8 @@ class Store:
             code = errno.ENOSPC if "full" in str(error) else errno.EACCES
             raise disk.cannot_write(self.path, OSError(code, f"SQLite: {error}")) from error
         except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # a mistake of ours
+                raise
             raise ValueError(
                 f"{self.path} is damaged, or no SQLite database ({error}): move it away, and the same command measures "
                 "anew; what was exported is in results.csv beside the figures"
@@ -129,7 +131,9 @@ class Store:
                 values = [_plain(one.row.get(column, "")) for column in COLUMNS]
                 written = db.execute(f"INSERT OR IGNORE INTO rows ({_names(COLUMNS)}) VALUES ({marks})", values)
                 if written.rowcount and one.images is not None:
-                    db.execute("INSERT INTO images VALUES (?, ?, ?, ?)", (written.lastrowid, *_packed(one.images)))
+                    db.execute(
+                        "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (written.lastrowid, *_packed(one.images))
+                    )
             db.execute("COMMIT")
 
     def rows(self) -> list[dict[str, Any]]:
