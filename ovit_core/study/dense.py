@@ -1,5 +1,7 @@
 """The dense model a study prunes: trained by the study itself, taken from timm, or from a checkpoint; cached."""
 
+import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from torch import nn
 from ovit_core import checkpoints, disk, masks, models, training
 from ovit_core.data.batches import batches
 from ovit_core.data.loading import Data, load
-from ovit_core.study import identity, machine, paths
+from ovit_core.study import identity, machine, paths, provenance
 from ovit_core.study.parameters import Parameters
 
 
@@ -79,7 +81,11 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
     done lies beside `path` after each epoch, and is taken up again.
     """
     model, resume = blank(config, len(data.classes), seed), path.with_suffix(".resume.pt")
-    loader = batches(data.train, config.batch_size, seed, config.augment)
+    loader, done, begun = (
+        batches(data.train, config.batch_size, seed, config.augment),
+        training.epochs_done(resume),
+        time.perf_counter(),
+    )
     with machine.threads(config.threads):
         training.train(
             model, loader, config.epochs, config.lr, config.weight_decay, seed=seed, checkpoint=resume,
@@ -88,6 +94,11 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
     if at_most is not None and training.epochs_done(resume) < config.epochs:
         return None
     masks.save(model, path)
+    # For whoever plans the next one: epochs before an interruption are taken to be as long as those after it.
+    seconds = (time.perf_counter() - begun) * config.epochs / max(1, config.epochs - done)
+    about = dict(seed=seed, epochs=config.epochs, threads=config.threads, seconds=round(seconds, 1))
+    about |= dict(device=provenance.device_name(config.device), commit=provenance.commit())
+    disk.write(path.with_suffix(".json"), json.dumps(about | dict(versions=provenance.versions()), indent=1) + "\n")
     resume.unlink(missing_ok=True)
     return model
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ovit_core import disk
-from ovit_core.study import paths
+from ovit_core.study import identity, paths
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import COLUMNS, NUMBERS
 
@@ -85,7 +85,7 @@ def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters,
     """
     folder = paths.figures(config.profile)
     with disk.locked(paths.results() / f"{config.profile}.export", "exports rows"):
-        about = config.values() | (dict(failures=list(failures)) if failures else {})
+        about = config.values() | dict(failures=list(failures), dense=identity.about_dense(config))
         disk.write(folder / f"{config.experiment}.parameters.json", json.dumps(about, indent=1) + "\n")
         if (folder / "results.csv").exists():
             others = read(folder / "results.csv")

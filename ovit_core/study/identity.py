@@ -1,10 +1,12 @@
 """What a dense model is known by, before and after it is there: without torch, so that a plan can ask in an instant."""
 
 import hashlib
+import json
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from ovit_core.data import manifest
 from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
 
@@ -34,6 +36,14 @@ def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
         return ""
     stat = path.stat()
     return provenance.digest(how, _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+def about_dense(config: Parameters) -> list[dict]:
+    """What is noted of the training of the dense models that there are: seconds, epochs, device, commit."""
+    record = manifest.known(paths.cache(), config.upstream, config.data_path)
+    seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
+    files = [dense_path(config, seed, record.fingerprint).with_suffix(".json") for seed in seeds]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
 @lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ def load(profile: str) -> dict[str, Results]:
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
             values = json.loads((folder / f"{name}.parameters.json").read_text())
-            failures = tuple(values.pop("failures", ()))
+            failures, _ = tuple(values.pop("failures", ())), values.pop("dense", ())
             results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine, failures)
     return results
 

@@ -83,6 +83,11 @@ class Store:
             if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]:
                 db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
 
+    @staticmethod
+    def exists(profile: str) -> bool:
+        """Whether there is such a file; asking makes none."""
+        return (paths.results() / f"{profile}.sqlite").is_file()
+
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """A connection for a moment: none is open when a process forks, or for long."""

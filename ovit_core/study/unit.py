@@ -87,14 +87,19 @@ def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
     store, failures, in_a_row = Store(given.values["profile"]), [], 0
     for done, task in enumerate(sorted(todo, key=order)):
-        found = one(given, seed, task, world, tell=_Teller(store, grid, f"{given.ablation}, seed {seed}", done))
-        if found.value is not None:
-            store.add(found.value)
+        try:
+            found = one(given, seed, task, world, tell=_Teller(store, grid, f"{given.ablation}, seed {seed}", done))
+            if found.value is not None:
+                store.add(found.value)
+        except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
+            found = Outcome(failures=((str(task), _reason(error)),))
         in_a_row = in_a_row + 1 if found.failures else 0
         failures += found.failures
         if in_a_row == GIVE_UP:
+            failures.append((f"{len(todo) - done - 1} more", f"not tried after {GIVE_UP} failures one after the other"))
             break
-    _Teller(store, grid, f"{given.ablation}, seed {seed}", len(todo))("")
+    else:
+        _Teller(store, grid, f"{given.ablation}, seed {seed}", len(todo))("")
     return Outcome(failures=tuple(failures))
 
 

@@ -34,10 +34,10 @@ def count(config: Parameters, calls: int) -> int:
 
 def local(calls: Sequence[Call], workers: int) -> Iterator[Any]:
     """What calls return, as it comes, from processes of this machine that end when this one does."""
-    with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers)(
-            delayed(_guarded)(os.getpid(), function, arguments) for function, arguments in calls
-        )
+    begin = dict(initializer=_begin, initargs=(os.getpid(),))
+    with parallel_config("loky", inner_max_num_threads=1, **begin):
+        parallel = Parallel(workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers)
+        yield from parallel(delayed(function)(*arguments) for function, arguments in calls)
 
 
 def dismiss() -> None:
@@ -48,18 +48,11 @@ def dismiss() -> None:
             executor.shutdown(wait=True)
 
 
-def _guarded(parent: int, function: Callable, arguments: tuple) -> Any:
-    """A call in a process that does not outlive its parent, and leaves Ctrl-C to it."""
-    global _watching
-    if not _watching:
-        _watching = True
-        machine.WORKER = True
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return function(*arguments)
-
-
-_watching = False
+def _begin(parent: int) -> None:
+    """First thing in a process: it does not outlive its parent, and leaves Ctrl-C to it."""
+    machine.WORKER = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

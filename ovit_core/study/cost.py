@@ -1,0 +1,192 @@
+"""What measurements take, before they are made: from the seconds of earlier rows, else from a model of the cost.
+
+The model counts operations of a Vision Transformer and takes elimination from the benchmark's rows; it knows the order
+of magnitude. Without torch: an estimate is there at once.
+"""
+
+import csv
+import math
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ovit_core.study import paths
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.tasks import Row, Task
+
+# timm's names -> width, depth
+SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}
+BACKWARD = 3  # forward and backward take so many times the forward pass
+SHARE = 0.45  # of a large product's speed that training a small transformer reaches (ViT of width 64 to 192, two cores)
+ROUGH = 2.0  # factor by which the model may be wrong where no rows tell
+START, PAGE = 9.0, 14.0  # seconds: processes that import torch, once a run; a notebook that only reads rows
+IMAGES, PROBE = 3000, 8.0  # test images, and seconds of a linear probe, where nothing is known
+
+
+class Estimate(NamedTuple):
+    """Seconds, and the factor by which they may be wrong."""
+
+    seconds: float
+    factor: float
+
+
+class Shape(NamedTuple):
+    """A Vision Transformer, as far as its name and arguments tell."""
+
+    width: int
+    depth: int
+    tokens: int
+
+    @property
+    def prunable(self) -> int:
+        """Weights of the projections: qkv, proj, fc1, fc2."""
+        return 12 * self.width**2 * self.depth
+
+    @property
+    def flops(self) -> float:
+        """Of a forward pass of one image."""
+        return self.depth * (24 * self.tokens * self.width**2 + 4 * self.tokens**2 * self.width)
+
+
+def shape(config: Parameters) -> Shape | None:
+    """The model's shape; None for one that is not called like a ViT or DeiT."""
+    name = re.match(r"(?:vit|deit3?)_(tiny|small|base|large)\w*?_patch(\d+)(?:_\w*?(\d{2,4}))?", config.model)
+    if not name:
+        return None
+    width, depth = SIZES[name[1]]
+    a = dict(embed_dim=width, depth=depth, patch_size=int(name[2]), img_size=int(name[3] or 224)) | config.model_args
+    size, patch = (max(v) if isinstance(v, list | tuple) else v for v in (a["img_size"], a["patch_size"]))
+    return Shape(a["embed_dim"], a["depth"], (size // patch) ** 2 + 1)
+
+
+@cache
+def speed() -> float:
+    """Operations a second of one thread, from a product of the size that small models make."""
+    from threadpoolctl import threadpool_limits
+
+    a, b = (np.ones(s, np.float32) for s in ((2048, 256), (256, 1024)))
+    with threadpool_limits(1):
+        seconds = []
+        for _ in range(8):
+            begin = time.perf_counter()
+            a @ b
+            seconds.append(time.perf_counter() - begin)
+    return 2 * 2048 * 256 * 1024 / min(seconds)
+
+
+@cache
+def elimination() -> tuple[np.ndarray, float] | None:
+    """log seconds of Fisher, inverse and elimination as a linear function of 1, log d, log B and log m, fitted to the
+    benchmark's rows, and the factor by which it misses them; None without rows.
+    """
+    path = paths.ROOT / "figures" / "benchmark" / "scaling.csv"
+    if not path.is_file():
+        return None
+    seconds: dict[tuple, float] = defaultdict(float)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            seconds[row["varies"], row["d"], row["B"], row["m"]] += float(row["seconds"])
+    x = np.array([[1, *(math.log(float(v)) for v in key[1:])] for key in seconds])
+    y = np.log(list(seconds.values()))
+    fit = np.linalg.lstsq(x, y, rcond=None)[0]
+    return fit, math.exp(2 * float(np.std(y - x @ fit)))
+
+
+class Costs:
+    """Seconds of tasks.
+
+    Args:
+        config: of an ablation.
+        rows: measured earlier, here or by whoever published the profile.
+        images: of the upstream training split and test split, where they are known.
+    """
+
+    def __init__(self, config: Parameters, rows: Iterable[Row], images: tuple[int, int] | None):
+        self.config, self.images = config, images or (0, IMAGES)
+        taken: dict[tuple, float] = defaultdict(float)
+        for row in rows:
+            if row["seconds"]:
+                one = (row.get("sparsity_target"), row.get("damp"), row.get("pattern"), row.get("seed"), row.get("lr"))
+                taken[(row["phase"], row["dataset"], row["method"]), one, row.get("block_size")] += row["seconds"]
+        self._known: dict[tuple, list[float]] = defaultdict(list)
+        for (place, *_), seconds in taken.items():
+            for known in (place, place[:2], place[:1]):
+                self._known[known].append(seconds)
+
+    def of(self, task: Task) -> Estimate:
+        """What a task takes on one worker."""
+        c = task.columns
+        place = (c["phase"], c["dataset"], c["method"])
+        for key in (place, place[:2]):
+            if seconds := self._known.get(key):
+                spread = pstdev(seconds) / fmean(seconds) / math.sqrt(len(seconds)) if len(seconds) > 1 else 0.5
+                return Estimate(fmean(seconds), 1.2 + 2 * spread)
+        return self._modelled(task)
+
+    def dense(self, known: Sequence[float]) -> Estimate:
+        """Training one dense model; `known` are seconds of earlier ones."""
+        if known:
+            return Estimate(fmean(known), 1.25)
+        return self._seconds(BACKWARD * self.config.epochs * 0.9 * (self.images[0] or 10 * IMAGES))
+
+    def _seconds(self, images: float) -> Estimate:
+        """Of so many forward passes."""
+        one = shape(self.config)
+        flops = one.flops if one else 1e9
+        return Estimate(images * flops / (SHARE * speed() * self.config.threads), ROUGH if one else 10.0)
+
+    def _modelled(self, task: Task) -> Estimate:
+        c, columns, one = self.config, task.columns, shape(self.config)
+        values, test = c.values(), self.images[1]
+        images = {
+            "recovered": BACKWARD * values.get("recovery_images", 0) * values.get("recovery_epochs", 0),
+            "gradual": BACKWARD * values.get("gradual_images", 0) * (columns["epochs"] or 0),
+            "full": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0),
+            "lr_search": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0) / 2,
+            "linear": 3 * IMAGES,
+        }.get(columns["phase"], 0)
+        curved = columns["damp_rule"] != ""
+        gradients = BACKWARD * columns["gradients"] * columns["gradient_batch"]
+        if curved and columns["phase"] in ("lambda_search", "gradual"):
+            images += gradients * max(1, columns["passes"]) / (1 if columns["phase"] == "gradual" else len(c.damps))
+        seconds, factor = self._seconds(images + test)
+        seconds += PROBE if columns["phase"] == "linear" else 0
+        if curved and one and (fit := elimination()):
+            count = {"lambda_search": 1, "one_shot": 0.3}.get(columns["phase"], 1) * max(1, columns["passes"])
+            x = [1, math.log(one.prunable), math.log(columns["block_size"]), math.log(columns["gradients"])]
+            seconds += count * math.exp(float(np.dot(x, fit[0])))
+            factor = max(factor, fit[1])
+        return Estimate(seconds, factor)
+
+
+def makespan(units: Sequence[float], workers: int) -> float:
+    """Seconds until the last of some units ends, each taken up in turn by the first worker that is free."""
+    busy = [0.0] * max(1, workers)
+    for seconds in units:
+        busy[busy.index(min(busy))] += seconds
+    return max(busy)
+
+
+def memory(config: Parameters) -> float | None:
+    """Gigabytes that a worker holds at most: Fisher, inverse and factor in float64, beside torch and images."""
+    one = shape(config)
+    return None if one is None else 1.0 + 3 * 8 * one.prunable * config.block_size / 1e9
+
+
+def published(profile: str) -> list[dict[str, Any]]:
+    """The rows of a profile that lie beside its figures, in the repository."""
+    path: Path = paths.ROOT / "figures" / profile / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        number = lambda row, name: float(row.get(name) or 0)
+        return [
+            row | {name: number(row, name) for name in ("seconds", "sparsity_target")} for row in csv.DictReader(file)
+        ]

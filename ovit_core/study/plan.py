@@ -1,0 +1,161 @@
+"""What a profile would measure, what of it is there, what is missing, and what it would take; nothing is run.
+
+In seconds, without torch, and with data missing too: datasets are known by what they held when they were last read.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import psutil
+
+from ovit_core.data import catalog, manifest
+from ovit_core.study import cost, grid, identity, machine, paths
+from ovit_core.study.cost import Costs, Estimate
+from ovit_core.study.engines import Asked
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import Found, Row, World, identity_of
+
+ROW = 1200  # bytes of a row with its index, and of one test image behind it:
+IMAGE = 5
+
+
+class Line(NamedTuple):
+    """Tasks of one kind: how many are asked for and done, and what each that is left takes."""
+
+    what: str
+    asked: int
+    done: int
+    left: list[Estimate]
+
+
+class Plan(NamedTuple):
+    """What there is to do, and for how long it keeps the workers busy."""
+
+    lines: list[Line]
+    seconds: float
+
+
+def of(asked: Sequence[Asked], command: str) -> str:
+    """The plan as text; `command` is what runs it."""
+    config = asked[0][1]
+    there = Store(config.profile).rows() if Store.exists(config.profile) else []
+    published = cost.published(config.profile)
+    plan = made(asked, there, published)
+    names = ", ".join(ablation.name for ablation, _ in asked)
+    workers = f"{_workers(config)} processes of {config.threads} thread{'s' * (config.threads > 1)} ({config.engine})"
+    head = f"{names}: profile {config.profile}, seeds {list(config.seeds)}, {workers}"
+    lacking = [f"missing: {line}" for line in lacks(asked)] or ["missing: nothing"]
+    told = (
+        "earlier rows"
+        if there
+        else f"the rows of figures/{config.profile}"
+        if published
+        else "a model of the cost alone"
+    )
+    return "\n".join([head, "", *_table(plan), "", *_takes(asked, plan, told), *lacking, f"next: {command}"])
+
+
+def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row]) -> Plan:
+    """The plan from the rows that are there and those that somebody published."""
+    config, found, claimed = asked[0][1], Found(there), set()
+    known = {name: _record(c, name) for _, c in asked for name in c.every_dataset}
+    images = (known[config.upstream].train, known[config.upstream].test) if known[config.upstream] else None
+    prints = {name: record.fingerprint if record else "" for name, record in known.items()}
+    seeds = list(dict.fromkeys(map(config.dense_seed, config.seeds)))
+    dense = {seed: identity.of_dense(config, seed, prints[config.upstream]) for seed in seeds}
+    one = Costs(config, [*there, *published], images).dense(_trained(config))
+    untrained = [one for seed in seeds if not dense[seed]]
+    lines = [Line("dense models", len(seeds), len(seeds) - len(untrained), untrained)]
+    rounds = [[e.seconds for e in untrained], [], []]  # training, searches, measurements: a barrier after each
+    for ablation, c in asked:
+        world, costs = World(prints, dense), Costs(c, [*there, *published], images)
+        kinds: dict[str, list] = {}
+        for number, stage in enumerate(ablation.stages):
+            before = grid.rows_of(ablation, c, world, found, before=stage)
+            for seed in c.seeds:
+                mine = [t for t in grid.listed(stage, c, seed, world, before) if identity_of(t) not in claimed]
+                claimed.update(map(identity_of, mine))
+                todo = [None if found.of(task) else costs.of(task) for task in mine]
+                for task, estimate in zip(mine, todo):
+                    kinds.setdefault(task.columns["phase"], []).append(estimate)
+                rounds[min(number, 1) + 1].append(sum(estimate.seconds for estimate in todo if estimate))
+        for phase, all_of_it in kinds.items():
+            left = [estimate for estimate in all_of_it if estimate]
+            lines.append(Line(f"{ablation.name}, {phase}", len(all_of_it), len(all_of_it) - len(left), left))
+    busy = sum(cost.makespan(units, _workers(config)) for units in rounds)
+    return Plan(lines, busy + cost.START + cost.PAGE * len(asked))
+
+
+def lacks(asked: Sequence[Asked]) -> Iterator[str]:
+    """What is not there and has to be, a line each: data, weights, packages."""
+    config = asked[0][1]
+    for name in dict.fromkeys(name for _, c in asked for name in c.every_dataset):
+        try:
+            catalog.check(name, config.data_path)
+        except (ValueError, OSError) as error:
+            yield str(error)
+    if config.checkpoint_path and not os.path.isfile(config.checkpoint_path):  # noqa: PTH113 (raises for no name)
+        yield f"the checkpoint {config.checkpoint}"
+    if config.pretrained:
+        yield f"timm's weights of {config.model}, unless they were downloaded before"
+    package = dict(ray="ray", dask="distributed").get(config.engine)
+    if package and not find_spec(package):
+        yield f"the package {package}: pip install -e '.[{config.engine}]'"
+
+
+def _workers(config: Parameters) -> int:
+    return config.workers or max(1, machine.cores() // config.threads)
+
+
+def _record(config: Parameters, name: str) -> manifest.Record | None:
+    return manifest.known(paths.cache(), name, config.data_path)
+
+
+def _trained(config: Parameters) -> list[float]:
+    """Seconds that dense models of this profile took to train: of the published ones."""
+    found = []
+    for file in (paths.ROOT / "figures" / config.profile).glob("*.parameters.json"):
+        found += [model["seconds"] for model in json.loads(file.read_text()).get("dense", [])]
+    return found
+
+
+def _table(plan: Plan) -> list[str]:
+    wide = max(len(line.what) for line in plan.lines)
+    out = [f"{'':{wide}}  {'tasks':>6} {'done':>6} {'left':>6}  {'one worker':>12}"]
+    for what, asked, done, left in plan.lines:
+        out.append(f"{what:{wide}}  {asked:6} {done:6} {len(left):6}  {_time(sum(e.seconds for e in left)):>12}")
+    return out
+
+
+def _takes(asked: Sequence[Asked], plan: Plan, told: str) -> list[str]:
+    """Time, memory and disk."""
+    config = asked[0][1]
+    work = [estimate for line in plan.lines for estimate in line.left]
+    busy = sum(estimate.seconds for estimate in work)
+    factor = sum(e.seconds * e.factor for e in work) / busy if busy else 1.2
+    low, high = _time(plan.seconds / factor), _time(plan.seconds * factor)
+    out = [f"time: about {_time(plan.seconds)} ({low} to {high}) on cores that do nothing else, by {told}"]
+    if (one := cost.memory(config)) is not None:
+        free = psutil.virtual_memory().available / 1e9
+        out.append(f"memory: about {one:.1f} GB a process, {one * _workers(config):.1f} of {free:.0f} GB that are free")
+    record = _record(config, config.upstream)
+    rows = sum(len(line.left) for line in plan.lines)
+    disk = rows * (4 * ROW + IMAGE * (record.test if record else cost.IMAGES)) / 1e6
+    shape = cost.shape(config)
+    disk += 16 * shape.prunable / 1e6 * plan.lines[0].asked if shape else 0
+    home = next(folder for folder in (paths.home(), *paths.home().parents) if folder.exists())
+    out.append(f"disk: about {max(1, disk):.0f} MB of {shutil.disk_usage(home).free / 1e9:.0f} GB that are free")
+    return out
+
+
+def _time(seconds: float) -> str:
+    """Seconds as people say them."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size or (unit == "min" and seconds >= 60):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,163 @@
+"""Whatever ends a study, it goes on to the same rows: kills in every phase, two at once, Ctrl-C, SIGTERM, other engines."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import TINY as MODEL
+
+from ovit_core.study.paths import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SETTINGS = [
+    "profile=tiny", "upstream=digits", "epochs=5", "batch_size=32", f"model_args={MODEL}", "seeds=[0, 1]",
+    "dense_per_seed=true", "gradients=8", "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.9]", "recovery_images=200",
+    "recovery_epochs=2", "recovery_sparsities=[0.9]", "gradual_images=200", "gradual_epochs=2", "regimes=[global]",
+    "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "datasets=[digits]", "transfer_sparsities=[0.9]",
+    "full_steps=8", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1, 1.0]", "workers=2",
+]  # fmt: skip
+ASIDE = ["seconds", "device", "commit"]  # what may differ between two runs
+
+
+class Study:
+    """A study as a process, in a group of its own, writing into a folder."""
+
+    def __init__(self, folder, *more):
+        self.folder, self.family = folder, set()
+        words = ["quick", *(word for setting in [*SETTINGS, *more] for word in ("--set", setting))]
+        environment = os.environ | {"OVIT_STUDY_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "ovit_core.study", *words]
+        self.process = subprocess.Popen(
+            command, stdout=-1, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT, start_new_session=True
+        )
+
+    def until(self, condition):
+        """Waits for something in the folder; False if the study ended before."""
+        while not condition():
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        self.family = set(psutil.Process(self.process.pid).children(recursive=True))
+        return True
+
+    def finished(self):
+        """What it said, once it has ended well."""
+        said, _ = self.process.communicate()
+        assert self.process.returncode == 0, said
+        return said
+
+    def nobody_left(self):
+        _, alive = psutil.wait_procs(self.family, timeout=10)
+        return not alive
+
+    def stored(self):
+        return stored(self.folder)
+
+
+def stored(folder):
+    """The rows that a study has written so far, in the order in which it did."""
+    path = folder / "results" / "tiny.sqlite"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path, timeout=30)) as db:
+        try:
+            return db.execute("SELECT * FROM rows ORDER BY id").fetchall()
+        except sqlite3.OperationalError:  # the table is not there yet
+            return []
+
+
+def exported(folder):
+    return pd.read_csv(folder / "figures" / "tiny" / "results.csv").drop(columns=ASIDE)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The rows of a study that nobody disturbs, by one process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    Study(folder, "workers=1").finished()
+    return exported(folder)
+
+
+def test_killed_at_twelve_points_of_all_phases_it_ends_with_the_same_rows(tmp_path, undisturbed):
+    draw = random.Random(time.time_ns())  # other moments every time; what it finds, it finds by the rows
+    count, cache = lambda n: lambda: len(stored(tmp_path)) >= n, tmp_path / "cache"
+    there = lambda folder, pattern: lambda: any(folder.glob(pattern))
+    ends = sorted(draw.sample(range(5, 140), 4))
+    points = [
+        there(tmp_path, "results/tiny.sqlite"), there(cache, "dense-*.resume.pt"), there(cache, "dense-*.safetensors"),
+        count(1), there(cache, "resume-*.pt"), there(cache, "resume-*.safetensors"), *map(count, ends),
+        there(tmp_path, "runs/tiny/*.ipynb"), there(tmp_path, "figures/tiny/*.csv"),
+    ]  # fmt: skip
+    reached = 0
+    for point in points:
+        study = Study(tmp_path)
+        reached += study.until(point)
+        time.sleep(draw.random() / 4)
+        before = study.stored()
+        if draw.random() < 0.5:
+            os.killpg(study.process.pid, signal.SIGKILL)
+        else:
+            study.process.kill()  # its workers must notice
+        study.process.communicate()
+        assert study.nobody_left()
+        assert study.stored()[: len(before)] == before  # what was measured stays as it is
+    assert reached >= 11  # the last ones may have been passed by a run that was quick
+    before = stored(tmp_path)
+    Study(tmp_path).finished()
+    assert stored(tmp_path)[: len(before)] == before
+    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+    left = [p.name for p in tmp_path.rglob("*") if p.name.endswith(".partial") or "resume" in p.name]
+    assert not left
+
+
+def test_two_studies_of_one_profile_at_once_lose_and_double_nothing(tmp_path, undisturbed):
+    """With dense training running, with different methods, and both export at the end."""
+    few = "methods=[magnitude, obert]"
+    one, other = Study(tmp_path), Study(tmp_path, few, "recovery_methods=[magnitude]", "gradual_methods=[]")
+    for study in (one, other):
+        study.finished()
+    keys = pd.DataFrame(stored(tmp_path)).iloc[:, 1:]
+    assert len(list((tmp_path / "cache").glob("dense-*.safetensors"))) == 2
+    Study(tmp_path).finished()
+    assert len(stored(tmp_path)) == len(keys)  # all was there
+    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize("rendering", [False, True], ids=["measuring", "rendering"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_ends_all_and_says_how_to_go_on(tmp_path, number, rendering):
+    study = Study(tmp_path, "methods=[ovit]", "recovery_methods=[]", "gradual_methods=[]", "sensitivity_block_sizes=[]")
+    assert study.until(lambda: has_kernel(study) if rendering else len(stored(tmp_path)) >= 5)
+    study.process.send_signal(number)
+    if number == signal.SIGINT:  # as a terminal does: to all of the group
+        for process in study.family:
+            if os.getpgid(process.pid) == study.process.pid:
+                process.send_signal(number)
+    said, _ = study.process.communicate(timeout=60)
+    assert study.process.returncode == 128 + number and study.nobody_left()
+    assert "Traceback" not in said and "all that was measured is kept; `python -m ovit_core.study quick" in said
+    lines = [line for line in said.splitlines() if line.strip() and "it/s" not in line and "s/it" not in line]
+    assert len(lines) <= 6, said
+
+
+def has_kernel(study):
+    for process in psutil.Process(study.process.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "ipykernel" in " ".join(process.cmdline()):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_cluster_gives_the_rows_of_one_process(tmp_path, undisturbed, engine):
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    Study(tmp_path, f"engine={engine}").finished()
+    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
