@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovit_core.fisher import COMPILED, BlockFisher, fit_block_size, invert
+from ovit_core.fisher import COMPILED, BlockFisher, _all_finite, fit_block_size, invert
 
 
 def gradients(shape, count, seed=0):
@@ -83,6 +83,11 @@ def test_a_sum_that_overflows_is_no_error():
     large = torch.full((2, 4), 1.5e308, dtype=torch.float64)
     fisher.add({"w": large})
     assert fisher.count == 1
+
+
+def test_sums_on_a_gpu_are_judged_together():
+    sums = [torch.tensor(1.0), torch.tensor(2.0)]
+    assert _all_finite(sums) and not _all_finite([*sums, torch.tensor(float("nan"))])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
