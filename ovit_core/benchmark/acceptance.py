@@ -30,7 +30,7 @@ class Scale(NamedTuple):
     blocks: int  # whose agreement is checked, for each B and condition number
     copied: int  # numbers of the copy that measures bandwidth
     side: int  # rows of the products that measure arithmetic
-    reread: tuple[int, int]  # blocks, and turns, of the kernel that measures the caches
+    reads: int  # rows that each program of the kernel that measures the cache reads; a multiple of its ROWS
     gradients: int  # of the Fisher
     memory: tuple[str, int, float]  # a timm model, its block size, gigabytes of the budget
     repeat: int  # runs of which the fastest counts
@@ -39,10 +39,10 @@ class Scale(NamedTuple):
 CONDITIONS = (1e2, 1e3, 1e5, 1e8)
 FULL = Scale(
     agreed=(192, 96), sizes=(192, 96), models=dict(deit_small=(384, 12), deit_base=(768, 12)), blocks=512,
-    copied=2**28, side=4096, reread=(4096, 64), gradients=64, memory=("deit_small_patch16_224", 192, 4.0), repeat=5,
+    copied=2**28, side=4096, reads=2**14, gradients=64, memory=("deit_small_patch16_224", 192, 4.0), repeat=5,
 )  # fmt: skip
 TOY = Scale(
-    agreed=(24, 8), sizes=(8, 4), models=dict(toy=(8, 2)), blocks=8, copied=2**20, side=256, reread=(4, 2),
+    agreed=(24, 8), sizes=(8, 4), models=dict(toy=(8, 2)), blocks=8, copied=2**20, side=256, reads=64,
     gradients=64, memory=("test_vit", 16, 0.01), repeat=1,
 )  # fmt: skip
 
@@ -74,11 +74,11 @@ def elimination(scale: Scale, device: torch.device, rate: bounds.Rates) -> list[
     """
     rows = []
     for B in scale.sizes:
-        onchip = bounds.reread(scale.reread[0], B, scale.reread[1], device, scale.repeat)
+        onchip = bounds.reread(B, scale.reads, device, scale.repeat)
         block, at_once = bounds.one_block(B, device, scale.repeat)
         measured = dict(
             copy_gb_per_s=rate.copy / 1e9, onchip_gb_per_s=onchip / 1e9, single_tflop_per_s=rate.single / 1e12,
-            one_block_s=block, blocks_at_once=at_once,
+            one_block_s=block, blocks_at_once=at_once, in_flight_mb=at_once * B**2 * bounds.FLOAT / 1e6,
         )  # fmt: skip
         for model, (width, depth) in scale.models.items():
             total, sums, d = 0.0, Counter(), 0

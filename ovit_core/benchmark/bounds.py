@@ -3,7 +3,7 @@
 A block of B weights asks of its device, however the loop is written:
 
     copy        each row of H is read once and a row of the factor takes its place: 2 * B^2 numbers
-    on chip     step k reads the k rows before it: B^2 (B - 1) / 2 numbers, from whatever cache holds them
+    on chip     step k reads the k rows before it: B^2 (B - 1) / 2 numbers, at the speed of the last cache
     arithmetic  a multiply-add on each of them
     latency     B steps that wait for each other
 """
@@ -46,32 +46,39 @@ def rates(numbers: int, side: int, device: torch.device, repeat: int) -> Rates:
 
 
 @triton.jit
-def _reread(H, out, B, turns, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """Reads all rows of one block again and again, ROWS at a time as the elimination does, and waits for nothing."""
-    b = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, WIDTH)
+def _reread(buffer, out, B, rows, reads, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Reads rows of B numbers, ROWS at a time as the elimination does, round and round and waiting for nothing; each
+    program starts elsewhere, so that what one multiprocessor's own cache holds is soon gone.
+    """
+    b, i = tl.program_id(0), tl.arange(0, WIDTH)
     inside = i < B
-    H += b * B * B
     total = tl.zeros([WIDTH], tl.float32)
-    for turn in range(turns):
-        for j in range(0, B, ROWS):
-            step = j + tl.arange(0, ROWS)
-            l = tl.load(H + step[:, None] * B + i[None, :], mask=(step < B)[:, None] & inside[None, :], other=0.0)
-            total += tl.sum(l, 0) * (turn + 1)  # (ROWS, WIDTH) -> (WIDTH,); no turn is like another
+    for j in range(0, reads, ROWS):
+        step = (b * ROWS + j + tl.arange(0, ROWS)) % rows
+        l = tl.load(buffer + step[:, None] * B + i[None, :], mask=inside[None, :], other=0.0)
+        total += tl.sum(l, 0)  # (ROWS, WIDTH) -> (WIDTH,)
     tl.store(out + b * B + i, total, mask=inside)
 
 
-def reread(blocks: int, B: int, turns: int, device: torch.device, repeat: int) -> float:
-    """Bytes a second at which one program a block reads its rows `turns` times: from the caches, after the first."""
-    H, out = torch.ones(blocks, B, B, device=device), torch.empty(blocks, B, device=device)
-    launch = lambda: _reread[(blocks,)](
-        H, out, B, turns, WIDTH=triton.next_power_of_2(B), ROWS=ROWS, num_warps=warps(B),
+def reread(B: int, reads: int, device: torch.device, repeat: int) -> float:
+    """Bytes a second of rows that are read again and again, a buffer of half the device's last cache, by as many
+    programs as its threads allow. A time below this bound has been helped by the multiprocessors' own caches.
+    """
+    programs, cache = 4, 2**14  # of the interpreter
+    if device.type == "cuda":
+        about = torch.cuda.get_device_properties(device)
+        programs = about.multi_processor_count * (about.max_threads_per_multi_processor // (32 * warps(B)))
+        cache = getattr(about, "L2_cache_size", 2**25)
+    rows = max(ROWS, cache // 2 // (FLOAT * B))
+    buffer, out = torch.ones(rows, B, device=device), torch.empty(programs, B, device=device)
+    launch = lambda: _reread[(programs,)](
+        buffer, out, B, rows, reads, WIDTH=triton.next_power_of_2(B), ROWS=ROWS, num_warps=warps(B),
     )  # fmt: skip
     launch()  # compiles
     cost, _ = fastest(launch, device, repeat=repeat)
-    if not torch.equal(out, torch.full_like(out, B * turns * (turns + 1) / 2)):
-        raise RuntimeError(f"the kernel that rereads blocks of {B} does not see all of their numbers")
-    return FLOAT * blocks * B * B * turns / cost.seconds
+    if not torch.equal(out, torch.full_like(out, reads)):
+        raise RuntimeError(f"the kernel that rereads rows of {B} does not see all of their numbers")
+    return FLOAT * programs * reads * B / cost.seconds
 
 
 def one_block(B: int, device: torch.device, repeat: int) -> tuple[float, int]:
