@@ -29,7 +29,7 @@ def test_benchmark_runs_and_both_forms_agree(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_fisher_is_several_times_as_fast_as_the_plain_form():
-    """Above 20 times was measured, idle and busy; 3 is what a machine with other work must still show."""
+    """17 times and more was measured, idle and busy (docs/pruner.md); 3 is what any machine must show."""
     cpu = torch.device("cpu")
     _, gradients = problem(2**17, 64, 512, cpu)
     plain, want = fastest(lambda: plain_inverse(gradients), cpu, repeat=1)
