@@ -6,14 +6,19 @@ A block is B consecutive weights of one output row. The sum is kept as it is and
 rank-one update of F^-1 per gradient: the same matrix, m times less memory traffic.
 """
 
+import math
+from collections.abc import Collection
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Numbers of float64 in each of the three work areas while blocks are factorized. Above 32 MiB, so that malloc gives
 # them back to the system each time: smaller ones would be taken from the heap, and pinned there by what outlives them.
 WORK = 2**23
+COMPILED = 512  # the largest block that the compiled inverse takes: beyond, LAPACK's blocked form is as fast
 
 
 def chunk_size(block_size: int) -> int:
@@ -66,23 +71,56 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
     Raises:
         torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
     """
+    trace = float(F.diagonal(dim1=1, dim2=2).sum(1).max()) / count  # before `out` overwrites it
+    if F.device.type == "cpu" and F.shape[1] <= COMPILED:
+        from ovit_core.kernels.inverse import invert_blocks  # seconds that only who inverts on a CPU should spend
+    else:
+        invert_blocks = _invert_in_chunks
+    if (bad := invert_blocks(F, count, damp, out)) is not None:
+        # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
+        work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
+        raise torch.linalg.LinAlgError(
+            f"the Fisher of {name}, block {bad} of {len(F)}, is not positive definite with "
+            f"damp={damp:g}; damp={work:.0e} would work"
+        )
+    return out
+
+
+def _invert_in_chunks(F: Tensor, count: int, damp: float, out: Tensor) -> int | None:
+    """As `kernels.inverse.invert_blocks`, by LAPACK or on a GPU, some blocks at a time; stops at the first bad one."""
     parts = -(-F.numel() // WORK)  # of nearly equal size
     step = -(-len(F) // parts)
-    trace = float(F.diagonal(dim1=1, dim2=2).sum(1).max()) / count  # before `out` overwrites it
     for i in range(0, len(F), step):
         A = F[i : i + step].double() / count
         A.diagonal(dim1=1, dim2=2).add_(damp)
         C, info = torch.linalg.cholesky_ex(A)  # (step, B, B) -> lower (step, B, B)
         if info.any():
-            bad = int(info.nonzero()[0])
-            # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
-            work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
-            raise torch.linalg.LinAlgError(
-                f"the Fisher of {name}, block {i + bad} of {len(F)}, is not positive definite with "
-                f"damp={damp:g}; damp={work:.0e} would work"
-            )
+            return i + int(info.nonzero()[0])
         out[i : i + step] = torch.cholesky_inverse(C)  # (step, B, B)
-    return out
+    return None
+
+
+def _copy_and_sum(gradient: Tensor, row: Tensor) -> Any:
+    """Copies a gradient into a contiguous row of as many numbers; returns their sum, which tells whether all are finite.
+
+    On a CPU by numpy, in this thread: torch would open a parallel region for each operation, and where another process
+    holds one of the cores every region waits for a time slice, longer than the copy takes.
+    """
+    if row.device.type != "cpu":
+        return row.copy_(gradient.reshape(row.shape)).sum()
+    if gradient.dtype not in (torch.float16, torch.float32, torch.float64):  # bfloat16: numpy does not know it
+        gradient = gradient.to(row.dtype)
+    into = row.view(gradient.shape).numpy()
+    with np.errstate(all="ignore"):
+        np.copyto(into, gradient.numpy(force=True))
+        return into.sum()
+
+
+def _all_finite(sums: Collection[Any]) -> bool:
+    """Whether all are finite; of sums on a GPU with one wait for it."""
+    if any(torch.is_tensor(s) for s in sums):
+        return bool(torch.stack(list(sums)).isfinite().all())
+    return all(map(math.isfinite, sums))
 
 
 class BlockFisher:
@@ -132,7 +170,7 @@ class BlockFisher:
         for (name, B), part in zip(self.block_sizes.items(), buffer.split(sizes)):
             n = self.shapes[name].numel() // B
             self._sum[name] = torch.zeros(n, B, B, device=device, dtype=dtype)
-            self._chunk[name] = part.view(n, self.chunk, B)
+            self._chunk[name] = part.view(self.chunk, n, B)  # a gradient is a row: one copy, from front to back
 
     def add(self, gradients: dict[str, Tensor]) -> None:
         """Adds one gradient of the loss: name -> tensor of that weight's shape.
@@ -142,14 +180,15 @@ class BlockFisher:
             FloatingPointError: a gradient is not finite; names the weight and its block.
         """
         for name, shape in self.shapes.items():
-            gradient = gradients[name]
-            if gradient.shape != shape:
-                raise ValueError(f"gradient of {name} has shape {tuple(gradient.shape)}, its weight {tuple(shape)}")
-            blocks = gradient.detach().reshape(-1, self.block_sizes[name])
-            if not torch.isfinite(blocks).all():
-                bad = int((~torch.isfinite(blocks)).any(1).nonzero()[0])
-                raise FloatingPointError(f"gradient {self.count} of {name} is not finite in block {bad}")
-            self._chunk[name][:, self._pending] = blocks
+            if (given := gradients[name].shape) != shape:
+                raise ValueError(f"gradient of {name} has shape {tuple(given)}, its weight {tuple(shape)}")
+        rows = {name: self._chunk[name][self._pending] for name in self.shapes}  # (n, B)
+        if not _all_finite([_copy_and_sum(gradients[name].detach(), row) for name, row in rows.items()]):
+            for name, row in rows.items():  # a sum may also overflow: only the numbers themselves tell
+                if (odd := ~torch.isfinite(row).all(1)).any():
+                    raise FloatingPointError(
+                        f"gradient {self.count} of {name} is not finite in block {int(odd.nonzero()[0])}"
+                    )
         self.count, self._pending = self.count + 1, self._pending + 1
         if self._pending == self.chunk:
             self._flush()
@@ -158,7 +197,7 @@ class BlockFisher:
         if self._pending:
             with ieee_float32():
                 for name, F in self._sum.items():
-                    G = self._chunk[name][:, : self._pending]
+                    G = self._chunk[name][: self._pending].transpose(0, 1)  # (n, chunk, B)
                     F.baddbmm_(G.transpose(1, 2), G)  # (n, B, B) += (n, B, chunk) @ (n, chunk, B)
         self._pending = 0
 

@@ -71,7 +71,7 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
         wrong = "error: " in _output(page, line)
         assert command.main(words[3:]) == 2 * wrong and (bool(done) != wrong or words[3] == "plan"), line
     elif words[:3] == [".venv/bin/python", "-m", "ovit_core.benchmark"]:
-        from ovit_core import benchmark
+        from ovit_core.benchmark import __main__ as benchmark
 
         with pytest.raises(SystemExit, match="0"):
             benchmark.main([*words[3:], "--help"])

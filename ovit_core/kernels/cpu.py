@@ -9,25 +9,17 @@ Each block is copied aside (it stays in the core's cache) and l_k then goes to r
 whose float32 arithmetic lost its pivots starts again in float64.
 """
 
-import logging
-import threading
-from collections.abc import Callable
-
 import numba
 import numpy as np
 import torch
-from numba.core.config import NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from ovit_core.kernels import LOST
+from ovit_core.kernels.compiled import FAST, compiled, torch_threads
 
-log = logging.getLogger(__name__)
-_one_at_a_time = threading.Lock()  # not all of numba's threading layers take two callers
 LANES = 16  # float32 numbers in the widest vector register of a CPU
 PERIOD = 32  # removals between two squeezes
 BATCH = 32  # blocks that share one work area
-# "contract" allows fused multiply-add and the rest lets loops vectorize; NaN and infinity keep their meaning.
-FAST = {"contract", "reassoc", "nsz"}
 
 
 @numba.njit(fastmath=FAST | {"nnan"}, boundscheck=False)  # without nnan a minimum does not vectorize
@@ -179,16 +171,7 @@ def _eliminate_block(
     return steps
 
 
-def _compiled(function: Callable) -> Callable:
-    """The function compiled on its first call, and kept on disk where there is a place for it."""
-    try:
-        return numba.njit(parallel=True, cache=True, boundscheck=False)(function)
-    except RuntimeError:  # neither the package's folder nor the home can be written to
-        log.warning("compiled code cannot be kept on disk here: it is compiled anew in each process, in seconds")
-        return numba.njit(parallel=True, boundscheck=False)(function)
-
-
-@_compiled
+@compiled
 def _eliminate_blocks(weights, H, floor, given, N, M, update, lost, loss, order, coefficients, fallback):
     n, B = weights.shape
     steps = B if M == 0 else B // M * (M - N)
@@ -233,16 +216,10 @@ def eliminate_blocks(
     N, M = group or (0, 0)
     # In float64 there is no wider type to fall back to: a lost pivot is clamped at once.
     lost = w.dtype.type(LOST if w.dtype == np.float32 else -np.inf)
-    # numba and torch may share one OpenMP runtime: use torch's number of threads, and leave it as it was. (Not by a
-    # needless torch.set_num_threads: it makes MKL run threads inside torch's, which breaks torch's batched LU.)
-    threads = torch.get_num_threads()
-    with _one_at_a_time:
-        numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
+    with torch_threads():
         _eliminate_blocks(
             w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback
         )
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
     if (fallback == 2).any():
         bad = int((fallback == 2).argmax())
         raise FloatingPointError(f"block {bad} of {n}: weights or inverse Fisher are not finite")

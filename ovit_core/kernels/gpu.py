@@ -17,6 +17,11 @@ ROWS = 16  # earlier rows subtracted at a time
 COPY = 2**26  # numbers of H kept aside at a time, for blocks to start again from
 
 
+def warps(B: int) -> int:
+    """Warps of 32 threads in the program of a block."""
+    return 4 if B <= 256 else 8
+
+
 @triton.jit
 def _eliminate(
     weights, H, floor, given, loss, order, coefficients, failed, B, steps, N, M, lost,
@@ -110,7 +115,7 @@ def eliminate_blocks(
             weights[part], H[part], floor[part], given[part], loss[part], sequence[part], coefficients[part], failed,
             B, steps, N, M, LOST if single else -float("inf"),
             GIVEN=order is not None, UPDATE=update, GUARD=not single, WIDTH=triton.next_power_of_2(B), ROWS=ROWS,
-            num_warps=4 if B <= 256 else 8,  # pyright: ignore[reportCallIssue]
+            num_warps=warps(B),  # pyright: ignore[reportCallIssue]
         )  # fmt: skip
         if single and failed.any():
             again = failed.nonzero().squeeze(1)
