@@ -30,13 +30,18 @@ def progress(iterable: Any = None, **options: Any) -> Any:
     options = {"leave": False, "dynamic_ncols": True} | options
     target = os.environ.get(ENVIRONMENT)
     if target is None:
-        return notebook_bar(iterable, **options)
+        return notebook_bar(iterable, **{"mininterval": 0.1 if drawn_every() == 1 else 10} | options)
     try:
         stream = Path(target).open("a")  # noqa: SIM115 (the bar closes it)
     except OSError:
         return text_bar(iterable, disable=True, **options)
     # A log file gets a line every ten seconds, a terminal its moving bar.
     return _Elsewhere(iterable, file=stream, mininterval=0.2 if stream.isatty() else 10, **options)
+
+
+def drawn_every() -> float:
+    """Seconds after which a bar is worth drawing again: it moves in a terminal or a notebook, a log gets lines."""
+    return 1.0 if "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()) else 10.0
 
 
 def each(work: Callable[[Any], Any], items: Sequence[Any], desc: str) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ovit_core.study import provenance
+from ovit_core.study import export, provenance
 
 
 def resident() -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from ovit_core import disk
-from ovit_core.progress import progress
+from ovit_core.progress import drawn_every, progress
 from ovit_core.study import identity, unit, workers
 from ovit_core.study.ablation import Ablation
 from ovit_core.study.parameters import Parameters
@@ -20,7 +20,6 @@ from ovit_core.study.unit import Outcome
 Asked = tuple[Ablation, Parameters]
 Call = tuple[Callable[..., Outcome], tuple]
 Fail = Callable[[Ablation, int | None, str, str], None]  # what failed, of which seed, and why
-POLL = 1.0  # seconds between two looks at how far the workers are
 
 
 class Batch(NamedTuple):
@@ -76,7 +75,7 @@ class Engine:
         with progress(total=tasks or len(calls), desc=desc) as bar:
 
             def follow() -> None:
-                while not over.wait(POLL):
+                while not over.wait(drawn_every()):
                     done, doing = self.store.told(self.grid)
                     bar.n = done if tasks else bar.n
                     bar.set_postfix_str(" | ".join(doing)[:100])

@@ -28,7 +28,13 @@ def run(ablation: Ablation, config: Parameters) -> Results:
         RuntimeError: nothing could be measured; says why.  ValueError, OSError: as `measure` does.
     """
     if ONLY_READ not in os.environ:
-        measure([(ablation, config)])
+        try:
+            measure([(ablation, config)])
+        except KeyboardInterrupt as stopped:
+            stopped._render_traceback_ = lambda: [
+                "Stopped: all that was measured is kept; run the cell again to go on."
+            ]
+            raise
     store = Store(config.profile)
     world, failures = store.recall(ablation.name), store.failures(ablation.name)
     found = rows_of(ablation, config, world, Found(store.rows())) if world else []

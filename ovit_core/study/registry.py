@@ -74,6 +74,11 @@ def from_notebook(kind: type[P], names: Mapping[str, Any]) -> P:
     injected = "\n".join(cell for cell in names.get("In", []) if cell.startswith("# Parameters\n"))
     asked = [line.partition("=")[0].strip() for line in injected.splitlines() if " = " in line]
     wanted = {*kind.model_fields, *(name for name in asked if name.isidentifier())}
-    config = build(kind, {name: value for name, value in names.items() if name in wanted})
-    checks.check(config)
+    try:
+        config = build(kind, {name: value for name, value in names.items() if name in wanted})
+        checks.check(config)
+    except (ValueError, OSError) as error:
+        said = [f"{type(error).__name__}: {error}"]
+        error._render_traceback_ = lambda: said  # on a notebook's page a line is enough
+        raise
     return config

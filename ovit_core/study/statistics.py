@@ -144,7 +144,7 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     seeds = rows.seed.nunique()
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {sure}"
-        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, the largest "
-        "within one standard error of the best, and used in every regime (for layer inputs it is relative to the mean "
+        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, the same for "
+        "all seeds: the best in their mean; and used in every regime (for layer inputs it is relative to the mean "
         f"diagonal): {listed}.{edge}"
     )

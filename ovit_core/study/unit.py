@@ -6,7 +6,7 @@ Plain values go in and come out, and errors come out as text: all of it may happ
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,18 +169,21 @@ def _caught(
         config = given.config
         if grid:
             tell = _Teller(Store(config.profile), grid, what, 0)
-        with _at_work(config) as config, told_to(tell.bar) if tell else told_to(lambda *_: None):
+        with _at_work(config) as config, told_to(tell.bar if tell else lambda *_: None):
             if tell:
                 tell(what)
             return Outcome(call(config))
     except Exception as error:
         return Outcome(failures=((what, _reason(error)),))
+    finally:
+        if grid and tell:
+            tell("")
 
 
 def _reason(error: Exception) -> str:
     """An error in a line; its kind too where it is none that the study expects."""
     text = " ".join(str(error).split()) or type(error).__name__
-    expected = isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError)
+    expected = isinstance(error, ValueError | OSError | FloatingPointError | RuntimeError)
     return (text if expected else f"{type(error).__name__}: {text}")[:500]
 
 
@@ -210,7 +213,8 @@ class _Teller:
 
     def __call__(self, doing: str) -> None:
         self.last = time.monotonic()
-        self.store.tell(self.grid, self.who, self.done, doing)
+        with suppress(OSError):  # it is a word on the way, no more
+            self.store.tell(self.grid, self.who, self.done, doing)
 
     def bar(self, what: str, n: int, total: int, _: float | None) -> None:
         """A step of a bar, as `progress.told_to` gives it."""
