@@ -1,0 +1,181 @@
+"""What there is to measure: every row is known by all it depends on, a list that grows adds rows, one lambda for all seeds."""
+
+import pytest
+from conftest import TINY as MODEL
+from conftest import quick
+
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.study import dense, grid, identity, registry, unit
+from ovit_core.study.lambdas import chosen
+from ovit_core.study.tasks import VALIDATION, Found, World, best_of
+
+SETTINGS = [
+    "profile=tiny", "upstream=digits", "epochs=1", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
+    "methods=[ovit]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]",
+    "recovery_images=100", "gradual_methods=[ovit]", "gradual_images=100", "sensitivity_block_sizes=[12]",
+    "sensitivity_damps=[]", "damps=[1.0e-5]", "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]",
+    "full_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1]", "workers=1",
+]  # fmt: skip
+# Another value of everything that a measurement may read.
+OTHER = dict(
+    prunable="mlp", weight_decay=0.2, batch_size=48, augment=["flip"], gradients=9, gradient_batch=8, block_size=24,
+    recovery_epochs=2, recovery_images=101, recovery_lr=1e-3, gradual_start=0.3, gradual_cycles=3, gradual_epochs=2,
+    gradual_images=101, gradual_lr=1e-3, gradual_final_lr=1e-4, full_steps=6, full_batch_size=16, threads=2,
+    model_args=MODEL | dict(depth=1), upstream="glyph_letters", model="vit_small_patch16_224", damp_sparsity=0.8,
+)  # fmt: skip
+# What changes no number, and what lists values of a column.
+FREE = {
+    "profile",
+    "data_dir",
+    "device",
+    "engine",
+    "workers",
+    "seeds",
+    "damps",
+    "probe_Cs",
+    "full_lrs",
+    "dense_per_seed",
+}
+GIVEN = {"pretrained", "checkpoint", "masks_from_zeros"}  # of the dense model, which is known by its weights
+
+
+@pytest.mark.parametrize("kind", [NoWeightUpdate, Transfer])
+def test_a_row_is_known_by_every_parameter_that_its_measurement_reads(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    read = set()
+
+    class Watched(kind):
+        def __getattribute__(self, name):
+            if name in kind.model_fields:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    config, ablation = quick(Watched, *SETTINGS), registry.get(kind.experiment)
+    seed = ablation.seed(config, 0)
+    world = World({"digits": seed.upstream.data.fingerprint, "glyph_letters": ""}, {0: seed.upstream.identity})
+    values, rows, checked = config.values(), [], 0
+    listed = lambda of, stage: {identity_key(t): t.columns["run_id"] for t in stage(of, 0, world, rows)}
+    for stage in ablation.stages:
+        varied = {
+            name: listed(config.replace(**{name: value}), stage) for name, value in OTHER.items() if name in values
+        }
+        for task in stage(config, 0, world, rows):
+            read.clear()
+            rows += [one.row for one in seed.measure(task)]
+            depends = {
+                name for name, tasks in varied.items() if tasks.get(identity_key(task)) != task.columns["run_id"]
+            }
+            assert read <= depends | FREE | GIVEN, (str(task), read - depends - FREE - GIVEN)
+            checked += 1
+    assert checked >= 9
+
+
+def identity_key(task):
+    """A task but for its run."""
+    return task.kind, *((k, v) for k, v in task.columns.items() if k != "run_id")
+
+
+def test_another_list_adds_rows_and_overwrites_none(tmp_path, monkeypatch):
+    """Of C, of datasets, of seeds; the C that is best on validation is the one whose test rows count."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    ablation = registry.get("transfer")
+
+    def rows(*more):
+        return grid.run(ablation, quick(Transfer, *SETTINGS, "protocols=[linear]", *more)).rows
+
+    few = rows("probe_Cs=[1.0e-6]")
+    more = rows("probe_Cs=[1.0e-6, 1.0]")
+    linear = more[(more.phase == "linear") & (more.method == "ovit")]
+    assert set(linear[linear.metric == VALIDATION].C) == {1e-6, 1.0}
+    assert set(linear[linear.metric == "top1"].C) == {1.0}  # the other one can hardly be best
+    again = rows("probe_Cs=[1.0e-6]")
+    assert again.equals(few)  # seconds too: nothing was measured
+    searched = set(few[few.phase == "lambda_search"].seconds)
+    assert searched == set(rows("datasets=[digits, glyph_symbols]").query("phase == 'lambda_search'").seconds)
+
+
+def test_ablation_b_takes_the_searches_and_the_one_shot_rows_of_ablation_a(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    a = grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *SETTINGS)).rows
+    b = grid.run(registry.get("transfer"), quick(Transfer, *SETTINGS)).rows
+    for phase in ("lambda_search", "one_shot"):
+        mine, its = (
+            rows[(rows.phase == phase) & (rows.scope == "all") & (rows.experiment != "sensitivity")] for rows in (b, a)
+        )
+        assert len(mine) and set(mine.seconds) <= set(its.seconds) and set(mine.run_id) <= set(its.run_id)
+    assert set(b.experiment) == {"transfer"} and set(a.experiment) == {"no_weight_update", "sensitivity"}
+
+
+def test_two_threads_are_other_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    few = [*SETTINGS, "recovery_methods=[]", "gradual_methods=[]", "sensitivity_block_sizes=[]"]
+    one = grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *few)).rows
+    two = grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *few, "threads=2")).rows
+    assert set(one.threads) == {1} and set(two.threads) == {2} and len(one) == len(two)
+    assert len(list((tmp_path / "cache").glob("dense-*.safetensors"))) == 2
+
+
+def search(*values):
+    """Rows of a search: (lambda, seed, validation accuracy)."""
+    common = dict(phase="lambda_search", method="ovit", block_size=64, gradients=256, gradient_batch=16)
+    return [common | dict(damp=damp, seed=seed, value=value) for damp, seed, value in values]
+
+
+def test_one_lambda_for_all_seeds_the_best_in_their_mean():
+    config = quick(NoWeightUpdate)
+    rows = search((1e-8, 0, 0.90), (1e-8, 1, 0.70), (1e-7, 0, 0.80), (1e-7, 1, 0.85), (1e-6, 0, 0.1), (1e-6, 1, 0.1))
+    assert chosen(config, rows, "ovit") == dict(damp=1e-7, damp_rule="own")
+    assert chosen(config, rows, "ovit_mask_only") == dict(damp=1e-7, damp_rule="shared")
+    assert chosen(config, rows, "magnitude") == dict(damp="", damp_rule="")
+    assert chosen(config, rows, "obert") == dict(damp="", damp_rule="own")  # nothing was searched
+    assert chosen(config.replace(block_size=32), rows, "ovit")["damp"] == ""  # of other blocks
+
+
+def test_equal_values_go_to_the_larger_or_the_smaller_and_only_what_all_seeds_tried_counts():
+    rows = search((1e-8, 0, 0.1 + 0.2), (1e-7, 0, 0.3), (1e-6, 0, 0.3 - 1e-4))
+    assert best_of(rows, "damp", larger=True) == 1e-7 and best_of(rows, "damp", larger=False) == 1e-8
+    assert best_of([*search((1e-8, 0, 0.9)), *search((1e-7, 0, 0.5), (1e-7, 1, 0.5))], "damp", larger=True) == 1e-7
+    assert best_of([], "damp", larger=True) is None
+
+
+def test_a_task_is_done_when_all_its_rows_are_there(tmp_path, monkeypatch):
+    ablation, config = registry.get("transfer"), quick(Transfer, *SETTINGS, "probe_Cs=[0.1, 1.0]")
+    world = World({"digits": "x"}, {0: "y"})
+    task = next(t for t in ablation.stages[-1](config, 0, world, []) if t.columns["phase"] == "linear")
+    row = lambda metric, C, value, **more: dict(task.columns) | dict(metric=metric, C=C, value=value) | more
+    rows = [row(VALIDATION, 0.1, 0.5), row("top1", 0.1, 0.6), row("top1", 0.1, 1.0, scope="class", scope_name="3")]
+    assert Found(rows).of(task) == []  # the other C was not tried
+    assert len(Found([*rows, row(VALIDATION, 1.0, 0.4)]).of(task)) == 4
+    assert Found([*rows, row(VALIDATION, 1.0, 0.6)]).of(task) == []  # it is better, and was not tested
+    assert Found([*rows[:2], row(VALIDATION, 1.0, 0.4)]).of(task) == []  # not by class
+
+
+def test_a_machine_without_the_dense_model_asks_for_it(tmp_path, monkeypatch):
+    """As on a cluster without a common disk."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path / "driver"))
+    config = quick(NoWeightUpdate, *SETTINGS)
+    up = dense.upstream(config, 0)
+    world = World({"digits": up.data.fingerprint}, {0: up.identity})
+    task = registry.get("no_weight_update").stages[0](config, 0, world, [])[0]
+    weights = identity.dense_path(config, 0, up.data.fingerprint).read_bytes()
+    given = unit.Given("no_weight_update", config.model_dump())
+    here = unit.one(given, 0, task, world)
+    unit._seeds.clear()
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path / "elsewhere"))
+    assert unit.one(given, 0, task, world) == (None, ())
+    there = unit.one(given, 0, task, world, weights)
+    assert there.failures == () and [m.row["value"] for m in there.value] == [m.row["value"] for m in here.value]
+    unit._seeds.clear()
+    other = World({"digits": "other images"}, world.dense)
+    ((_, reason),) = unit.one(given, 0, task, other, weights).failures
+    assert "digits or the dense model of seed 0 has changed since the study began, or is another one" in reason
+
+
+def test_code_that_changed_under_way_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    config = quick(NoWeightUpdate, *SETTINGS)
+    task = registry.get("no_weight_update").stages[0](config, 0, World({"digits": ""}, {0: ""}), [])[0]
+    monkeypatch.setattr(unit.provenance, "code", lambda *modules: "another")
+    ((_, reason),) = unit.one(unit.Given("no_weight_update", config.model_dump()), 0, task, World()).failures
+    assert "is not that which listed the tasks: start anew" in reason
