@@ -56,7 +56,7 @@ def test_tables_of_methods_are_the_code():
 @pytest.mark.parametrize("page, line", commands(), ids=lambda v: v if isinstance(v, str) else v.name)
 def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
     """Each is taken as far as its own checks; the tests of the study run them for real."""
-    words = shlex.split(line)
+    words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]  # variables before a command
     makefile = (ROOT / "Makefile").read_text()
     if words[0] == "make":
         targets = [w for w in words[1:] if "=" not in w]
@@ -108,6 +108,14 @@ def test_profiles_named_in_the_docs_are_those_there_are():
     assert set(named) >= {p.stem for p in (ROOT / "notebooks" / "profiles").glob("*.yaml")}
     assert set(registry.ablations()) <= {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert engine.read_profile("quick", [])["profile"] == "quick"
+
+
+def test_every_line_of_the_faults_has_its_test():
+    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")]
+    named = [re.search(r"`(test_\w+)` \|$", line) for line in rows if not line.startswith("| what ")]
+    there = "\n".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 20 and all(named)
+    assert [m[1] for m in named if f"def {m[1]}(" not in there] == []
 
 
 def test_citation_and_package_agree():

@@ -37,8 +37,9 @@ def asked(*more, only=None):
 
 
 def numbers(rows):
-    """Rows without what may differ between two runs."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "device", "commit")} for row in rows]
+    """Rows without what may differ between two runs, the order too."""
+    kept = [{k: v for k, v in row.items() if k not in ("seconds", "device", "commit")} for row in rows]
+    return sorted(kept, key=repr)
 
 
 @pytest.fixture(autouse=True)

@@ -108,13 +108,16 @@ def test_ablation_b_takes_the_searches_and_the_one_shot_rows_of_ablation_a(tmp_p
     assert set(b.experiment) == {"transfer"} and set(a.experiment) == {"no_weight_update", "sensitivity"}
 
 
-def test_two_threads_are_other_rows(tmp_path, monkeypatch):
-    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
-    few = [*SETTINGS, "recovery_methods=[]", "gradual_methods=[]", "sensitivity_block_sizes=[]"]
-    one = grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *few)).rows
-    two = grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *few, "threads=2")).rows
-    assert set(one.threads) == {1} and set(two.threads) == {2} and len(one) == len(two)
-    assert len(list((tmp_path / "cache").glob("dense-*.safetensors"))) == 2
+def test_two_threads_are_other_rows_of_another_dense_model():
+    config, world = quick(NoWeightUpdate, *SETTINGS), World({"digits": "x"}, {0: "y"})
+    two = config.replace(threads=2)
+    stage = registry.get("no_weight_update").stages[0]
+    one, other = (
+        Found([dict(t.columns) | dict(metric=VALIDATION, value=1.0) for t in stage(c, 0, world, [])])
+        for c in (config, two)
+    )
+    assert all(one.of(t) and not other.of(t) for t in stage(config, 0, world, []))
+    assert identity.dense_path(config, 0, "x") != identity.dense_path(two, 0, "x")
 
 
 def search(*values):

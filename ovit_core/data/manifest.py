@@ -5,7 +5,6 @@ or where it cannot be written, files are read again. Imports neither torch nor P
 it was last loaded is known at once (`known`).
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -18,6 +17,8 @@ from functools import cache as once
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from filelock import FileLock
 
 from ovit_core.progress import each
 
@@ -254,9 +255,7 @@ def _format(db: sqlite3.Connection) -> int:
 
 def _set_aside(path: Path, error: Exception) -> None:
     """Renames a damaged file, unless another process has done so meanwhile."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(path.name + ".lock")):
         if _sound(path):
             return
         number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.damaged-{n}").exists())

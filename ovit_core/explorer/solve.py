@@ -20,7 +20,7 @@ from ovit_core.pattern import Pattern
 from ovit_core.plan import Plan, Point
 from ovit_core.progress import progress
 from ovit_core.pruning import install
-from ovit_core.study import dense, paths, plots, provenance
+from ovit_core.study import dense, machine, paths, plots, provenance
 from ovit_core.study.lambdas import INHERITS
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.surgeon import Surgeon
@@ -51,6 +51,8 @@ class Explorer:
     def __init__(self, config: Explore, before: "Explorer | None" = None):
         self.config, self.pattern = config, Pattern.parse(config.pattern)
         seed = config.seeds[0]
+        if torch.get_num_threads() > (allowed := machine.cores()):  # in a container torch takes all it sees
+            torch.set_num_threads(allowed)
         changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
         self.upstream = dense.upstream(config, seed) if changed - _CURVATURE else before.upstream
         if self.upstream.headless:

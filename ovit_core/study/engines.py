@@ -41,7 +41,9 @@ class Engine:
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
         """The number of each call and what came of it, as it comes."""
         if (count := workers.count(self.config, len(calls))) > 1:
-            yield from workers.local([(unit.numbered, (i, *call)) for i, call in enumerate(calls)], count)
+            yield from workers.local(
+                [(unit.numbered, (i, *call)) for i, call in enumerate(calls)], count, self.config.threads
+            )
         else:
             yield from (unit.numbered(i, *call) for i, call in enumerate(calls))
 

@@ -39,7 +39,9 @@ def run(ablation: Ablation, config: Parameters) -> Results:
     world, failures = store.recall(ablation.name), store.failures(ablation.name)
     found = rows_of(ablation, config, world, Found(store.rows())) if world else []
     if not found:
-        raise RuntimeError(f"nothing was measured. {failures[0] if failures else 'Run the study first'}")
+        raise RuntimeError(
+            f"nothing was measured. {failures[0] if failures else 'There are no rows by this code and these parameters: run the study first'}"
+        )
     mine = dict(experiment=ablation.name)
     rows = [dict(row) | (mine if row["experiment"] == SHARED else {}) for row in found]
     return Results(ablation, config, table(rows), tuple(failures))

@@ -141,10 +141,12 @@ class Store:
                     )
             db.execute("COMMIT")
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows, as dicts of COLUMNS, "" for none; in the order in which they were measured."""
+    def rows(self, run_id: str = "") -> list[dict[str, Any]]:
+        """All rows, or those of a run, as dicts of COLUMNS, "" for none; in the order in which they were measured."""
+        where = "WHERE run_id = ?" if run_id else ""
         with self._connected() as db:
-            found = db.execute(f"SELECT {_names(COLUMNS)} FROM rows ORDER BY id").fetchall()
+            query = f"SELECT {_names(COLUMNS)} FROM rows {where} ORDER BY id"
+            found = db.execute(query, (run_id,) if run_id else ()).fetchall()
         return [dict(zip(COLUMNS, row)) for row in found]
 
     def images(self, row: dict[str, Any]) -> Images | None:

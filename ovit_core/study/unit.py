@@ -3,6 +3,7 @@
 Plain values go in and come out, and errors come out as text: all of it may happen on another machine.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from ovit_core.progress import told_to
 from ovit_core.study import identity, machine, provenance, registry
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Measured, Store
-from ovit_core.study.tasks import Task, World
+from ovit_core.study.tasks import Found, Task, World
 
 GIVE_UP = 3  # failures one after the other: then it is not the measurement that is wrong
 TELL = 1.0  # seconds between two words of a worker on what it is doing
@@ -86,8 +87,10 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
 def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
     store, failures, in_a_row = Store(given.values["profile"]), [], 0
-    for done, task in enumerate(sorted(todo, key=order)):
+    for done, task in enumerate(_begun_anywhere(sorted(todo, key=order))):
         try:
+            if Found(store.rows(task.columns["run_id"])).of(task):
+                continue  # another study of this profile was faster
             found = one(given, seed, task, world, tell=_Teller(store, grid, f"{given.ablation}, seed {seed}", done))
             if found.value is not None:
                 store.add(found.value)
@@ -135,6 +138,13 @@ def order(task: Task) -> tuple:
     c = task.columns
     settings = c["block_size"], c["gradients"], c["gradient_batch"]
     return c["experiment"] == "sensitivity", *settings, c["method"], c["pattern"], str(c["damp"])
+
+
+def _begun_anywhere(tasks: list[Task]) -> list[Task]:
+    """Tasks in their order, from another of their groups on: so two studies of one profile share the work."""
+    groups = [i for i in range(len(tasks)) if i == 0 or order(tasks[i]) != order(tasks[i - 1])]
+    start = random.SystemRandom().choice(groups)
+    return tasks[start:] + tasks[:start]
 
 
 def _has_dense(config: Parameters, seed: int, world: World, weights: bytes | None) -> bool:

@@ -32,10 +32,10 @@ def count(config: Parameters, calls: int) -> int:
     return max(1, min(wanted, calls))
 
 
-def local(calls: Sequence[Call], workers: int) -> Iterator[Any]:
+def local(calls: Sequence[Call], workers: int, threads: int) -> Iterator[Any]:
     """What calls return, as it comes, from processes of this machine that end when this one does."""
     begin = dict(initializer=_begin, initargs=(os.getpid(),))
-    with parallel_config("loky", inner_max_num_threads=1, **begin):
+    with parallel_config("loky", inner_max_num_threads=threads, **begin):
         parallel = Parallel(workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers)
         yield from parallel(delayed(function)(*arguments) for function, arguments in calls)
 
