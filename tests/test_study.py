@@ -233,5 +233,6 @@ def test_papermill_refuses_an_unknown_parameter(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     source, out = str(NOTEBOOKS / "transfer.ipynb"), str(tmp_path / "out.ipynb")
     wrong, message = dict(dataset="digits"), r"unknown parameter 'dataset'; did you mean 'datasets'\?"
-    with pytest.raises(papermill.PapermillExecutionError, match=message):
+    with pytest.raises(papermill.PapermillExecutionError, match=message) as said:
         papermill.execute_notebook(source, out, parameters=wrong, kernel_name="python3", progress_bar=False)
+    assert len(str(said.value).strip().splitlines()) <= 12  # the cell, and a line

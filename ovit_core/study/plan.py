@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -48,7 +49,8 @@ def of(asked: Sequence[Asked], command: str) -> str:
     plan = made(asked, there, published)
     names = ", ".join(ablation.name for ablation, _ in asked)
     workers = f"{_workers(config)} processes of {config.threads} thread{'s' * (config.threads > 1)} ({config.engine})"
-    head = f"{names}: profile {config.profile}, seeds {list(config.seeds)}, {workers}"
+    units = f"{len(asked) * len(config.seeds)} units (ablation, seed)"
+    head = f"{names}: profile {config.profile}, seeds {list(config.seeds)}: {units} on {workers}"
     lacking = [f"missing: {line}" for line in lacks(asked)] or ["missing: nothing"]
     told = (
         "earlier rows"
@@ -94,11 +96,15 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
 def lacks(asked: Sequence[Asked]) -> Iterator[str]:
     """What is not there and has to be, a line each: data, weights, packages."""
     config = asked[0][1]
-    for name in dict.fromkeys(name for _, c in asked for name in c.every_dataset):
+
+    def lacking(name: str) -> str:
         try:
-            catalog.check(name, config.data_path)
+            return catalog.check(name, config.data_path) or ""
         except (ValueError, OSError) as error:
-            yield str(error)
+            return str(error)
+
+    with ThreadPoolExecutor(32) as pool:  # each may wait for a host that does not answer
+        yield from filter(None, pool.map(lacking, dict.fromkeys(name for _, c in asked for name in c.every_dataset)))
     if config.checkpoint_path and not os.path.isfile(config.checkpoint_path):  # noqa: PTH113 (raises for no name)
         yield f"the checkpoint {config.checkpoint}"
     if config.pretrained:

@@ -1,0 +1,137 @@
+"""What a profile would take is said before it runs: at once, without torch, from rows or from a model of the cost."""
+
+import csv
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY as MODEL
+from conftest import quick
+
+from ovit_core import models
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.data import catalog
+from ovit_core.study import cost, engine, grid, paths, plan, registry
+from ovit_core.study.cost import Costs, Estimate
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import World
+
+SMALL = [
+    "profile=tiny", "upstream=digits", "epochs=1", f"model_args={MODEL}", "seeds=[0, 1]", "gradients=8", "workers=1",
+    "methods=[ovit]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[]", "gradual_methods=[]",
+    "sensitivity_damps=[]", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "transfer_methods=[ovit]",
+    "transfer_sparsities=[0.9]", "probe_Cs=[0.1]",
+]  # fmt: skip
+
+
+def asked(*more):
+    values = engine.read_profile("quick", [*SMALL, *more])
+    return [(a, registry.build(a.parameters, values)) for a in registry.ablations().values()]
+
+
+@pytest.mark.parametrize("profile", ["quick", "imagenet"])
+def test_it_is_there_at_once_without_torch_and_without_data(tmp_path, profile):
+    code = "import sys; from ovit_core.study.__main__ import main; assert main(sys.argv[1:]) == 0; print('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "plan", profile, "--set", f"data_dir={tmp_path / 'nothing'}"]
+    begin = time.monotonic()
+    environment = os.environ | {"OVIT_STUDY_DIR": str(tmp_path / "home")}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begin < 5 and done.stdout.endswith("False\n")
+    assert not (tmp_path / "home").exists()  # asking leaves nothing behind
+    assert f"next: python -m ovit_core.study {profile}" in done.stdout
+    lacking = re.findall(r"^missing: (\w+)", done.stdout, re.M)
+    assert (lacking == ["nothing"]) if profile == "quick" else {"imagenet", "stanford_cars", "timm"} <= set(lacking)
+
+
+def test_what_is_done_is_not_planned_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    left = lambda of: {
+        line.what: (line.asked, len(line.left)) for line in plan.made(of, Store("tiny").rows(), []).lines
+    }
+    before = left(asked())
+    assert before["dense models"] == (1, 1) and all(n == todo for n, todo in before.values())
+    grid.measure(asked())
+    after = left(asked())
+    assert after == {what: (n, 0) for what, (n, _) in before.items()}
+    more = left(asked("sparsities=[0.9, 0.5]"))
+    assert more["no_weight_update, one_shot"] == (before["no_weight_update, one_shot"][0] + 4, 4)  # and where it acts
+    assert "left" in plan.of(asked(), "command") and "missing: nothing\nnext: command" in plan.of(asked(), "command")
+
+
+def test_seconds_of_earlier_rows_are_the_estimate():
+    config = quick(NoWeightUpdate, "seeds=[0]", "methods=[ovit, magnitude]")
+    world = World({"glyph_letters": ""}, {0: ""})
+    tasks = [
+        t for t in registry.get("no_weight_update").stages[1](config, 0, world, []) if t.columns["phase"] == "one_shot"
+    ]
+    row = lambda method, seconds, **more: (
+        dict(phase="one_shot", dataset="glyph_letters", method=method, seconds=seconds) | more
+    )
+    rows = [row("ovit", 2.0, seed=0), row("ovit", 1.0, seed=0), row("ovit", 5.0, seed=1)]  # 3 s and 5 s
+    costs = Costs(config, rows, None)
+    of = lambda method: {costs.of(t).seconds for t in tasks if t.columns["method"] == method}
+    assert of("ovit") == {4.0}
+    assert of("magnitude") == {4.0}  # of the same phase and set
+    one = next(t for t in tasks if t.columns["method"] == "magnitude")
+    assert Costs(config, [row("magnitude", 7.0), *rows], None).of(one).seconds == 7.0
+
+
+def test_units_are_taken_up_by_whoever_is_free():
+    assert cost.makespan([4, 3, 2, 1], 2) == 5 and cost.makespan([1, 1, 1], 2) == 2
+    assert cost.makespan([], 2) == 0 and cost.makespan([3, 3], 1) == 6
+
+
+@pytest.mark.parametrize(
+    "name, prunable, flops", [("deit_tiny_patch16_224", 5.31e6, 2.5e9), ("vit_base_patch16_224", 84.9e6, 35e9)]
+)
+def test_a_vision_transformer_is_known_by_its_name(name, prunable, flops):
+    """Sizes of the papers: 1.26 and 17.6 billion multiply-adds."""
+    found = cost.shape(quick(NoWeightUpdate, f"model={name}", "model_args={}"))
+    assert found.prunable == pytest.approx(prunable, rel=0.01) and found.flops == pytest.approx(flops, rel=0.05)
+
+
+def test_the_shape_of_the_quick_model_is_that_of_the_model():
+    config = quick(NoWeightUpdate)
+    weights = models.prunable(models.create(config.model, 26, **config.model_args))
+    assert cost.shape(config).prunable == sum(w.numel() for w in weights.values())
+    assert cost.shape(config.replace(model="resnet18", model_args={})) is None
+
+
+def test_the_model_of_elimination_meets_the_benchmark_within_its_error():
+    fit, factor = cost.elimination()
+    assert 1 < factor < 3
+    with (paths.ROOT / "figures" / "benchmark" / "scaling.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["varies"] == "d"]
+    for size in {row["d"] for row in rows}:
+        mine = [row for row in rows if row["d"] == size]
+        x = [1, *(math.log(float(mine[0][name])) for name in ("d", "B", "m"))]
+        said, taken = math.exp(sum(a * b for a, b in zip(fit, x))), sum(float(row["seconds"]) for row in mine)
+        assert taken / factor < said < taken * factor
+
+
+def test_without_rows_the_model_of_the_cost_gives_an_order_of_magnitude(monkeypatch):
+    monkeypatch.setattr(cost, "speed", lambda: 1e11)
+    config = quick(NoWeightUpdate, "model=deit_tiny_patch16_224", "model_args={}", "seeds=[0]")
+    dense = Costs(config, [], (10_000, 2_000)).dense([])
+    # 3 passes x 6 epochs x 9,000 images x 2.5 GFLOP at 0.45 x 100 GFLOP/s
+    assert dense == Estimate(pytest.approx(3 * 6 * 9_000 * 2.5e9 / 45e9, rel=0.05), cost.ROUGH)
+    assert Costs(config, [], None).dense([10.0, 20.0]) == Estimate(15.0, 1.25)
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "unreachable", lambda source: "down")
+    more = ["datasets=[cifar10, 'folder:mine']", f"data_dir={tmp_path}", "engine=ray", "checkpoint=none.pth"]
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    said = list(plan.lacks(asked(*more)))
+    for text in (
+        "cifar10 is not in",
+        "folder:mine needs the folders",
+        "the checkpoint none.pth",
+        "pip install -e '.[ray]'",
+    ):
+        assert any(text in line for line in said), (text, said)
