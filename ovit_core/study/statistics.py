@@ -141,10 +141,15 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
+    once = (rows.damp_rule != "").any()  # else the rows are from before one was chosen for all
+    how = (
+        "the same for all seeds, the best in their mean"
+        if once
+        else "by each seed the largest within one standard error of its best"
+    )
     seeds = rows.seed.nunique()
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {sure}"
-        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, the same for "
-        "all seeds: the best in their mean; and used in every regime (for layer inputs it is relative to the mean "
-        f"diagonal): {listed}.{edge}"
+        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, {how}, and used "
+        f"in every regime (for layer inputs it is relative to the mean diagonal): {listed}.{edge}"
     )
