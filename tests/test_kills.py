@@ -161,3 +161,13 @@ def test_a_cluster_gives_the_rows_of_one_process(tmp_path, undisturbed, engine):
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
     Study(tmp_path, f"engine={engine}").finished()
     pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+
+
+def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, undisturbed):
+    """As by the system when memory runs out: the others' work goes on, its own is tried again."""
+    study = Study(tmp_path)
+    assert study.until(lambda: len(stored(tmp_path)) >= 20)
+    loky = [process for process in study.family if "popen_loky" in " ".join(process.cmdline())]
+    random.choice(loky).kill()
+    study.finished()
+    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)

@@ -183,3 +183,16 @@ def test_code_that_changed_under_way_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(unit.provenance, "code", lambda *modules: "another")
     ((_, reason),) = unit.one(unit.Given("no_weight_update", config.model_dump()), 0, task, World()).failures
     assert "is not that which listed the tasks: start anew" in reason
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 100])
+def test_parts_of_a_seed_are_all_of_it_and_leave_factorizations_whole(parts):
+    config, world = quick(NoWeightUpdate), World({"glyph_letters": "x"}, {0: "y"})
+    tasks = registry.get("no_weight_update").stages[1](config, 0, world, [])
+    found = unit.split(tasks, parts)
+    assert len(found) <= parts and sorted(map(str, sum(found, []))) == sorted(map(str, tasks))
+    places = [{unit.order(task) for task in part} for part in found]
+    assert sum(map(len, places)) == len(set().union(*places))  # no group in two parts
+    assert max(map(len, found)) <= len(tasks) / parts + max(
+        len([t for t in tasks if unit.order(t) == g]) for g in set().union(*places)
+    )

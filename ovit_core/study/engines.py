@@ -3,6 +3,7 @@ cluster, whose machines hand back what they measured.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from ovit_core.study.unit import Outcome
 
 Asked = tuple[Ablation, Parameters]
 Call = tuple[Callable[..., Outcome], tuple]
+KILLED = "one was killed twice, by the system if memory ran out (fewer workers need less); what it measured is kept"
 Fail = Callable[[Ablation, int | None, str, str], None]  # what failed, of which seed, and why
 
 
@@ -39,13 +41,22 @@ class Engine:
         self.config, self.store, self.grid = config, store, uuid4().hex
 
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
-        """The number of each call and what came of it, as it comes."""
-        if (count := workers.count(self.config, len(calls))) > 1:
-            yield from workers.local(
-                [(unit.numbered, (i, *call)) for i, call in enumerate(calls)], count, self.config.threads
-            )
-        else:
-            yield from (unit.numbered(i, *call) for i, call in enumerate(calls))
+        """The number of each call and what came of it, as it comes. A process that is killed costs the calls that were
+        not done a second try, for most of them were others' calls, and then a failure.
+        """
+        left = dict(enumerate(calls))
+        if (count := workers.count(self.config, len(calls))) == 1:
+            yield from (unit.numbered(i, *call) for i, call in left.items())
+            return
+        for _ in range(2):
+            try:
+                numbered = [(unit.numbered, (i, *call)) for i, call in left.items()]
+                for number, outcome in workers.local(numbered, count, self.config.threads):
+                    del left[number]
+                    yield number, outcome
+            except BrokenExecutor:
+                continue
+        yield from ((number, Outcome(failures=((f"{count} processes", KILLED),))) for number in left)
 
     def datasets(self, asked: Sequence[Asked], names: Sequence[str]) -> dict[str, Outcome]:
         """name -> the fingerprint of a dataset that was read and checked, or why there is none."""
@@ -60,10 +71,16 @@ class Engine:
 
     def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
         """Does the tasks of some seeds; each process writes what it measures."""
-        calls = [(unit.tasks, (self._of(b.ablation, b.config), b.seed, b.tasks, b.world, self.grid)) for b in batches]
-        for i, outcome in self._shown(calls, "measuring", sum(len(b.tasks) for b in batches)):
+        if not batches:
+            return
+        total = sum(len(b.tasks) for b in batches)
+        count = workers.count(self.config, total)
+        parts = -(-2 * count // len(batches)) if len(batches) % count else 1  # so that no process is left without
+        split = [(batch, part) for batch in batches for part in unit.split(batch.tasks, parts)]
+        calls = [(unit.tasks, (self._of(b.ablation, b.config), b.seed, part, b.world, self.grid)) for b, part in split]
+        for i, outcome in self._shown(calls, "measuring", total):
             for what, reason in outcome.failures:
-                fail(batches[i].ablation, batches[i].seed, what, reason)
+                fail(split[i][0].ablation, split[i][0].seed, what, reason)
 
     @staticmethod
     def _of(ablation: Ablation, config: Parameters) -> unit.Given:
@@ -113,7 +130,7 @@ class Cluster(Engine):
             return super().dense_models(ablation, config, seeds, fingerprint)
         paths = {seed: identity.dense_path(config, seed, fingerprint) for seed in seeds}
         failed: dict[int, Outcome] = {}
-        while left := [seed for seed in seeds if not paths[seed].exists() and seed not in failed]:
+        while left := [seed for seed in seeds if not identity.is_sound(paths[seed]) and seed not in failed]:
             resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}
             states = [resumes[seed].read_bytes() if resumes[seed].exists() else None for seed in left]
             given = self._of(ablation, config)

@@ -6,6 +6,9 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import safe_open
+
+from ovit_core import disk
 from ovit_core.data import manifest
 from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
@@ -36,6 +39,18 @@ def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
         return ""
     stat = path.stat()
     return provenance.digest(how, _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a dense model lies there; a file that is none is set aside."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "numpy"):
+            return True
+    except Exception as error:  # safetensors' own, the system's
+        disk.set_aside(path, error)
+        return False
 
 
 def about_dense(config: Parameters) -> list[dict]:

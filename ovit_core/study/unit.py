@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ GIVE_UP = 3  # failures one after the other: then it is not the measurement that
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
+_data: dict[str, Any] = {}  # the last upstream dataset: epochs ask for it again
 
 
 class Given(NamedTuple):
@@ -71,13 +73,18 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
     """One epoch of a dense model's training away from its cache: the state after it, or the finished file's content."""
     from ovit_core.study import dense
 
+    key = provenance.digest(dict(given.values))
+
     def train(config: Parameters) -> tuple[bytes | None, bytes | None]:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "dense.safetensors"
             resume = path.with_suffix(".resume.pt")
             if state is not None:
                 resume.write_bytes(state)
-            if dense.train(config, dense.read(config, config.upstream), seed, path, at_most=1) is None:
+            if key not in _data:
+                _data.clear()
+                _data[key] = dense.read(config, config.upstream)
+            if dense.train(config, _data[key], seed, path, at_most=1) is None:
                 return resume.read_bytes(), None
             return None, path.read_bytes()
 
@@ -87,11 +94,12 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
 def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
     store, failures, in_a_row = Store(given.values["profile"]), [], 0
-    for done, task in enumerate(_begun_anywhere(sorted(todo, key=order))):
+    who = f"{given.ablation}, seed {seed}, from {todo[0]} on"  # a seed may be in several parts
+    for done, task in enumerate(_begun_anywhere(todo)):
         try:
             if Found(store.rows(task.columns["run_id"])).of(task):
                 continue  # another study of this profile was faster
-            found = one(given, seed, task, world, tell=_Teller(store, grid, f"{given.ablation}, seed {seed}", done))
+            found = one(given, seed, task, world, tell=_Teller(store, grid, who, done))
             if found.value is not None:
                 store.add(found.value)
         except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
@@ -102,7 +110,7 @@ def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str
             failures.append((f"{len(todo) - done - 1} more", f"not tried after {GIVE_UP} failures one after the other"))
             break
     else:
-        _Teller(store, grid, f"{given.ablation}, seed {seed}", len(todo))("")
+        _Teller(store, grid, who, len(todo))("")
     return Outcome(failures=tuple(failures))
 
 
@@ -140,11 +148,26 @@ def order(task: Task) -> tuple:
     return c["experiment"] == "sensitivity", *settings, c["method"], c["pattern"], str(c["damp"])
 
 
-def _begun_anywhere(tasks: list[Task]) -> list[Task]:
-    """Tasks in their order, from another of their groups on: so two studies of one profile share the work."""
-    groups = [i for i in range(len(tasks)) if i == 0 or order(tasks[i]) != order(tasks[i - 1])]
-    start = random.SystemRandom().choice(groups)
-    return tasks[start:] + tasks[:start]
+def split(tasks: Sequence[Task], parts: int) -> list[list[Task]]:
+    """Tasks in parts of about equal length, at most so many; those that share a factorization stay together."""
+    made: list[list[Task]] = [[]]
+    for group in _groups(tasks):
+        if len(made[-1]) >= len(tasks) / parts and len(made) < parts:
+            made.append([])
+        made[-1] += group
+    return made
+
+
+def _groups(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks by factorization."""
+    return [list(group) for _, group in groupby(sorted(tasks, key=order), order)]
+
+
+def _begun_anywhere(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks in order, but from any of their groups on: so two studies of one profile share the work."""
+    groups = _groups(tasks)
+    start = random.SystemRandom().randrange(len(groups))
+    return [task for group in groups[start:] + groups[:start] for task in group]
 
 
 def _has_dense(config: Parameters, seed: int, world: World, weights: bytes | None) -> bool:
