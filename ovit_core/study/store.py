@@ -69,7 +69,7 @@ class Store:
     """
 
     def __init__(self, profile: str):
-        self.path = paths.results() / f"{profile}.sqlite"
+        self.path = paths.rows(profile)
         with self._connected() as db:
             for attempt in range(50):  # the change to WAL does not wait for another process that makes it too
                 try:
