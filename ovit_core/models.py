@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def create(
         if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
             channels, *size = model.pretrained_cfg["input_size"]
             side = model_args.get("img_size", size)
-            size = (side, side) if isinstance(side, int) else tuple(side)
-            model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (model_args.get("in_chans", channels), *size)}
+            size = (model_args.get("in_chans", channels), *((side, side) if isinstance(side, int) else side))
+            model.pretrained_cfg = {**model.pretrained_cfg, "input_size": tuple(map(index, size))}
     except (ValueError, OSError):
         raise
     except Exception as error:  # whatever layers make of arguments that nobody has checked
@@ -73,11 +74,14 @@ def create(
     return model
 
 
-def check_size(name: str, **model_args) -> None:
-    """Raises ValueError if a model's weights would take more than half of this machine's memory (pruning works on a
-    copy), or are more than a model can have. Makes none of them: torch's "meta" tensors have no memory.
+def outline(name: str, **model_args) -> nn.Module:
+    """A model by name as `create` makes it with one output, where possible on torch's "meta" device: names and shapes
+    alone, which take no memory and no time.
+
+    Raises:
+        ValueError: as `create` does; or its weights would take more than half of this machine's memory (pruning works
+            on a copy), or are more than a model can have.
     """
-    check_name(name)
     memory, count, size = psutil.virtual_memory().total, 0, 0
 
     def registered(module: nn.Module, _: str, parameter: nn.Parameter | None) -> None:
@@ -85,25 +89,26 @@ def check_size(name: str, **model_args) -> None:
         if parameter is not None:
             count, size = count + 1, size + parameter.numel() * parameter.element_size()
         if count > MOST_PARAMETERS or size > memory / 2:
-            raise _TooLargeError
+            what = f"{MOST_PARAMETERS:,} tensors" if count > MOST_PARAMETERS else f"{memory / 2e9:,.0f} GB"
+            raise _TooLargeError(f"model_args {model_args} of {name} make more than {what} of weights")
 
     hook = register_module_parameter_registration_hook(registered)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            timm.create_model(name, num_classes=1, **model_args)
-    except _TooLargeError:
-        what = f"{MOST_PARAMETERS:,} tensors" if count > MOST_PARAMETERS else f"{size / 1e9:,.0f} GB"
-        raise ValueError(
-            f"model_args {model_args} of {name} make more than {what} of weights; this machine has {memory / 1e9:,.0f} GB"
-        ) from None
-    except Exception:  # `create` says what is wrong; and some models cannot be made without memory
-        pass
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those that matter are heard when the model is made to be used
+            try:
+                with torch.device("meta"):
+                    return create(name, 1, **model_args)
+            except _TooLargeError:
+                raise
+            except Exception:  # it cannot be made without memory, or at all: then these are not the words for it
+                count = size = 0
+                return create(name, 1, **model_args)
     finally:
         hook.remove()
 
 
-class _TooLargeError(Exception):
+class _TooLargeError(ValueError):
     """More weights than a model can have, or this machine."""
 
 

@@ -5,7 +5,6 @@ What needs neither torch nor timm is checked first, so that most mistakes are an
 
 import importlib.util
 import os
-import warnings
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -43,10 +42,7 @@ def check(config: Parameters) -> None:
     if config.device.startswith("cuda") and number >= there:
         raise ValueError(f"device must be auto or cpu here, not {config.device!r}: torch finds {there} GPUs")
     _named("model", _check_hub, config.model)
-    _named("model", models.check_size, config.model, **config.model_args)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those that matter are heard when the model is made to be used
-        model = _named("model", models.create, config.model, 1, **config.model_args)
+    model = _named("model", models.outline, config.model, **config.model_args)
     if (channels := models.input_config(model)["input_size"][0]) not in (1, 3):
         raise ValueError(f"model_args: in_chans must be 1 or 3, gray or colour, not {channels}")
     _named("prunable", models.check_expression, config.prunable, [name for name, _ in model.named_parameters()])
@@ -54,7 +50,9 @@ def check(config: Parameters) -> None:
     for pattern, weight in product(config.patterns, weights.values()):
         _named(f"block_size for {pattern}", fit_block_size, weight[0].numel(), config.block_size, pattern.of)
     if config.checkpoint_path:
-        _named("checkpoint", checkpoints.classes, config.model, config.checkpoint_path)
+        classes = _named("checkpoint", checkpoints.classes, config.model, config.checkpoint_path)
+        given = dict(checkpoint=config.checkpoint_path) | config.model_args
+        _named("checkpoint", models.create, config.model, classes, **given)
     total = sum(weight.numel() for weight in weights.values())
     for name, value in config.values().items():
         for sparsity in [value] if name.endswith("sparsity") else value if name.endswith("sparsities") else []:

@@ -31,7 +31,7 @@ RULES = {  # what pydantic calls an error -> what the parameter must be, where p
     "bool_type": "true or false",
     "dict_type": "a mapping of names to values",
     "string_type": "a text",
-    "string_too_long": "at most {max_length} characters long",
+    "too_long": "at most {max_length} characters long",
     "literal_error": "{expected}",
     "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
 }
