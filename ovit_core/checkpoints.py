@@ -13,11 +13,10 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ovit_core import masks
+from ovit_core import disk, masks
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "net")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "net.")
@@ -47,7 +46,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
         path: safetensors, or what `torch.save` wrote (read with `weights_only`): a state dict, or a dict that holds one.
 
     Raises:
-        ValueError: the file cannot be read, or holds no tensors by name; names it.
+        ValueError: the file cannot be read, or holds no tensors by name, or such as promise more numbers than it has;
+            names it.
     """
     try:
         if Path(path).suffix == ".safetensors":
@@ -59,16 +59,28 @@ def read(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(
             f"checkpoint {path} is damaged, or holds more than tensors, which is not unpickled here"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"cannot read checkpoint {path}: {' '.join(str(error).split())[:200] or 'it is empty'}"
-        ) from error
-    while isinstance(state, dict) and (key := next((k for k in NESTED if isinstance(state.get(k), dict)), None)):
-        state = state[key]
-    if not isinstance(state, dict) or not (state := {k: v for k, v in state.items() if torch.is_tensor(v)}):
+    except Exception as error:  # safetensors', zipfile's, pickle's, torch's: whatever half a file makes of them
+        what = disk.shown(" ".join(str(error).split()), 200)
+        raise ValueError(f"cannot read checkpoint {path}: {what or 'it is empty'}") from error
+    for _ in NESTED:  # not for ever: what was pickled may hold itself
+        if isinstance(state, dict) and (key := next((k for k in NESTED if isinstance(state.get(k), dict)), None)):
+            state = state[key]
+    state = state if isinstance(state, dict) else {}
+    state = {name: t for name, t in state.items() if isinstance(name, str) and torch.is_tensor(t)}
+    if not state:
         raise ValueError(f"checkpoint {path} holds no tensors by name")
+    for name, tensor in state.items():
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"checkpoint {path}: {disk.shown(name, 60)} is no plain tensor with all its numbers")
     if any("encoder.layer." in name for name in state):
-        return _from_hugging_face(state)
+        try:
+            return _from_hugging_face(state)
+        except (KeyError, RuntimeError) as error:
+            what = disk.shown(error, 100)
+            raise ValueError(
+                f"checkpoint {path}: query, key and value of an attention do not fit together: {what}"
+            ) from None
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if any(name.startswith("backbone.") for name in state):  # DINO's teacher: its projection head is none of ours
@@ -134,7 +146,8 @@ def classes(name: str, path: str | Path) -> int:
 
 
 def _classes(name: str, state: dict[str, Tensor]) -> int:
-    return next((len(state[f"{head}.weight"]) for head in _heads(name) if f"{head}.weight" in state), 0)
+    weights = (state.get(f"{head}.weight") for head in _heads(name))
+    return next((len(weight) for weight in weights if weight is not None and weight.ndim), 0)
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ HOST = socket.gethostname().replace(".", "_")
 def writing(path: Path) -> Iterator[Path]:
     """A name to write a file under, which takes the place of `path` when the block ends well and is gone if it does not.
 
-    A link at `path` is replaced, not followed.
+    A link at `path` is replaced, not followed, and so is one at the name that is written under.
 
     Raises:
         OSError: nothing can be written there, or the disk is full; names the file.
@@ -31,6 +31,7 @@ def writing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
         yield partial
         partial.replace(path)
     except OSError as error:
@@ -70,6 +71,22 @@ def first_line(error: object) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
+def shown(text: object, longest: int = 300) -> str:
+    """A name, or what an error says, as a part of one line: what cannot be printed, such as the line break in a file's
+    name, as Python escapes it, and cut off after the `longest` character.
+    """
+    text = str(text)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
+    return line + "..." * (len(text) > longest)
+
+
+def lock(path: Path) -> FileLock:
+    """The lock of a lock file. A link in its place is removed: older versions of filelock empty what it leads to."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    return FileLock(path)
+
+
 @contextmanager
 def locked(path: Path, why: str) -> Iterator[None]:
     """Only one process at a time is inside, of all that name the same `path`; the system unlocks it when one dies.
@@ -79,16 +96,16 @@ def locked(path: Path, why: str) -> Iterator[None]:
         why: said in the log where there is somebody to wait for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    inside = lock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(blocking=False)
+        inside.acquire(blocking=False)
     except TimeoutError:
         log.warning("another process %s: waiting for it", why)
-        lock.acquire()
+        inside.acquire()
     try:
         yield
     finally:
-        lock.release()
+        inside.release()
 
 
 def sweep(folder: Path) -> None:

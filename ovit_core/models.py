@@ -1,16 +1,24 @@
 """timm models: create by name, load weights, and say which weights are prunable."""
 
 import difflib
+import json
 import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
+from operator import index
 from pathlib import Path
 from typing import Any
 
+import psutil
 import timm
 import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ovit_core import checkpoints, masks
+from ovit_core import checkpoints, disk, masks
 
 # Networks of positions and what makes tokens of images, by the names timm gives them; heads are found by `_heads`.
 EMBEDDINGS = re.compile(
@@ -18,6 +26,9 @@ EMBEDDINGS = re.compile(
 )
 POSITIONS = re.compile(r"(^|[._])pos([._]|$|ition)|cpb|rel_|relative|rotary|rope")
 HEADS = ("head", "head_dist", "aux_head", "classifier", "fc_head")
+MOST_PARAMETERS = 10_000  # tensors of a model: timm's largest have some thousand
+PATIENCE = 2.0  # seconds that an expression may take for all names of a model
+SEARCHES = "import json, re, sys; pattern, names = json.load(sys.stdin); [re.search(pattern, name) for name in names]"
 
 
 def create(
@@ -48,17 +59,57 @@ def create(
             model = checkpoints.create(name, checkpoint, num_classes, **model_args)
         else:
             model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_args)
-    except (TypeError, AttributeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as error:
+        if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
+            channels, *size = model.pretrained_cfg["input_size"]
+            side = model_args.get("img_size", size)
+            size = (model_args.get("in_chans", channels), *((side, side) if isinstance(side, int) else side))
+            model.pretrained_cfg = {**model.pretrained_cfg, "input_size": tuple(map(index, size))}
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever layers make of arguments that nobody has checked
         what = f"model_args {model_args} do not fit {name}" if model_args else f"timm cannot make {name}"
-        raise ValueError(f"{what}: {error}") from error
+        raise ValueError(f"{what}: {disk.shown(' '.join(str(error).split()))}") from error
     if getattr(getattr(model, "patch_embed", None), "num_patches", None) == 0:
         raise ValueError(f"model_args {model_args} do not fit {name}: the image is smaller than a patch")
-    if {"img_size", "in_chans"} & model_args.keys():  # timm keeps the pretrained ones in the model's configuration
-        channels, *size = model.pretrained_cfg["input_size"]
-        side = model_args.get("img_size", size)
-        size = (side, side) if isinstance(side, int) else tuple(side)
-        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (model_args.get("in_chans", channels), *size)}
     return model
+
+
+def outline(name: str, **model_args) -> nn.Module:
+    """A model by name as `create` makes it with one output, where possible on torch's "meta" device: names and shapes
+    alone, which take no memory and no time.
+
+    Raises:
+        ValueError: as `create` does; or its weights would take more than half of this machine's memory (pruning works
+            on a copy), or are more than a model can have.
+    """
+    memory, count, size = psutil.virtual_memory().total, 0, 0
+
+    def registered(module: nn.Module, _: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count, size
+        if parameter is not None:
+            count, size = count + 1, size + parameter.numel() * parameter.element_size()
+        if count > MOST_PARAMETERS or size > memory / 2:
+            what = f"{MOST_PARAMETERS:,} tensors" if count > MOST_PARAMETERS else f"{memory / 2e9:,.0f} GB"
+            raise _TooLargeError(f"model_args {model_args} of {name} make more than {what} of weights")
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those that matter are heard when the model is made to be used
+            try:
+                with torch.device("meta"):
+                    return create(name, 1, **model_args)
+            except _TooLargeError:
+                raise
+            except Exception:  # it cannot be made without memory, or at all: then these are not the words for it
+                count = size = 0
+                return create(name, 1, **model_args)
+    finally:
+        hook.remove()
+
+
+class _TooLargeError(ValueError):
+    """More weights than a model can have, or this machine."""
 
 
 def check_name(name: str) -> None:
@@ -70,7 +121,9 @@ def check_name(name: str) -> None:
     if (name if tag else base) not in known:
         begin = {k[: len(name) + 1]: k for k in reversed(known)}  # names are long: one is near if its beginning is
         near = [begin[part] for part in difflib.get_close_matches(name, begin, n=3)]
-        raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise ValueError(
+            f"timm has no model {disk.shown(repr(name), 100)}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
 
 
 def prunable(model: nn.Module, pattern: str | None = None) -> dict[str, nn.Parameter]:
@@ -88,17 +141,45 @@ def prunable(model: nn.Module, pattern: str | None = None) -> dict[str, nn.Param
     """
     matrices = {name: p for name, p in model.named_parameters() if p.squeeze().ndim >= 2}
     if pattern:
-        try:
-            found = {name: p for name, p in matrices.items() if re.search(pattern, name)}
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        expression = _compiled(pattern)
+        found = {name: p for name, p in matrices.items() if expression.search(name)}
     else:
         reasons = _stays_dense(model)
         found = {name: p for name, p in matrices.items() if name not in reasons}
     if not found:
-        what = f"matches {pattern!r}" if pattern else "of a linear layer was found in the model's body"
+        what = (
+            f"matches {disk.shown(repr(pattern), 100)}"
+            if pattern
+            else "of a linear layer was found in the model's body"
+        )
         raise ValueError(f"no weight {what}; the model has {', '.join(list(matrices)[:8])}, ...")
     return found
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    """An expression; ValueError if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a later Python may read otherwise
+            return re.compile(pattern)
+    except Exception as error:  # re's own; OverflowError and RecursionError of what is too large
+        raise ValueError(f"{disk.shown(repr(pattern), 100)} is no regular expression: {error}") from None
+
+
+def check_expression(pattern: str, names: Iterable[str]) -> None:
+    """Raises ValueError if a regular expression is none, or takes more than PATIENCE for some names: the time of such
+    as (a+)+b doubles with each letter. Tried in another process, for nothing in this one could end it.
+    """
+    if not pattern:
+        return
+    _compiled(pattern)
+    said = json.dumps([pattern, list(names)])
+    try:
+        subprocess.run([sys.executable, "-Ic", SEARCHES], input=said, text=True, timeout=PATIENCE, capture_output=True)
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"{disk.shown(repr(pattern), 100)} takes more than {PATIENCE:g} seconds for the names of a model: write it without nested repetitions"
+        ) from None
 
 
 def unmatched(model: nn.Module, pattern: str | None = None) -> dict[str, str]:

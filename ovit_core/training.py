@@ -110,7 +110,7 @@ def _seeded(seed: int, device: torch.device):
 
 def _taken_up(checkpoint: Path | None, device: torch.device) -> dict | None:
     """What a checkpoint holds; None where there is none, or none that can be read."""
-    if checkpoint is None or not checkpoint.exists():
+    if checkpoint is None or not checkpoint.is_file():  # a pipe would be waited for, for ever
         return None
     try:
         state = torch.load(checkpoint, map_location=device, weights_only=True)

@@ -134,7 +134,7 @@ def test_sources_are_those_of_torchvision_and_paths_those_of_the_readers():
         ("", "not a path"), ("a/b", "not a path"), ("/etc", "not a path"), ("../up", "not a path"), ("a\\b", "not a path"),
         ("a\0b", "not a path"), ("..", "which begins with no dot"), (".", "which begins with no dot"),
         (".git", "which begins with no dot"), ("x" * 201, "of at most 200 bytes"), ("é" * 101, "of at most 200 bytes"),
-        ("\ud800", "which can be written"),
+        ("\ud800", "which can be written in UTF-8"), ("caf\udce9", "which can be written in UTF-8"),
     ],
 )  # fmt: skip
 def test_what_is_no_name_of_a_folder_is_refused(tmp_path, name, why):
@@ -144,7 +144,7 @@ def test_what_is_no_name_of_a_folder_is_refused(tmp_path, name, why):
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("name", ["x" * 200, "two words", "caf\xe9", "caf\udce9"])
+@pytest.mark.parametrize("name", ["x" * 200, "two words", "caf\xe9"])
 def test_other_names_are_names(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="needs the folders"):
         catalog.check(f"folder:{name}", tmp_path)

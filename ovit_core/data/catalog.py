@@ -13,6 +13,8 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from ovit_core.disk import shown
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -83,7 +85,7 @@ def find(name: str) -> Dataset:
     near = get_close_matches(name, DATASETS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
-        f"unknown dataset {name!r}{hint} There are {', '.join(DATASETS)}, and folder:NAME for your own images."
+        f"unknown dataset {name[:LONGEST]!r}{hint} There are {', '.join(DATASETS)}, and folder:NAME for your own images."
     )
 
 
@@ -94,9 +96,10 @@ def _no_name(name: str) -> str:
     if name.startswith("."):
         return "which begins with no dot"
     try:
+        name.encode()  # rows carry it
         return f"of at most {LONGEST} bytes" if len(os.fsencode(name)) > LONGEST else ""
     except UnicodeEncodeError:
-        return "which can be written in the file system's encoding"
+        return "which can be written in UTF-8"
 
 
 def folder_of(name: str, data_dir: Path) -> Path | None:
@@ -109,14 +112,15 @@ def check(name: str, data_dir: str | Path) -> None:
     cannot be downloaded (FileNotFoundError; says what to put where).
     """
     dataset, data_dir = find(name), Path(data_dir)
-    missing = f"{name} is not in {data_dir.absolute()}"
-    if root := folder_of(name, data_dir):
+    name, missing = shown(name), f"{shown(name)} is not in {shown(data_dir.absolute())}"
+    if root := folder_of(dataset.name, data_dir):
+        at = shown(root)
         if root.is_symlink() and not root.exists():
-            raise FileNotFoundError(f"{name}: {root} is a link that leads nowhere")
+            raise FileNotFoundError(f"{name}: {at} is a link that leads nowhere")
         if not ((root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())):
             raise FileNotFoundError(
-                f"{name} needs the folders {root}/train and {root}/test, with one sub-folder of images per class: "
-                f"{root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg (val serves as test)"
+                f"{name} needs the folders {at}/train and {at}/test, with one sub-folder of images per class: "
+                f"{at}/train/CLASS/*.jpg and {at}/test/CLASS/*.jpg (val serves as test)"
             )
     elif dataset.required and not (data_dir / dataset.required).exists():
         raise FileNotFoundError(f"{missing} and cannot be downloaded. Put there {dataset.place}.")

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
+from ovit_core.disk import shown
 from ovit_core.progress import each
 
 SMALL = 64  # pixels of a picture's shorter side: whole sets of such are decoded once into memory
 SAMPLE = 64  # files looked at to tell whether a set's pictures are small
+SLIMMEST = 1000  # times that a picture's longer side may have its shorter one
 
 
 @dataclass(eq=False)
@@ -89,7 +91,7 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except Exception as error:
-        raise ValueError(f"cannot read image {path}: {error}") from error
+        raise ValueError(f"cannot read image {shown(path)}: {shown(error)}") from error
 
 
 @lru_cache(maxsize=4)  # each seed asks anew; keyed by the files with the digests of their content
@@ -127,11 +129,15 @@ def open_image(path: Path, mode: str = "RGB", small: bool = False, content: byte
                 image.draft("RGB", (32, 32))
             return _as_seen(ImageOps.exif_transpose(image)).convert(mode)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
-        raise ValueError(f"cannot read image {path}: {error}") from error
+        raise ValueError(f"cannot read image {shown(path)}: {shown(error)}") from error
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
-    """In RGB or gray of 8 bits."""
+    """In RGB or gray of 8 bits. ValueError if that cannot be told, or for a strip: scaled by its shorter side, as models
+    want pictures, one of a kilobyte would fill the memory.
+    """
+    if max(image.size) > SLIMMEST * min(image.size):
+        raise ValueError(f"it has {image.width} x {image.height} pixels: one side is over {SLIMMEST} times the other")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255, or as many numbers in 32
         pixels = np.asarray(image).astype(np.int64)
         low, high = int(pixels.min()), int(pixels.max())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ovit_core.data.catalog import folder_of
 from ovit_core.data.listing import Listing, files
+from ovit_core.disk import shown
 
 log = logging.getLogger(__name__)
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
@@ -22,20 +23,21 @@ def read(name: str, data_dir: Path) -> Listing:
     Hidden and system files are passed over, and what is no picture with a line in the log.
 
     Raises:
-        ValueError: fewer than two classes, an empty one, one behind a link that leads nowhere, classes that differ by
-            case only or between train and test, or ImageNet's under numbers; names them.
+        ValueError: fewer than two classes, an empty one, one behind a link that leads nowhere or with a name that is not
+            UTF-8, classes that differ by case only or between train and test, or ImageNet's under numbers; names them.
     """
-    root = folder_of(name, data_dir)
+    root, listed = folder_of(name, data_dir), lambda names: ", ".join(map(shown, names))
+    name = shown(name)
     test_name = "test" if _classes(root / "test") or not (root / "val").is_dir() else "val"
     classes, other = _classes(root / "train"), _classes(root / test_name)
     if classes != other:
         odd = sorted(set(classes) ^ set(other))
-        raise ValueError(f"{name}: classes of train and {test_name} differ: {', '.join(odd[:5])}")
+        raise ValueError(f"{name}: classes of train and {test_name} differ: {listed(odd[:5])}")
     if len(classes) < 2:
-        raise ValueError(f"{name}: {root / 'train'} needs two class folders at least, and holds {len(classes)}")
+        raise ValueError(f"{name}: {shown(root / 'train')} needs two class folders at least, and holds {len(classes)}")
     same = [c for c, n in Counter(c.casefold() for c in classes).items() if n > 1]
     if twins := [c for c in classes if c.casefold() in same]:
-        raise ValueError(f"{name}: classes differ by upper and lower case only: {', '.join(twins[:6])}")
+        raise ValueError(f"{name}: classes differ by upper and lower case only: {listed(twins[:6])}")
     if name == "imagenet" and all(c.isdigit() for c in classes):
         raise ValueError(
             f"{name}: class folders are numbers, and sorted as text class 2 would be folder 10: name them by WNID (n01440764)"
@@ -50,8 +52,14 @@ def _hidden(path: Path) -> bool:
 def _classes(folder: Path) -> list[str]:
     seen = [path for path in sorted(folder.glob("*")) if not _hidden(path)]
     if lost := [path for path in seen if path.is_symlink() and not path.exists()]:
-        raise ValueError(f"{lost[0]} is a link that leads nowhere: a class would be missing")
-    return [path.name for path in seen if path.is_dir()]
+        raise ValueError(f"{shown(lost[0])} is a link that leads nowhere: a class would be missing")
+    classes = [path for path in seen if path.is_dir()]
+    for path in classes:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{shown(path)}: rows carry the names of classes, and this one is not UTF-8") from None
+    return [path.name for path in classes]
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -79,8 +87,8 @@ def _pictures(name: str, folder: Path, classes: list[str]) -> list[tuple[Path, i
             else:
                 odd[path.suffix or path.name] += 1
         if len(found) == before:
-            raise ValueError(f"{name}: no picture in class folder {folder / c}")
+            raise ValueError(f"{name}: no picture in class folder {shown(folder / c)}")
     if odd:
-        kinds = ", ".join(f"{n} x {kind}" for kind, n in odd.most_common(5))
-        log.warning("%s: passed over %d files in %s that are no pictures: %s", name, odd.total(), folder, kinds)
+        kinds = ", ".join(f"{n} x {shown(kind, 60)}" for kind, n in odd.most_common(5))
+        log.warning("%s: passed over %d files in %s that are no pictures: %s", name, odd.total(), shown(folder), kinds)
     return found

@@ -21,6 +21,7 @@ from ovit_core.data import catalog, manifest
 from ovit_core.data.batches import InMemoryImages
 from ovit_core.data.files import ImageFiles, are_small, decoded, examine
 from ovit_core.data.listing import Split, split
+from ovit_core.disk import shown
 
 IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
 MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
@@ -76,7 +77,9 @@ def load(
     if both.min() < 0 or both.max() >= len(classes):
         raise ValueError(f"{name}: labels reach from {both.min()} to {both.max()}, but it names {len(classes)} classes")
     if not len(split(labels, 0.5, seed)[1]):
-        raise ValueError(f"{name}: every class has a single training image: one of them needs a second, to validate on")
+        raise ValueError(
+            f"{shown(name)}: every class has a single training image: one of them needs a second, to validate on"
+        )
     rest, held = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     channels, *size = config["input_size"]

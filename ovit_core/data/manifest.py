@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from filelock import FileLock
 
+from ovit_core.disk import shown
 from ovit_core.progress import each
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,11 @@ def digests(paths: Sequence[Path], examine: Callable[[Path, bytes], object], cac
     def read(path: Path) -> tuple[bytes, Stamp | None]:
         try:
             stamp = Stamp.of(path)  # before it is read: if it is written to meanwhile, the stamp is no longer its own
+            if not stamp.size:  # or made up as it is read, as in /proc, and perhaps without an end
+                raise ValueError(f"cannot read image {shown(path)}: it is empty")
             settled, content = stamp.settled, path.read_bytes()
         except OSError as error:
-            raise ValueError(f"cannot read image {path}: {error}") from error
+            raise ValueError(f"cannot read image {shown(path)}: {error.strerror}") from error
         examine(path, content)
         return hashlib.sha256(content).digest(), stamp if settled else None
 
@@ -223,6 +226,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         sqlite3.DatabaseError: it is no such file, or a damaged one.  sqlite3.OperationalError, OSError: it cannot be used.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _without_link(path)
     db = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
         if _format(db) != FORMAT:
@@ -249,13 +253,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _without_link(path: Path) -> Path:
+    """The same path, where a new file takes the place of a link: of a cache nothing may be written elsewhere."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    return path
+
+
 def _format(db: sqlite3.Connection) -> int:
     return db.execute("PRAGMA user_version").fetchone()[0]
 
 
 def _set_aside(path: Path, error: Exception) -> None:
     """Renames a damaged file, unless another process has done so meanwhile."""
-    with FileLock(path.with_name(path.name + ".lock")):
+    with FileLock(_without_link(path.with_name(path.name + ".lock"))):
         if _sound(path):
             return
         number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.damaged-{n}").exists())

@@ -25,6 +25,7 @@ from ovit_core.methods import METHODS
 from ovit_core.pattern import ALLOCATIONS
 from ovit_core.progress import told_to
 from ovit_core.study import checks
+from ovit_core.study.parameters import from_yaml
 
 SETTLE = 0.4  # seconds the slider must rest before accuracies are measured
 PATTERNS = ("unstructured", "2:4", "4:8", "1:4")
@@ -205,7 +206,9 @@ class Panel:
         """Prunes anew with the settings as they stand: checked now, worked out in the background."""
         values = {name: widget.value for name, widget in self.settings.items()}
         with self._noting():
-            values |= dict(methods=list(values["methods"]), model_args=yaml.safe_load(values["model_args"]) or {})
+            values |= dict(
+                methods=list(values["methods"]), model_args=from_yaml("its arguments", values["model_args"]) or {}
+            )
             checks.check(config := self.x.config.replace(**values))
             self.applying = True  # from now on; what it replaces may still end
             self._start(partial(self._prune, config))

@@ -190,7 +190,8 @@ class Explorer:
         path = self._settle(view, ".png", sparsity, view=view, **shown)
         with plots.style():
             for suffix in (".png", ".svg"):
-                fig.savefig(path.with_suffix(suffix), dpi=160)
+                with disk.writing(path.with_suffix(suffix)) as partial:
+                    fig.savefig(partial, format=suffix[1:], dpi=160)
         return path
 
     def _settle(self, name: str, suffix: str, sparsity: float, **more) -> Path:
@@ -200,8 +201,8 @@ class Explorer:
         settings |= dict(damps_chosen={method: self.damp(method) for method in self.plans}) | more
         settings |= dict(device=provenance.device_name(self.config.device), commit=provenance.commit())
         text = json.dumps(settings | dict(versions=provenance.versions()), indent=1) + "\n"
-        folder = paths.runs(self.config.profile) / "explore"
+        folder = paths.runs(self.config.profile, "explore")
         names = (folder / f"{name}-{100 * at:.4g}{end}.json" for end in chain([""], (f"-{n}" for n in count(2))))
-        origin = next(path for path in names if not path.exists() or path.read_text() == text)
+        origin = next(path for path in names if not path.is_file() or path.read_text() == text)
         disk.write(origin, text)
         return origin.with_suffix(suffix)

@@ -13,11 +13,19 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ovit_core import disk
 from ovit_core.study import checks, engine, paths, registry, stop
 
 WORDS = ("python", "-m", "ovit_core.study")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of words that says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; `{self.prog} --help` says what there is")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stop.signals():
             return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {disk.shown(error, 1000)}", file=sys.stderr)
         return 2
     except stop.Stopped as stopped:
         command = shlex.join([*WORDS, *words])
@@ -39,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _asked(words: list[str], about: str, prog: str) -> list[engine.Asked]:
     """The ablations that a command line names, with their parameters."""
     known = registry.ablations()
-    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser = Parser(prog=prog, description=about)
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
     parser.add_argument("--only", choices=known, help="this ablation alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
@@ -94,7 +102,7 @@ def _plan(words: list[str]) -> int:
 
 def _report(words: list[str]) -> int:
     """Draws a profile's page and its figures for print, from the results alone."""
-    parser = argparse.ArgumentParser(prog=" ".join([*WORDS, "report"]), description=_report.__doc__)
+    parser = Parser(prog=" ".join([*WORDS, "report"]), description=_report.__doc__)
     parser.add_argument("profile", help="a folder of figures/ with results.csv, e.g. quick")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown there instead")
     args = parser.parse_args(words)
@@ -111,7 +119,7 @@ def _report(words: list[str]) -> int:
     if not executed:
         return 1
     page = report.write_html(executed, executed.with_suffix(".html"), f"The oViT study: {profile}")
-    folder = paths.figures(profile) / "print"
+    folder = paths.figures(profile, "print")
     prints = report.write_prints(results, folder)
     print(f"Page, in one file: {page.relative_to(paths.home())}")
     print(f"For print, {len(prints)} figures: {folder.relative_to(paths.home())}/*.pdf")

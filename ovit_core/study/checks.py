@@ -3,23 +3,31 @@
 What needs neither torch nor timm is checked first, so that most mistakes are answered at once.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+from ovit_core import disk
 from ovit_core.data import catalog
 from ovit_core.study.parameters import Parameters
+
+EXTRA = dict(ray="ray", dask="distributed")  # engine -> the package it needs, one of this project's extras by its name
 
 
 def check(config: Parameters) -> None:
     """Raises ValueError or FileNotFoundError, the parameter's name first, for what cannot be run here."""
+    if (package := EXTRA.get(config.engine)) and importlib.util.find_spec(package) is None:
+        raise ValueError(f"engine: {package} is not installed; pip install -e '.[{config.engine}]' brings it")
+    if os.path.exists(config.data_path) and not os.path.isdir(config.data_path):  # noqa: PTH110, PTH112 (long names)
+        raise ValueError(f"data_dir must be a folder, not {config.data_dir!r}")
     for dataset in config.every_dataset:
         parameter = "upstream" if dataset == config.upstream else "datasets"
         _named(parameter, catalog.check, dataset, config.data_path)
-    # Path.is_file raises where a name is too long.
-    if config.checkpoint_path and not os.path.isfile(config.checkpoint_path):  # noqa: PTH113
-        raise FileNotFoundError(f"checkpoint must be an existing file, not {config.checkpoint!r}")
+    if config.checkpoint_path:
+        _check_file(config, config.checkpoint_path)
     if config.checkpoint and config.pretrained:
         raise ValueError("pretrained must be false where there is a checkpoint: the weights are one or the other")
     if config.masks_from_zeros and not (config.checkpoint or config.pretrained):
@@ -33,19 +41,49 @@ def check(config: Parameters) -> None:
     there, number = torch.cuda.device_count(), int(config.device.partition(":")[2] or 0)
     if config.device.startswith("cuda") and number >= there:
         raise ValueError(f"device must be auto or cpu here, not {config.device!r}: torch finds {there} GPUs")
-    model = _named("model", models.create, config.model, 1, **config.model_args)
+    _named("model", _check_hub, config.model)
+    model = _named("model", models.outline, config.model, **config.model_args)
     if (channels := models.input_config(model)["input_size"][0]) not in (1, 3):
         raise ValueError(f"model_args: in_chans must be 1 or 3, gray or colour, not {channels}")
+    _named("prunable", models.check_expression, config.prunable, [name for name, _ in model.named_parameters()])
     weights = _named("prunable", models.prunable, model, config.prunable)
     for pattern, weight in product(config.patterns, weights.values()):
         _named(f"block_size for {pattern}", fit_block_size, weight[0].numel(), config.block_size, pattern.of)
     if config.checkpoint_path:
-        _named("checkpoint", checkpoints.classes, config.model, config.checkpoint_path)
+        classes = _named("checkpoint", checkpoints.classes, config.model, config.checkpoint_path)
+        given = dict(checkpoint=config.checkpoint_path) | config.model_args
+        _named("checkpoint", models.create, config.model, classes, **given)
     total = sum(weight.numel() for weight in weights.values())
     for name, value in config.values().items():
         for sparsity in [value] if name.endswith("sparsity") else value if name.endswith("sparsities") else []:
             if not 0 < round(sparsity * total) < total:
                 raise ValueError(f"{name}: {sparsity:g} of {total:,} prunable weights rounds to none or all of them")
+
+
+def _check_file(config: Parameters, path: Path) -> None:
+    """Raises FileNotFoundError or ValueError unless `checkpoint` is a file with something in it. Devices are none, and
+    what /proc makes up as it is read says that it is empty: both could be read for ever.
+    """
+    given = disk.shown(repr(config.checkpoint))
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises where a name is too long)
+        raise FileNotFoundError(f"checkpoint must be an existing file, not {given}")
+    if not path.stat().st_size:
+        raise ValueError(f"checkpoint must hold weights, and {given} is empty")
+
+
+def _check_hub(name: str) -> None:
+    """Raises FileNotFoundError if a model of the hub is neither in its cache nor to be had: it would be asked for again
+    and again, and each try be said.
+    """
+    prefix, _, repository = name.partition(":")
+    if prefix.replace("_", "-") != "hf-hub":
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    there = isinstance(try_to_load_from_cache(repository, "config.json", revision=revision or None), str)
+    if not there and not constants.HF_HUB_OFFLINE and (why := catalog.unreachable(constants.ENDPOINT)):
+        raise FileNotFoundError(f"{disk.shown(name)} cannot be downloaded: {why}")
 
 
 def _named(parameter: str, check: Callable, /, *args: Any, **options: Any) -> Any:

@@ -67,7 +67,7 @@ def upstream(config: Parameters, seed: int) -> Upstream:
 
 def _cached(config: Parameters, data: Data, seed: int, path: Path) -> nn.Module | None:
     """The model of a file in the cache; None where there is none that can be read."""
-    if not path.exists():
+    if not path.is_file():  # a pipe would be waited for, for ever
         return None
     try:
         return masks.load(blank(config, len(data.classes), seed), path).eval()

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ovit_core import disk, progress
 from ovit_core.study import paths, stop
 from ovit_core.study.ablation import Ablation
-from ovit_core.study.parameters import Parameters
+from ovit_core.study.parameters import MOST_YAML, Parameters, from_yaml
 
 Asked = tuple[Ablation, Parameters]
 
@@ -18,29 +16,27 @@ def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
     """A profile's parameters, with NAME=VALUE settings (values in YAML) put over them.
 
     Raises:
-        ValueError: no such profile, or a setting is not NAME=VALUE.
+        ValueError: no such profile, or a setting is not NAME=VALUE.  OSError: it cannot be read.
     """
+    there = sorted(p.stem for p in paths.PROFILES.glob("*.yaml") if p.is_file())
+    if name not in there:  # a name of the folder's own, so that none leads out of it
+        raise ValueError(f"no profile {disk.shown(repr(name), 100)} in {paths.PROFILES}; there are {', '.join(there)}")
     path = paths.PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in paths.PROFILES.glob("*.yaml")))
-        raise ValueError(f"no profile {name!r} in {paths.PROFILES}; there are {there}")
-    parameters = _yaml(f"profile {path}", path.read_text()) or {}
+    with path.open("rb") as file:
+        content = file.read(4 * MOST_YAML + 1)
+    try:
+        text = content.decode("utf-8-sig")  # Windows' editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"profile {path} is no text in UTF-8: {error}") from None
+    parameters = from_yaml(f"profile {path}", text) or {}
     if not isinstance(parameters, dict):
         raise ValueError(f"profile {path} must map parameters to values, and holds a {type(parameters).__name__}")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
-        parameters[key] = _yaml(f"--set {key}", value)
+        parameters[key] = from_yaml(f"--set {key}", value)
     return parameters
-
-
-def _yaml(where: str, text: str) -> Any:
-    """What a text says in YAML; ValueError, in one line, where it is none, or asks for Python objects."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # the latter of days there are not
-        raise ValueError(f"{where}: {text.strip()[:60]!r} is no YAML: {' '.join(str(error).split())[:160]}") from None
 
 
 def execute(source: Path, parameters: dict[str, Any]) -> Path:
@@ -53,6 +49,8 @@ def execute(source: Path, parameters: dict[str, Any]) -> Path:
 
     out = paths.runs(parameters["profile"]) / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_symlink():  # papermill would write through it
+        out.unlink()
     os.environ[progress.ENVIRONMENT] = progress.terminal()
     os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
     options = dict(kernel_name="python3", language="python", progress_bar=False, cwd=str(paths.ROOT))

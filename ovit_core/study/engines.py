@@ -132,7 +132,7 @@ class Cluster(Engine):
         failed: dict[int, Outcome] = {}
         while left := [seed for seed in seeds if not identity.is_sound(paths[seed]) and seed not in failed]:
             resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}
-            states = [resumes[seed].read_bytes() if resumes[seed].exists() else None for seed in left]
+            states = [resumes[seed].read_bytes() if resumes[seed].is_file() else None for seed in left]
             given = self._of(ablation, config)
             calls = [(unit.dense_epoch, (given, seed, state)) for seed, state in zip(left, states)]
             for i, outcome in self._shown(calls, "dense models, an epoch"):

@@ -12,6 +12,8 @@ from tempfile import gettempdir
 from filelock import FileLock
 from joblib import cpu_count
 
+from ovit_core import disk
+
 
 def cores() -> int:
     """Cores that this process may use: those of its container and affinity, which torch does not ask for."""
@@ -52,7 +54,7 @@ def loaders(device: str, threads: int) -> int:
 def claim(gpus: int) -> int:
     """A GPU of this process's own, as far as there are enough: the first that no other has claimed. Kept to its end."""
     for number in range(gpus):
-        lock = FileLock(Path(gettempdir()) / f"ovit-gpu-{getpass.getuser()}-{number}.lock")
+        lock = disk.lock(Path(gettempdir()) / f"ovit-gpu-{getpass.getuser()}-{number}.lock")
         try:
             lock.acquire(blocking=False)
         except TimeoutError:

@@ -3,17 +3,22 @@
 A notebook's `parameters` cell and a profile's YAML file hold these; the comments there say what each is.
 """
 
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
+from ovit_core import disk
 from ovit_core.methods import get_method
 from ovit_core.pattern import Pattern
-from ovit_core.study.paths import ROOT
+from ovit_core.study.paths import ROOT, check_name
 
 RULES = {  # what pydantic calls an error -> what the parameter must be, where pydantic's own words say less
     "int_type": "a whole number",
@@ -26,16 +31,69 @@ RULES = {  # what pydantic calls an error -> what the parameter must be, where p
     "bool_type": "true or false",
     "dict_type": "a mapping of names to values",
     "string_type": "a text",
+    "too_long": "at most {max_length} characters long",
     "literal_error": "{expected}",
     "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",
 }
 P = TypeVar("P", bound="Parameters")
+MOST_YAML = 100_000  # characters, those behind an alias counted wherever it stands; a profile has some three thousand
+LARGEST = 100_000  # of a whole number in model_args: timm makes lists as long as a model is deep
+DEEPEST = 8  # of lists and mappings in model_args
 OWN_ARGS = {
+    "name": "it is the parameter model",
+    "model_name": "it is the parameter model",
+    "checkpoint": "it is a parameter of its own",
+    "cache_dir": "HF_HOME says where downloads are kept",
+    "pretrained_cfg": "weights come by pretrained or checkpoint",
+    "pretrained_cfg_overlay": "weights come by pretrained or checkpoint",
     "num_classes": "the dataset says how many there are",
     "pretrained": "it is a parameter of its own",
     "checkpoint_path": "give it as checkpoint",
     "features_only": "a classifier is pruned",
 }
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also refuses what a person cannot mean: a key that stands twice, of which one would
+    be dropped without a word, and aliases of aliases, which make gigabytes of a few lines.
+    """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        left, todo = MOST_YAML, [node]
+        while todo:
+            one = todo.pop()
+            left -= 1 + len(one.value)
+            if left < 0:
+                raise yaml.YAMLError(f"it says more than {MOST_YAML:,} characters, aliases written out")
+            if isinstance(one, yaml.ScalarNode):
+                one.value.encode()  # no halves of characters, which no file could be written with
+            elif isinstance(one, yaml.SequenceNode):
+                todo += one.value
+            else:
+                names = Counter((key.tag, key.value) for key, _ in one.value if isinstance(key, yaml.ScalarNode))
+                if twice := [name for (_, name), times in names.items() if times > 1]:
+                    raise yaml.YAMLError(f"the key {twice[0]!r} stands twice")
+                todo += chain.from_iterable(one.value)
+        return super().construct_document(node)
+
+
+def from_yaml(where: str, text: str) -> Any:
+    """What a text says in YAML; ValueError, in one line that begins with `where`, if it is none, or asks for Python
+    objects.
+    """
+    try:
+        if len(text) > MOST_YAML:
+            raise yaml.YAMLError(f"it has more than {MOST_YAML:,} characters")
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (
+        Exception
+    ) as error:  # PyYAML's own, and whatever its constructors make of days there are not, `!!int ""`, ...
+        why = disk.shown(" ".join(str(error).split()) or type(error).__name__, 160)
+        raise ValueError(f"{disk.shown(where)}: {text.strip()[:60]!r} is no YAML: {why}") from None
 
 
 def _number(value: Any) -> Any:
@@ -60,18 +118,36 @@ def _text(value: Any) -> Any:
     return f"{value // 60}:{value % 60}" if type(value) is int and value >= 60 else value
 
 
+def _path(text: str) -> str:
+    try:
+        if b"\0" not in os.fsencode(text):
+            return text
+    except UnicodeEncodeError:
+        pass
+    raise ValueError(f"must be a path, not {text!r}")
+
+
+def _plain(name: str, value: Any, depth: int = DEEPEST) -> None:
+    """Raises ValueError unless a value of `model_args` is one that timm can mean, and JSON can hold."""
+    if isinstance(value, list | dict) and depth:
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _plain(name, part, depth - 1)
+    elif not (value is None or isinstance(value, bool | str | int | float)):
+        what = "what is nested too deep" if isinstance(value, list | dict) else f"a {type(value).__name__}"
+        raise ValueError(f"must hold plain values, but {disk.shown(name, 60)} holds {what}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(
+            f"must hold whole numbers of at most {LARGEST:,}, but {disk.shown(name, 60)} holds a larger one"
+        )
+
+
 def _model_args(args: dict[str, Any]) -> dict[str, Any]:
     if own := args.keys() & OWN_ARGS.keys():
         name = sorted(own)[0]
         raise ValueError(f"must not hold {name}: {OWN_ARGS[name]}")
+    for name, value in args.items():
+        _plain(name, value)
     return args
-
-
-def check_name(name: str) -> str:
-    """Raises ValueError unless a name can be a profile's: it becomes a folder."""
-    if not name or not name.replace("_", "").replace("-", "").isalnum():
-        raise ValueError(f"must be a plain name of letters, digits, - and _, not {name!r}")
-    return name
 
 
 def _method(name: str) -> str:
@@ -80,11 +156,14 @@ def _method(name: str) -> str:
 
 
 Text = Annotated[StrictStr, BeforeValidator(_text)]
+FilePath = Annotated[Text, AfterValidator(_path)]
+Expression = Annotated[Text, Field(max_length=1000)]
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Sparsity = Annotated[Number, Field(gt=0, lt=1)]  # dense is always measured, and nothing is left at 1
 Count = Annotated[StrictInt, Field(ge=1, le=10**8)]
+Epochs = Annotated[StrictInt, Field(ge=0, le=10**6)]
 Seeds = Annotated[
     tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(different)
 ]
@@ -95,7 +174,7 @@ Sparsities = Annotated[tuple[Sparsity, ...], AfterValidator(different)]
 Lambdas = Annotated[tuple[Positive, ...], AfterValidator(different)]
 Counts = Annotated[tuple[Count, ...], AfterValidator(different)]
 AtLeastOne = Field(min_length=1)
-Device = Annotated[StrictStr, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[StrictStr, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")]
 
 
 class Parameters(BaseModel):
@@ -108,14 +187,14 @@ class Parameters(BaseModel):
 
     profile: ProfileName
     upstream: StrictStr
-    data_dir: StrictStr
+    data_dir: Annotated[StrictStr, AfterValidator(_path)]
     model: StrictStr
     model_args: Annotated[dict[str, Any], AfterValidator(_model_args)]
     pretrained: StrictBool
-    checkpoint: Text
+    checkpoint: FilePath
     masks_from_zeros: StrictBool
-    prunable: Text
-    epochs: Annotated[StrictInt, Field(ge=0)]
+    prunable: Expression
+    epochs: Epochs
     lr: Positive
     weight_decay: Annotated[Number, Field(ge=0)]
     batch_size: Count
@@ -184,8 +263,9 @@ def build(kind: type[P], values: Mapping[str, Any], also_known: Iterable[str] = 
     known = {*kind.model_fields, *also_known}
     for name in values:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise ValueError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = get_close_matches(str(name), known, n=1)  # YAML also knows numbers and dates for keys
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown parameter {_given(name)}{hint}")
     try:
         return kind(**{name: value for name, value in values.items() if name in kind.model_fields})
     except pydantic.ValidationError as error:
@@ -197,9 +277,18 @@ def _in_words(error: pydantic.ValidationError) -> str:
     if missing := [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]:
         return f"missing parameters: {', '.join(missing)}"
     first = error.errors()[0]
-    name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
+    name = "".join(f"[{disk.shown(part, 60)}]" if i else str(part) for i, part in enumerate(first["loc"]))
+    name = f"a key of {first['loc'][0]}" if "[key]" in first["loc"] else name
     if first["type"] == "value_error":  # said by a validator of ours
         words = str(first["ctx"]["error"])
         return f"{name} {words}" if words.startswith("must ") else f"{name}: {words}" if name else words
-    rule = RULES.get(first["type"], first["msg"].removeprefix("Input should be ")).format(**first.get("ctx", {}))
-    return f"{name} must be {rule}, not {first['input']!r}"
+    rule = RULES.get(first["type"], "").format(**first.get("ctx", {})) or first["msg"].removeprefix("Input should be ")
+    return f"{name} must be {rule}, not {_given(first['input'])}"
+
+
+def _given(value: Any) -> str:
+    """A value as it was given, as far as it is worth a line."""
+    try:
+        return disk.shown(repr(value))
+    except ValueError:  # Python does not write these out
+        return "a number of more than 4,300 digits"

@@ -8,19 +8,37 @@ from ovit_core import disk
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
+LONGEST = 100  # bytes of a profile's name: names of files are made of it, and may have 255
 
 
 def home() -> Path:
     """The folder below which everything is written: a scratch disk, a test's folder, else the repository."""
-    return Path(os.environ.get("OVIT_STUDY_DIR", ROOT)).resolve()
+    return _real(Path(os.environ.get("OVIT_STUDY_DIR", ROOT)))
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError unless a name can be a profile's: it becomes a folder, and a word of a command line."""
+    plain = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
+    if not plain or len(os.fsencode(name)) > LONGEST:
+        shown = name if len(name) <= LONGEST else name[:LONGEST] + "..."
+        raise ValueError(
+            f"must be a plain name of letters, digits, - and _, at most {LONGEST} bytes long and without - at its "
+            f"beginning, not {shown!r}"
+        )
+    return name
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; links that lead in a circle, for which `Path.resolve` raises RuntimeError, stay as they are."""
+    return Path(os.path.realpath(path))
 
 
 def _below(*names: str) -> Path:
-    """A folder below `home`. ValueError if a link on the way leads out of it."""
+    """A folder or file below `home`. ValueError if a link on the way leads out of it."""
     path = home().joinpath(*names)
-    if not path.resolve().is_relative_to(home()):
+    if not _real(path).is_relative_to(home()):
         raise ValueError(
-            f"{path} is a link that leads to {path.resolve()}, out of {home()}: remove it; OVIT_STUDY_DIR moves all output"
+            f"{path} is a link that leads to {_real(path)}, out of {home()}: remove it; OVIT_STUDY_DIR moves all output"
         )
     return path
 
@@ -30,19 +48,24 @@ def results() -> Path:
     return _below("results")
 
 
+def rows(profile: str) -> Path:
+    """The file of a profile's rows. SQLite would follow a link, and so one that leads out is refused."""
+    return _below("results", f"{check_name(profile)}.sqlite")
+
+
 def cache() -> Path:
     """Dense models, what training takes up again, and the manifest of images."""
     return _below("cache")
 
 
-def figures(profile: str = "") -> Path:
-    """A profile's figures and exported tables; without a profile the folder of all of them."""
-    return _below("figures", profile)
+def figures(profile: str = "", *below: str) -> Path:
+    """A profile's figures and exported tables, or a folder in there; without a profile the folder of all of them."""
+    return _below("figures", *([check_name(profile)] if profile else []), *below)
 
 
-def runs(profile: str) -> Path:
-    """A profile's executed notebooks, its report, and what the explorer saved."""
-    return _below("runs", profile)
+def runs(profile: str, *below: str) -> Path:
+    """A profile's executed notebooks, its report, and what the explorer saved; or a folder in there."""
+    return _below("runs", check_name(profile), *below)
 
 
 def check_writable(profile: str) -> None:

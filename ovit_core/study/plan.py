@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from ovit_core.data import catalog, manifest
-from ovit_core.study import cost, grid, identity, machine, paths
+from ovit_core.study import checks, cost, grid, identity, machine, paths
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.engines import Asked
 from ovit_core.study.parameters import Parameters
@@ -109,7 +109,7 @@ def lacks(asked: Sequence[Asked]) -> Iterator[str]:
         yield f"the checkpoint {config.checkpoint}"
     if config.pretrained:
         yield f"timm's weights of {config.model}, unless they were downloaded before"
-    package = dict(ray="ray", dask="distributed").get(config.engine)
+    package = checks.EXTRA.get(config.engine)
     if package and not find_spec(package):
         yield f"the package {package}: pip install -e '.[{config.engine}]'"
 

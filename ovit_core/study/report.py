@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,10 +34,14 @@ def load(profile: str) -> dict[str, Results]:
     """ablation -> its rows and its parameters, as the study exported them to figures/PROFILE.
 
     Raises:
-        ValueError: no profile can have this name.
+        ValueError: no profile can have this name, or what was exported is damaged; names the file.
         FileNotFoundError: nothing has been exported; says which command does it.
     """
-    folder = paths.figures(parameters.check_name(profile))
+    try:
+        parameters.check_name(profile)
+    except ValueError as error:
+        raise ValueError(f"profile {error}") from None
+    folder = paths.figures(profile)
     if not (folder / "results.csv").is_file():
         there = ", ".join(sorted(p.parent.name for p in paths.figures().glob("*/results.csv"))) or "none"
         first = f"run `python -m ovit_core.study {profile}` first"
@@ -47,10 +52,21 @@ def load(profile: str) -> dict[str, Results]:
         mine = rows[rows.experiment.isin(ablation.experiments)].reset_index(drop=True)
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
-            values = json.loads((folder / f"{name}.parameters.json").read_text())
+            values = _exported(folder / f"{name}.parameters.json") | dict(profile=profile)
             failures, _ = tuple(values.pop("failures", ())), values.pop("dense", ())
             results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine, failures)
     return results
+
+
+def _exported(path: Path) -> dict[str, Any]:
+    """The parameters of an ablation as `export` wrote them."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
+    if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):
+        raise ValueError(f"{path} is damaged (it maps no parameters to values); restore it, or run the study")
+    return values
 
 
 def origin(results: dict[str, Results]) -> Text:

@@ -69,7 +69,7 @@ class Store:
     """
 
     def __init__(self, profile: str):
-        self.path = paths.results() / f"{profile}.sqlite"
+        self.path = paths.rows(profile)
         with self._connected() as db:
             for attempt in range(50):  # the change to WAL does not wait for another process that makes it too
                 try:
@@ -86,7 +86,7 @@ class Store:
     @staticmethod
     def exists(profile: str) -> bool:
         """Whether there is such a file; asking makes none."""
-        return (paths.results() / f"{profile}.sqlite").is_file()
+        return paths.rows(profile).is_file()
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

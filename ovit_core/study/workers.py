@@ -18,7 +18,6 @@ from ovit_core.study import machine
 from ovit_core.study.parameters import Parameters
 
 Call = tuple[Callable, tuple]  # a function that can be pickled, and its arguments
-EXTRA = dict(ray="ray", dask="distributed")  # engine -> the package it needs
 
 
 def count(config: Parameters, calls: int) -> int:
@@ -63,12 +62,10 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[Any]]]:
-    """A function that spreads calls over a cluster and returns what they return, as it comes.
+    """A function that spreads calls over a cluster and returns what they return, as it comes. That the engine's package
+    is installed is one of the `checks`.
 
     The cluster is the one that RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names; without, one is started on this machine.
-
-    Raises:
-        ValueError: the engine's package is not installed.
     """
     if config.engine == "ray":
         import ray

@@ -3,13 +3,14 @@
 import math
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, StrictInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ovit_core.pattern import ALLOCATIONS, Pattern
 from ovit_core.study.parameters import (
     AtLeastOne,
     Count,
     Counts,
+    Epochs,
     Lambdas,
     Methods,
     Parameters,
@@ -21,7 +22,6 @@ from ovit_core.study.parameters import (
     different,
 )
 
-Epochs = Annotated[StrictInt, Field(ge=0)]
 PAIR = ("ovit", "ovit_mask_only")  # the same mask with and without the update: what the sweeps compare
 
 
@@ -70,7 +70,7 @@ class NoWeightUpdate(Parameters):
     gradual_methods: Methods
     gradual_sparsities: Sparsities
     gradual_start: Share
-    gradual_cycles: Count
+    gradual_cycles: Annotated[Count, Field(le=1000)]
     gradual_epochs: Epochs
     gradual_images: Count
     gradual_lr: Positive

@@ -94,7 +94,7 @@ def _resume(task: Task, step: int = 0) -> Path:
 def _taken_up(model: nn.Module, file: Path) -> bool:
     """Whether a file held a pruned model, which `model` then is; one that cannot be read is set aside."""
     try:
-        return file.exists() and masks.load(model, file) is model
+        return file.is_file() and masks.load(model, file) is model
     except Exception as error:
         disk.set_aside(file, error)
         return False
