@@ -227,6 +227,9 @@ ARGUMENTS = ["img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_he
     )
     | values,
 )
+@example(name="in_chans", value=None)
+@example(name="img_size", value=None)
+@example(name="img_size", value=99_999)
 def test_any_argument_of_a_model_fits_or_gets_one_line(place, name, value):
     args = TINY | {name: value}
     answer(place, "tiny", "--set", "model_args=" + yaml.safe_dump(args, default_flow_style=True, width=10**6).strip())
@@ -452,8 +455,9 @@ def test_a_file_that_is_a_link_is_replaced_and_never_written_through(place, monk
     partials = {p.with_name(f".{p.name}.{disk.HOST}.{os.getpid()}{disk.PARTIAL}") for p in files}
     canary.write_text("sings")
     for path in {*files, *locks, *partials} - {rows}:
-        # Beside other settings the explorer takes another name.
-        linked(path, tmp_path / "nothing" if path.parent.name == "explore" and path.suffix == ".json" else canary)
+        # Beside other settings the explorer takes another name, and a manifest that is none is set aside.
+        fresh = (path.parent.name == "explore" and path.suffix == ".json") or path.name == manifest.FILE
+        linked(path, tmp_path / "nothing" if fresh else canary)
     rows.unlink()
     for ending in ("-wal", "-shm", "-journal"):
         linked(Path(f"{rows}{ending}"), canary)
@@ -574,6 +578,13 @@ def test_a_checkpoint_that_is_none_gets_one_line(place, tmp_path, name):
     (tmp_path / name).write_bytes(WEIGHTS[name])
     status, said = answer(place, "tiny", "--set", f"checkpoint={tmp_path / name}")
     assert status == 2 and said.startswith("error: checkpoint") and name in said, said
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_any_work(place, tmp_path):
+    (tmp_path / "other.pt").write_bytes(WHOLE)
+    status, said = answer(place, "tiny", "--set", f"checkpoint={tmp_path / 'other.pt'}")
+    assert status == 2 and "other.pt does not fit vit_tiny_patch16_224" in said
+    assert answer(place, "tiny", "--set", f"checkpoint={tmp_path / 'other.pt'}", "--set", f"model_args={TINY}")[0] == 0
 
 
 def test_a_number_for_a_head_is_no_head(place, tmp_path):
@@ -741,6 +752,31 @@ def test_any_folder_of_images_is_read_or_is_one_error(tmp_path_factory, classes,
         assert f"folder:{shown}" in said or f"{data_dir}/{shown}" in said, said
     if before is not None:
         assert {path: content for path, content in tree(data_dir).items() if ".cache" not in path.parts} == before
+
+
+def test_files_and_classes_that_rows_or_a_reader_could_not_bear_are_named_in_one_line(tmp_path):
+    content = picture("png", 20, 20, "L")
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "x" / part / name).mkdir(parents=True)
+            for i in range(2):
+                (tmp_path / "x" / part / name / f"{i}.png").write_bytes(content)
+    odd = tmp_path / "x" / "train" / "a" / "line\nbreak.png"
+    for lay, says in (
+        (lambda: odd.write_bytes(b""), r"line\nbreak.png: it is empty"),
+        (lambda: odd.symlink_to("/proc/self/environ"), r"line\nbreak.png: it is empty"),  # or so it says
+        (lambda: odd.write_bytes(content[:-30]), r"cannot read image {}/x/train/a/line\nbreak.png: "),
+        (lambda: odd.write_bytes(b"text"), r"cannot read image {}/x/train/a/line\nbreak.png: "),
+        (
+            lambda: [(tmp_path / "x" / p / "caf\udce9").mkdir() for p in ("train", "test")],
+            r"caf\udce9: rows carry the names of classes",
+        ),
+    ):
+        lay()
+        with pytest.raises(ValueError) as caught:
+            loading.load("folder:x", tmp_path)
+        assert says.format(tmp_path) in str(caught.value) and str(caught.value).isprintable()
+        odd.unlink(missing_ok=True)
 
 
 def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path):

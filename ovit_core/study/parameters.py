@@ -89,9 +89,7 @@ def from_yaml(where: str, text: str) -> Any:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except (
-        Exception
-    ) as error:  # PyYAML's own, and whatever its constructors make of days there are not, `!!int ""`, ...
+    except Exception as error:  # PyYAML's own, and whatever its constructors make of `!!int ""` or a 32nd of May
         why = disk.shown(" ".join(str(error).split()) or type(error).__name__, 160)
         raise ValueError(f"{disk.shown(where)}: {text.strip()[:60]!r} is no YAML: {why}") from None
 
