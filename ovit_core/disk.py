@@ -61,7 +61,10 @@ def set_aside(path: Path, why: object) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    path.replace(aside)
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # another process was faster
+        return aside
     log.warning("%s cannot be read (%s): set aside as %s, and made again", path, first_line(why), aside.name)
     return aside
 

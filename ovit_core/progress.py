@@ -30,7 +30,8 @@ def progress(iterable: Any = None, **options: Any) -> Any:
     options = {"leave": False, "dynamic_ncols": True} | options
     target = os.environ.get(ENVIRONMENT)
     if target is None:
-        return notebook_bar(iterable, **{"mininterval": 0.1 if drawn_every() == 1 else 10} | options)
+        options.setdefault("mininterval", 0.1 if drawn_every() == 1 else 10)
+        return notebook_bar(iterable, **options)
     try:
         stream = Path(target).open("a")  # noqa: SIM115 (the bar closes it)
     except OSError:

@@ -5,6 +5,8 @@ import os
 import shutil
 import sqlite3
 import time
+from contextlib import closing, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -191,16 +193,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(home, monkeypatch):
 
 
 def test_a_full_disk_while_training_is_a_failure_in_words(home, monkeypatch):
-    monkeypatch.setattr(disk.os, "fsync", lambda _: None)
-    config = asked()[0][1]
-    monkeypatch.setattr(training.disk, "write", lambda path, _: disk.cannot_write(path, OSError(28, "No space left")))
-
     def refuse(path, _):
         raise disk.cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
 
     monkeypatch.setattr(training.disk, "write", refuse)
-    found = unit.dense_model(unit.Given("transfer", config.model_dump() and asked()[1][1].model_dump()), 0, "grid")
-    ((what, reason),) = found.failures
+    _, config = asked(only="transfer")[0]
+    ((what, reason),) = unit.dense_model(unit.Given("transfer", config.model_dump()), 0, "").failures
     assert what == "dense model of seed 0" and "resume.pt: No space left on device; free some space" in reason
 
 
@@ -288,12 +286,79 @@ def test_a_gpu_that_is_lost_on_the_way_is_a_failure_in_words(copied, monkeypatch
     assert failures[0].endswith("CUDA error: unspecified launch failure CUDA kernel errors might be reported later")
 
 
-def test_after_three_failures_in_a_row_a_seed_is_given_up(copied, monkeypatch):
-    calls = []
-    monkeypatch.setattr(Seed, "one_shot", lambda self, task: calls.append(task) or 1 / 0)
+def test_after_three_failures_in_a_row_a_method_is_given_up_and_the_others_go_on(copied, monkeypatch):
+    calls, one_shot = [], Seed.one_shot
+
+    def broken(self, task):
+        calls.append(task.columns["method"])
+        return one_shot(self, task) if task.columns["method"] == "ovit" else 1 / 0
+
+    monkeypatch.setattr(Seed, "one_shot", broken)
     failures = grid.measure(asked("sparsities=[0.1, 0.2, 0.3, 0.4, 0.5]", only="no_weight_update"))
-    assert len(calls) == 3 and failures[-1].endswith("12 more: not tried after 3 failures one after the other")
-    assert "ZeroDivisionError: division by zero" in failures[0]
+    assert calls.count("magnitude") == 3 and calls.count("ovit") == 5
+    assert failures[-1].endswith("2 more, one_shot of magnitude: not tried after 3 failures one after the other")
+    assert len(failures) == 4 and "ZeroDivisionError: division by zero" in failures[0]
+
+
+def test_what_waits_for_a_search_that_failed_is_not_measured_at_something_else(home, monkeypatch):
+    """Not even where a method has a lambda of its own to fall back on."""
+    monkeypatch.setattr(Seed, "search", lambda self, task: 1 / 0)
+    failures = grid.measure(asked(only="no_weight_update"))
+    assert {row["method"] for row in Store("tiny").rows()} == {"dense", "magnitude"}
+    assert (
+        sum("no lambda was found: its search failed" in failure for failure in failures) >= 4
+    )  # one-shot, layers, trained
+
+
+def test_another_dense_model_or_other_images_than_at_the_start_stop_every_task(copied):
+    ablation, config = asked(only="transfer")[0]
+    world = Store("tiny").recall("transfer", config)
+    tasks = [t for t in ablation.stages[-1](config, 0, world, []) if t.columns["method"] == "dense"]
+    given = unit.Given("transfer", config.model_dump())
+    for other in (replace(world, fingerprints={"digits": "other"}), replace(world, dense={0: "other"})):
+        for _ in range(2):
+            ((_, reason),) = unit.one(given, 0, tasks[0], other, b"").failures
+            assert "start anew" in reason or "cannot be read" in reason
+        unit._seeds.clear()
+
+
+def test_a_study_with_other_parameters_takes_nothing_from_the_page_of_this_one(copied):
+    ablation, config = asked(only="transfer")[0]
+    before = grid.run(ablation, config).rows
+    other = asked("transfer_methods=[magnitude]", "seeds=[1]", "dense_per_seed=true", only="transfer")
+    assert grid.measure(other) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(grid.ONLY_READ, "1")
+        pd.testing.assert_frame_equal(grid.run(ablation, config).rows, before)
+
+
+def test_rows_that_are_not_there_are_told(copied):
+    ablation, config = asked(only="transfer")[0]
+    with closing(sqlite3.connect(Store("tiny").path)) as db:
+        db.execute("DELETE FROM rows WHERE phase = 'linear' AND method = 'ovit'")
+        db.commit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(grid.ONLY_READ, "1")
+        assert grid.run(ablation, config).failures == ("1 measurements are not there",)
+
+
+def test_training_is_taken_up_until_its_rows_are_kept(home, monkeypatch):
+    """A full store after hours of training does not cost them."""
+    add, (ablation, config) = Store.add, asked("recovery_epochs=2", only="no_weight_update")[0]
+
+    def refuse(self, measured):
+        if any(one.row["phase"] in ("recovered", "gradual") for one in measured):
+            raise disk.cannot_write(self.path, OSError(errno.ENOSPC, "SQLite: database or disk is full"))
+        return add(self, measured)
+
+    monkeypatch.setattr(Store, "add", refuse)
+    assert len(grid.measure([(ablation, config)])) == 4  # dense and oViT, recovered and gradual
+    assert len(list((home / "cache").glob("resume-*"))) >= 4
+    monkeypatch.setattr(Store, "add", add)
+    steps = []
+    monkeypatch.setattr(training, "_seeded", lambda *_: steps.append(1) or nullcontext())
+    assert grid.measure([(ablation, config)]) == [] and not steps  # no epoch is trained again
+    assert not list((home / "cache").glob("resume-*"))
 
 
 def pictures(folder, shade=0):

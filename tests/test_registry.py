@@ -44,7 +44,7 @@ import numpy as np
 from ovit_core.study.store import Measured
 
 class Seed:
-    def __init__(self, config, seed):
+    def __init__(self, config, seed, world):
         self.config, self.seed = config, seed
 
     def measure(self, task):

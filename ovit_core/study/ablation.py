@@ -3,7 +3,7 @@
     NAME/__init__.py     ABLATION = Ablation("what it asks", __name__, Parameters)
     NAME/parameters.py   its parameters, plain values
     NAME/tasks.py        STAGES: functions that list what is to be measured, plain values too
-    NAME/run.py          Seed(config, seed), whose `measure` does a task
+    NAME/run.py          Seed(config, seed, world), whose `measure` does a task
     NAME/analysis.py     answers(rows), not_run(config)
     NAME/figures.py      FIGURES: name -> Drawing
 
@@ -79,9 +79,9 @@ class Ablation:
     def stages(self) -> "tuple[Stage, ...]":
         return import_module(f"{self.package}.tasks").STAGES
 
-    def seed(self, config: Parameters, seed: int) -> Any:
-        """One seed, ready to measure; this is what needs torch."""
-        return import_module(f"{self.package}.run").Seed(config, seed)
+    def seed(self, config: Parameters, seed: int, *world: Any) -> Any:
+        """One seed, ready to measure (in the `tasks.World` that tasks were listed for); this is what needs torch."""
+        return import_module(f"{self.package}.run").Seed(config, seed, *world)
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,17 @@ class Shape(NamedTuple):
 
 
 def shape(config: Parameters) -> Shape | None:
-    """The model's shape; None for one that is not called like a ViT or DeiT."""
+    """The model's shape; None for one that is not called like a ViT or DeiT, or has not their arguments."""
     name = re.match(r"(?:vit|deit3?)_(tiny|small|base|large)\w*?_patch(\d+)(?:_\w*?(\d{2,4}))?", config.model)
     if not name:
         return None
     width, depth = SIZES[name[1]]
     a = dict(embed_dim=width, depth=depth, patch_size=int(name[2]), img_size=int(name[3] or 224)) | config.model_args
-    size, patch = (max(v) if isinstance(v, list | tuple) else v for v in (a["img_size"], a["patch_size"]))
-    return Shape(a["embed_dim"], a["depth"], (size // patch) ** 2 + 1)
+    try:
+        size, patch = (max(v) if isinstance(v, list | tuple) else v for v in (a["img_size"], a["patch_size"]))
+        return Shape(int(a["embed_dim"]), int(a["depth"]), (size // patch) ** 2 + 1)
+    except (TypeError, ValueError, ArithmeticError):  # no ViT has such arguments; a run will say so
+        return None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def upstream(config: Parameters, seed: int) -> Upstream:
         model = _cached(config, data, seed, path)
         while model is None:
             model = train(config, data, seed, path)
+        path.with_suffix(".resume.pt").unlink(missing_ok=True)  # of a kill right after the model was kept
     return Upstream(model, data, seed, identity.of_dense(config, seed, data.fingerprint))
 
 
@@ -94,12 +96,14 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
     if at_most is not None and training.epochs_done(resume) < config.epochs:
         return None
     masks.save(model, path)
+    resume.unlink(missing_ok=True)
     # For whoever plans the next one: epochs before an interruption are taken to be as long as those after it.
     seconds = (time.perf_counter() - begun) * config.epochs / max(1, config.epochs - done)
     about = dict(seed=seed, epochs=config.epochs, threads=config.threads, seconds=round(seconds, 1))
     about |= dict(device=provenance.device_name(config.device), commit=provenance.commit())
-    disk.write(path.with_suffix(".json"), json.dumps(about | dict(versions=provenance.versions()), indent=1) + "\n")
-    resume.unlink(missing_ok=True)
+    about |= dict(versions=provenance.versions())
+    with suppress(OSError):  # it only helps to plan
+        disk.write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return model
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ovit_core import disk, progress
@@ -49,15 +50,19 @@ def execute(source: Path, parameters: dict[str, Any]) -> Path:
 
     out = paths.runs(parameters["profile"]) / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_symlink():  # papermill would write through it
-        out.unlink()
     os.environ[progress.ENVIRONMENT] = progress.terminal()
     os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
     options = dict(kernel_name="python3", language="python", progress_bar=False, cwd=str(paths.ROOT))
     options |= dict(extra_arguments=["--log-level=40"])  # errors: the kernel's warnings are about networks
-    try:
-        # nbclient would take the signals of the main thread, and answer them with an asyncio traceback.
-        stop.in_thread(lambda: papermill.execute_notebook(source, out, parameters, **options))
-    except OSError as error:
-        raise disk.cannot_write(out, error) from error
+    with TemporaryDirectory(prefix=".page-", dir=out.parent) as folder:  # papermill writes in pieces, and through links
+        page = Path(folder) / out.name
+        try:
+            # nbclient would take the signals of the main thread, and answer them with an asyncio traceback.
+            stop.in_thread(lambda: papermill.execute_notebook(source, page, parameters, **options))
+        except papermill.PapermillExecutionError:
+            page.replace(out)
+            raise
+        except OSError as error:
+            raise disk.cannot_write(out, error) from error
+        page.replace(out)
     return out

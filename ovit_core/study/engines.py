@@ -4,7 +4,8 @@ cluster, whose machines hand back what they measured.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 from uuid import uuid4
@@ -39,6 +40,7 @@ class Engine:
 
     def __init__(self, config: Parameters, store: Store):
         self.config, self.store, self.grid = config, store, uuid4().hex
+        self.told = self.grid  # under which workers say what they are doing
 
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
         """The number of each call and what came of it, as it comes. A process that is killed costs the calls that were
@@ -61,12 +63,12 @@ class Engine:
     def datasets(self, asked: Sequence[Asked], names: Sequence[str]) -> dict[str, Outcome]:
         """name -> the fingerprint of a dataset that was read and checked, or why there is none."""
         owners = [next(a for a in asked if name in a[1].every_dataset) for name in names]
-        calls = [(unit.dataset, (self._of(*owner), name, self.grid)) for name, owner in zip(names, owners)]
+        calls = [(unit.dataset, (self._of(*owner), name, self.told)) for name, owner in zip(names, owners)]
         return {names[i]: outcome for i, outcome in self._shown(calls, "datasets")}
 
     def dense_models(self, ablation: Ablation, config: Parameters, seeds: Sequence[int], _: str) -> dict[int, Outcome]:
         """seed -> what identifies its dense model, and whether that has no head; or why there is none."""
-        calls = [(unit.dense_model, (self._of(ablation, config), seed, self.grid)) for seed in seeds]
+        calls = [(unit.dense_model, (self._of(ablation, config), seed, self.told)) for seed in seeds]
         return {seeds[i]: outcome for i, outcome in self._shown(calls, "dense models")}
 
     def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
@@ -95,9 +97,10 @@ class Engine:
 
             def follow() -> None:
                 while not over.wait(drawn_every()):
-                    done, doing = self.store.told(self.grid)
-                    bar.n = done if tasks else bar.n
-                    bar.set_postfix_str(" | ".join(doing)[:100])
+                    with suppress(OSError, ValueError):
+                        done, doing = self.store.told(self.grid)
+                        bar.n = done if tasks else bar.n
+                        bar.set_postfix_str(" | ".join(doing)[:100])
 
             thread = Thread(target=follow, daemon=True)
             thread.start()
@@ -117,10 +120,10 @@ class Cluster(Engine):
 
     def __init__(self, config: Parameters, store: Store, run: Callable[[Sequence[workers.Call]], Iterator]):
         super().__init__(config, store)
-        self.run = run
+        self.run, self.told = run, ""  # its machines tell nothing on the way: the store is none of theirs
 
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
-        yield from self.run([(unit.numbered, (i, *call)) for i, call in enumerate(calls)])
+        yield from self.run([(unit.away, (i, *call)) for i, call in enumerate(calls)])
 
     def dense_models(
         self, ablation: Ablation, config: Parameters, seeds: Sequence[int], fingerprint: str
@@ -150,6 +153,7 @@ class Cluster(Engine):
 
     def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
         """Does tasks one by one; a machine that lacks a dense model is sent it with its task."""
+        weights: dict[Path, bytes] = {}
         todo = [(batch, task, None) for batch in batches for task in sorted(batch.tasks, key=unit.order)]
         while todo:
             calls = [(unit.one, (self._of(b.ablation, b.config), b.seed, t, b.world, w)) for b, t, w in todo]
@@ -158,24 +162,27 @@ class Cluster(Engine):
                 batch, task, _ = todo[i]
                 for what, reason in outcome.failures:
                     fail(batch.ablation, batch.seed, what, reason)
-                if outcome.value is not None:
-                    self.store.add(outcome.value)
-                elif not outcome.failures:
-                    again.append((batch, task, self._weights(batch)))
+                try:
+                    self.store.add(outcome.value or ())
+                except ValueError as error:  # a value that is none to keep
+                    fail(batch.ablation, batch.seed, str(task), str(error))
+                if outcome.value is None and not outcome.failures:
+                    config, seed = batch.config, batch.config.dense_seed(batch.seed)
+                    path = identity.dense_path(config, seed, batch.world.fingerprints[config.upstream])
+                    if path not in weights:
+                        weights[path] = path.read_bytes()
+                    again.append((batch, task, weights[path]))
             todo = again
-
-    @staticmethod
-    def _weights(batch: Batch) -> bytes:
-        config, seed = batch.config, batch.config.dense_seed(batch.seed)
-        return identity.dense_path(config, seed, batch.world.fingerprints[config.upstream]).read_bytes()
 
 
 @contextmanager
 def of(config: Parameters, store: Store) -> Iterator[Engine]:
     """The engine that the parameters name."""
     if config.engine == "local":
-        yield Engine(config, store)
-        workers.dismiss()
+        try:
+            yield Engine(config, store)
+        finally:
+            workers.dismiss()
     else:
         with workers.cluster(config) as run:
             yield Cluster(config, store, run)

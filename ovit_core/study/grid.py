@@ -36,8 +36,17 @@ def run(ablation: Ablation, config: Parameters) -> Results:
             ]
             raise
     store = Store(config.profile)
-    world, failures = store.recall(ablation.name), store.failures(ablation.name)
-    found = rows_of(ablation, config, world, Found(store.rows())) if world else []
+    world, failures, there = (
+        store.recall(ablation.name, config),
+        store.failures(ablation.name, config),
+        Found(store.rows()),
+    )
+    found = rows_of(ablation, config, world, there) if world else []
+    if world and not failures:
+        absent = sum(
+            len(tasks) for stage in ablation.stages for tasks in missing(ablation, config, world, stage, there).values()
+        )
+        failures = [f"{absent} measurements are not there"] * bool(absent)
     if not found:
         raise RuntimeError(
             f"nothing was measured. {failures[0] if failures else 'There are no rows by this code and these parameters: run the study first'}"
@@ -56,18 +65,20 @@ def measure(asked: Sequence[Asked]) -> list[str]:
     Raises:
         ValueError, OSError: the store is damaged, or a folder cannot be written to.
     """
-    config, failures = asked[0][1], []
-    paths.check_writable(config.profile)
-    rows = Store(config.profile)
+    first, failures = asked[0][1], []
+    paths.check_writable(first.profile)
+    rows = Store(first.profile)
     rows.check()
-    check_export(config.profile)
-    rows.forgive([ablation.name for ablation, _ in asked])
+    check_export(first.profile)
+    configs = {ablation.name: config for ablation, config in asked}
+    for ablation, mine in asked:
+        rows.forgive(ablation.name, mine)
 
     def fail(ablation: Ablation, seed: int | None, what: str, reason: str) -> None:
-        rows.fail(ablation.name, seed, what, reason)
+        rows.fail(ablation.name, configs[ablation.name], seed, what, reason)
         failures.append(f"{ablation.name}, {failure(seed, what, reason)}")
 
-    with engines.of(config, rows) as engine:
+    with engines.of(first, rows) as engine:
         worlds = prepare(engine, asked, fail)
         stages = {ablation.name: list(ablation.stages) for ablation, _ in asked}
         while any(stages.values()):
@@ -111,7 +122,7 @@ def prepare(engine: Engine, asked: Sequence[Asked], fail: Fail) -> dict[str, Wor
             fail(ablation, None, "dense model", no_head)
             dense = {}
         worlds[ablation.name] = World(known, dense, headless)
-        engine.store.remember(ablation.name, worlds[ablation.name])
+        engine.store.remember(ablation.name, config, worlds[ablation.name])
     return worlds
 
 
@@ -132,7 +143,8 @@ def ready(config: Parameters, world: World) -> list[int]:
 
 def listed(stage: Stage, config: Parameters, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
     """The tasks of a stage, those on datasets that are not there left out."""
-    return [task for task in stage(config, seed, world, found) if task.columns["dataset"] in world.fingerprints]
+    there = [task for task in stage(config, seed, world, found) if task.columns["dataset"] in world.fingerprints]
+    return list({identity_of(task): task for task in there}.values())  # a sweep may ask for what is asked for anyhow
 
 
 def rows_of(

@@ -1,4 +1,6 @@
-"""What a dense model is known by, before and after it is there: without torch, so that a plan can ask in an instant."""
+"""What a dense model is known by, before and after it is there, and where training is taken up from: without torch, so
+that a plan can ask in an instant.
+"""
 
 import hashlib
 import json
@@ -12,6 +14,7 @@ from ovit_core import disk
 from ovit_core.data import manifest
 from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
+from ovit_core.study.tasks import Task
 
 # Raised by whoever changes how a dense model is trained; finished ones survive all other work on the code.
 RECIPE = 3
@@ -59,6 +62,17 @@ def about_dense(config: Parameters) -> list[dict]:
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
     files = [dense_path(config, seed, record.fingerprint).with_suffix(".json") for seed in seeds]
     return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def resume(task: Task, step: int = 0) -> Path:
+    """Where the training of a task is taken up again. Whoever has kept its rows calls `discard`."""
+    return paths.cache() / f"resume-{provenance.digest(dict(task.columns))}-{step}.pt"
+
+
+def discard(task: Task) -> None:
+    """Removes what the training of a task would be taken up from."""
+    for file in paths.cache().glob(f"resume-{provenance.digest(dict(task.columns))}-*"):
+        file.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=64)

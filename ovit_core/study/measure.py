@@ -7,24 +7,49 @@ from torch import nn
 
 from ovit_core import masks, training
 from ovit_core.data.batches import EVAL_BATCH, batches
+from ovit_core.data.loading import Data
 from ovit_core.pattern import Pattern
 from ovit_core.study import dense
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Images, Measured
 from ovit_core.study.surgeon import Surgeon
-from ovit_core.study.tasks import Task
+from ovit_core.study.tasks import Task, World
+
+CHANGED = "has changed since the study began, or is another one on this machine: start anew"
+NOWHERE = World()
+
+
+class NotFoundError(RuntimeError):
+    """A task that waits for what no search has found."""
 
 
 class Seed:
     """One seed. `measure` does a task by the method that the task names; an ablation adds methods of its own."""
 
-    def __init__(self, config: Parameters, seed: int):
-        self.config, self.seed = config, seed
+    def __init__(self, config: Parameters, seed: int, world: World = NOWHERE):
+        self.config, self.seed, self.world = config, seed, world
         self.upstream = dense.upstream(config, seed)
+        self.expect(self.upstream.data)
+        if world.dense.get(self.upstream.seed, self.upstream.identity) != self.upstream.identity:
+            raise RuntimeError(f"the dense model of seed {self.upstream.seed} {CHANGED}")
         self._surgeon: tuple[tuple, Surgeon] | None = None
 
+    def expect(self, data: Data) -> Data:
+        """The data itself. Raises RuntimeError if it is not that which the tasks were listed for."""
+        if self.world.fingerprints.get(data.name, data.fingerprint) != data.fingerprint:
+            raise RuntimeError(f"{data.name} {CHANGED}")
+        return data
+
     def measure(self, task: Task) -> list[Measured]:
-        """The rows of a task: its columns, and what was measured."""
+        """The rows of a task: its columns, and what was measured.
+
+        Raises:
+            RuntimeError: what it is to be measured at was to be found by a search, and that failed.
+        """
+        c = task.columns
+        for column, what, wanted in (("damp", "lambda", c["damp_rule"]), ("lr", "learning rate", c["phase"] == "full")):
+            if wanted and c[column] == "":
+                raise NotFoundError(f"no {what} was found: its search failed")
         return [Measured(dict(task.columns) | one.row, one.images) for one in getattr(self, task.kind)(task)]
 
     def surgeon(self, task: Task) -> Surgeon:
@@ -39,8 +64,6 @@ class Seed:
     def pruned(self, task: Task) -> nn.Module:
         """The pruned copy of the dense model that a task's columns describe."""
         c = task.columns
-        if c["damp_rule"] and c["damp"] == "":
-            raise RuntimeError(f"no lambda of {c['method']} was found: its search failed")
         regime = c["allocation"], Pattern.parse(c["pattern"])
         return self.surgeon(task).pruned(c["method"], c["sparsity_target"], c["damp"] or None, regime)
 

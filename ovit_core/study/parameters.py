@@ -180,7 +180,6 @@ class Parameters(BaseModel):
 
     model_config = dict(frozen=True, extra="forbid", protected_namespaces=())
     experiment: ClassVar[str] = ""  # the name that an ablation's rows carry
-    grid: ClassVar[tuple[str, ...]] = ()  # parameters that only say which rows there should be: more change none
     varies: ClassVar[str] = " and the data order"  # what the seeds vary besides the gradients, in words
 
     profile: ProfileName
@@ -237,10 +236,6 @@ class Parameters(BaseModel):
     def values(self) -> dict[str, Any]:
         """name -> value, as JSON and YAML hold it."""
         return self.model_dump(mode="json")
-
-    def settings(self) -> dict[str, Any]:
-        """The values that measured numbers depend on."""
-        return {k: v for k, v in self.values().items() if k not in ("profile", "seeds", "data_dir", *self.grid)}
 
     def dense_seed(self, seed: int) -> int:
         """The seed of the dense model that a seed prunes."""

@@ -90,7 +90,8 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
             left = [estimate for estimate in all_of_it if estimate]
             lines.append(Line(f"{ablation.name}, {phase}", len(all_of_it), len(all_of_it) - len(left), left))
     busy = sum(cost.makespan(units, _workers(config)) for units in rounds)
-    return Plan(lines, busy + cost.START + cost.PAGE * len(asked))
+    start = cost.START if busy else 0
+    return Plan(lines, busy + start + cost.PAGE * len(asked))
 
 
 def lacks(asked: Sequence[Asked]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: everything that was started ends too, and one line says how to go on."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def signals() -> Iterator[None]:
 
     def stopped(number: int, _: Any) -> None:
         for one in before:  # a second signal is not to disturb the end that the first one brings
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, lambda again, _: os._exit(128 + again))  # unless somebody insists
         raise Stopped(number)
 
     before = {one: signal.signal(one, stopped) for one in (signal.SIGINT, signal.SIGTERM)}

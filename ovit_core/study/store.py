@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ovit_core import disk
-from ovit_core.study import paths
+from ovit_core.study import paths, provenance
+from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import COLUMNS, KEY, NUMBERS, World
 
 WAIT = 120.0  # seconds for another process that is writing
@@ -37,8 +38,8 @@ CREATE TABLE IF NOT EXISTS rows (
 CREATE TABLE IF NOT EXISTS images (
     id INTEGER PRIMARY KEY REFERENCES rows (id), correct BLOB NOT NULL, loss BLOB NOT NULL, top BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
-    experiment TEXT NOT NULL, seed NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, UNIQUE (experiment, seed, what));
-CREATE TABLE IF NOT EXISTS worlds (experiment TEXT PRIMARY KEY, world TEXT NOT NULL);
+    request TEXT NOT NULL, seed NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, UNIQUE (request, seed, what));
+CREATE TABLE IF NOT EXISTS worlds (request TEXT PRIMARY KEY, world TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS workers (
     grid TEXT NOT NULL, worker TEXT NOT NULL, done INTEGER NOT NULL, doing TEXT NOT NULL, UNIQUE (grid, worker));
 """
@@ -80,8 +81,11 @@ class Store:
                     if attempt == 49 or "locked" not in str(error):
                         raise
                     time.sleep(0.1)
-            if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]:
-                db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]
+        if not there:
+            with self._writing() as db:
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
 
     @staticmethod
     def exists(profile: str) -> bool:
@@ -90,13 +94,13 @@ class Store:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection for a moment: none is open when a process forks, or for long."""
+        """A connection for a moment: processes come and go, and none is to hold one for long."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as db:
+            with closing(sqlite3.connect(self.path, timeout=0.2, isolation_level=None)) as db:
                 yield db
         except sqlite3.OperationalError as error:  # the disk, the rights, another process that never ends
-            code = errno.ENOSPC if "full" in str(error) else errno.EACCES
+            code = errno.ENOSPC if "full" in str(error) or "I/O" in str(error) else errno.EACCES
             raise disk.cannot_write(self.path, OSError(code, f"SQLite: {error}")) from error
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:  # a mistake of ours
@@ -107,6 +111,20 @@ class Store:
             ) from error
         except OSError as error:
             raise disk.cannot_write(self.path, error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction; waits for others' in Python, where a signal is heard, and not in SQLite."""
+        with self._connected() as db:
+            until = time.monotonic() + WAIT
+            while not db.in_transaction:
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > until:
+                        raise
+            yield db
+            db.execute("COMMIT")
 
     def check(self) -> None:
         """Raises ValueError if the file is damaged."""
@@ -130,16 +148,13 @@ class Store:
                     f"{one.row['metric']} of {one.row['method']} is {one.row['value']}: not a number to keep"
                 )
         marks = ", ".join("?" * len(COLUMNS))
-        with self._connected() as db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._writing() as db:
             for one in measured:
                 values = [_plain(one.row.get(column, "")) for column in COLUMNS]
                 written = db.execute(f"INSERT OR IGNORE INTO rows ({_names(COLUMNS)}) VALUES ({marks})", values)
                 if written.rowcount and one.images is not None:
-                    db.execute(
-                        "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (written.lastrowid, *_packed(one.images))
-                    )
-            db.execute("COMMIT")
+                    behind = (written.lastrowid, *_packed(one.images))
+                    db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", behind)
 
     def rows(self, run_id: str = "") -> list[dict[str, Any]]:
         """All rows, or those of a run, as dicts of COLUMNS, "" for none; in the order in which they were measured."""
@@ -157,40 +172,42 @@ class Store:
             found = db.execute(query, [_plain(row[column]) for column in _UNIQUE]).fetchone()
         return _unpacked(*found) if found else None
 
-    def remember(self, experiment: str, world: World) -> None:
+    def remember(self, experiment: str, config: Parameters, world: World) -> None:
         """Notes what the rows of an ablation depend on, so that they are found without reading images again."""
-        with self._connected() as db:
-            db.execute("INSERT OR REPLACE INTO worlds VALUES (?, ?)", (experiment, json.dumps(asdict(world))))
+        with self._writing() as db:
+            values = _request(experiment, config), json.dumps(asdict(world))
+            db.execute("INSERT OR REPLACE INTO worlds VALUES (?, ?)", values)
 
-    def recall(self, experiment: str) -> World | None:
-        """What `remember` noted last."""
+    def recall(self, experiment: str, config: Parameters) -> World | None:
+        """What `remember` noted last for the same parameters."""
+        query = "SELECT world FROM worlds WHERE request = ?"
         with self._connected() as db:
-            found = db.execute("SELECT world FROM worlds WHERE experiment = ?", (experiment,)).fetchone()
+            found = db.execute(query, (_request(experiment, config),)).fetchone()
         if found is None:
             return None
         values = json.loads(found[0])
         return World(**values | dict(dense={int(seed): weights for seed, weights in values["dense"].items()}))
 
-    def fail(self, experiment: str, seed: int | None, what: str, reason: str) -> None:
+    def fail(self, experiment: str, config: Parameters, seed: int | None, what: str, reason: str) -> None:
         """Notes why something could not be measured, of a seed or of all, for the page."""
-        where = (experiment, "" if seed is None else seed, what, reason)
-        with self._connected() as db:
+        where = (_request(experiment, config), "" if seed is None else seed, what, reason)
+        with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", where)
 
-    def forgive(self, experiments: Collection[str]) -> None:
-        """Forgets the failures of some experiments, before another try."""
-        with self._connected() as db:
-            db.executemany("DELETE FROM failures WHERE experiment = ?", [(name,) for name in experiments])
+    def forgive(self, experiment: str, config: Parameters) -> None:
+        """Forgets the failures of an ablation with these parameters, before another try."""
+        with self._writing() as db:
+            db.execute("DELETE FROM failures WHERE request = ?", (_request(experiment, config),))
 
-    def failures(self, experiment: str) -> list[str]:
+    def failures(self, experiment: str, config: Parameters) -> list[str]:
         """What could not be measured, a line each."""
-        query = "SELECT seed, what, reason FROM failures WHERE experiment = ? ORDER BY seed, what"
+        query = "SELECT seed, what, reason FROM failures WHERE request = ? ORDER BY seed, what"
         with self._connected() as db:
-            return [failure(*found) for found in db.execute(query, (experiment,))]
+            return [failure(*found) for found in db.execute(query, (_request(experiment, config),))]
 
     def tell(self, grid: str, worker: str, done: int, doing: str) -> None:
         """Says how far a worker of a grid is, for the bar."""
-        with self._connected() as db:
+        with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)", (grid, worker, done, doing))
 
     def told(self, grid: str) -> tuple[int, list[str]]:
@@ -201,8 +218,13 @@ class Store:
 
     def end(self, grid: str) -> None:
         """Forgets the workers of a grid."""
-        with self._connected() as db:
+        with self._writing() as db:
             db.execute("DELETE FROM workers WHERE grid = ?", (grid,))
+
+
+def _request(experiment: str, config: Parameters) -> str:
+    """Who asks: two studies of a profile with other parameters are told apart."""
+    return provenance.digest(experiment, config.values())
 
 
 def failure(seed: int | str | None, what: str, reason: str) -> str:

@@ -129,8 +129,9 @@ class Found:
                 return []
             best = max(values, key=lambda value: tried[value]["value"])  # the first of equals
             rows = [*tried.values(), *(row for row in rows if row["metric"] != VALIDATION and row[column] == best)]
-        there = {(row["metric"], row["scope"]) for row in rows}
-        return rows if there.issuperset(task.metrics) else []
+        wanted = {*task.metrics, (VALIDATION, "all")} if task.choose else set(task.metrics)
+        rows = [row for row in rows if (row["metric"], row["scope"]) in wanted]
+        return rows if {(row["metric"], row["scope"]) for row in rows}.issuperset(task.metrics) else []
 
 
 def best_of(rows: Iterable[Row], column: str, larger: bool) -> float | None:

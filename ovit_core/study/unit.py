@@ -6,6 +6,7 @@ Plain values go in and come out, and errors come out as text: all of it may happ
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import Found, Task, World
 
-GIVE_UP = 3  # failures one after the other: then it is not the measurement that is wrong
+GIVE_UP = 3  # failures of one method in one phase, one after the other: then others are no better
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
@@ -49,6 +50,15 @@ class Outcome(NamedTuple):
 def numbered(number: int, function: Callable[..., Outcome], arguments: tuple) -> tuple[int, Outcome]:
     """A call with its number, for results come in no order."""
     return number, function(*arguments)
+
+
+def away(number: int, function: Callable[..., Outcome], arguments: tuple) -> tuple[int, Outcome]:
+    """`numbered` on a cluster: in a process that may have no helpers, and whose resume files nobody asks for again."""
+    machine.WORKER = True
+    outcome = function(*arguments)
+    if function is one and outcome.value is not None:
+        identity.discard(arguments[2])
+    return number, outcome
 
 
 def dataset(given: Given, name: str, grid: str) -> Outcome:
@@ -93,24 +103,32 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
 
 def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
-    store, failures, in_a_row = Store(given.values["profile"]), [], 0
+    store, failures, in_a_row = Store(given.values["profile"]), [], Counter()
     who = f"{given.ablation}, seed {seed}, from {todo[0]} on"  # a seed may be in several parts
+    skipped: Counter[str] = Counter()
     for done, task in enumerate(_begun_anywhere(todo)):
+        kind = f"{task.columns['phase']} of {task.columns['method']}"
+        if in_a_row[kind] >= GIVE_UP:
+            skipped[kind] += 1
+            continue
         try:
             if Found(store.rows(task.columns["run_id"])).of(task):
-                continue  # another study of this profile was faster
-            found = one(given, seed, task, world, tell=_Teller(store, grid, who, done))
-            if found.value is not None:
-                store.add(found.value)
+                found = Outcome()  # another study of this profile was faster
+            else:
+                found = one(given, seed, task, world, tell=_Teller(store, grid, who, done))
+                if found.value is None and not found.failures:
+                    found = Outcome(failures=((str(task), f"the dense model of seed {seed} is gone: start anew"),))
+                store.add(found.value or ())
+            if not found.failures:
+                identity.discard(task)
         except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
             found = Outcome(failures=((str(task), _reason(error)),))
-        in_a_row = in_a_row + 1 if found.failures else 0
+        in_a_row[kind] = in_a_row[kind] + 1 if found.failures else 0
         failures += found.failures
-        if in_a_row == GIVE_UP:
-            failures.append((f"{len(todo) - done - 1} more", f"not tried after {GIVE_UP} failures one after the other"))
-            break
-    else:
-        _Teller(store, grid, who, len(todo))("")
+    failures += [
+        (f"{n} more, {kind}", f"not tried after {GIVE_UP} failures one after the other") for kind, n in skipped.items()
+    ]
+    _Teller(store, grid, who, len(todo))("")
     return Outcome(failures=tuple(failures))
 
 
@@ -129,10 +147,13 @@ def one(
         key = (given.ablation, seed, provenance.digest(config.values(), dict(world.dense), dict(world.fingerprints)))
         if key not in _seeds:
             _seeds.clear()  # freed before the next
-            _seeds[key] = registry.get(given.ablation).seed(config, seed)
-            _check(_seeds[key], world)
+            _seeds[key] = registry.get(given.ablation).seed(config, seed, world)
         begun = time.perf_counter()
-        rows = _seeds[key].measure(task)
+        try:
+            rows = _seeds[key].measure(task)
+        except KeyboardInterrupt:  # it may have stopped between any two steps
+            _seeds.clear()
+            raise
         seconds = round(time.perf_counter() - begun, 3)  # of the task, on the first of its rows
         about = dict(commit=provenance.commit(), versions=provenance.versions())
         about |= dict(device=provenance.device_name(config.device))
@@ -182,18 +203,6 @@ def _has_dense(config: Parameters, seed: int, world: World, weights: bytes | Non
     return True
 
 
-def _check(seed: Any, world: World) -> None:
-    """Raises RuntimeError if this process sees another dense model or other images than the grid does."""
-    if (upstream := getattr(seed, "upstream", None)) is None:
-        return
-    wanted = world.dense.get(upstream.seed, ""), world.fingerprints.get(upstream.data.name, "")
-    if wanted != (upstream.identity, upstream.data.fingerprint):
-        raise RuntimeError(
-            f"{upstream.data.name} or the dense model of seed {upstream.seed} has changed since the study began, or is "
-            "another one on this machine: start anew"
-        )
-
-
 def _caught(
     what: str, given: Given, call: Callable[[Parameters], Any], grid: str = "", tell: "_Teller | None" = None
 ) -> Outcome:
@@ -207,7 +216,7 @@ def _caught(
                 tell(what)
             return Outcome(call(config))
     except Exception as error:
-        return Outcome(failures=((what, _reason(error)),))
+        return Outcome(failures=((what, _reason(error).removeprefix(f"{what}: ")),))
     finally:
         if grid and tell:
             tell("")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ def count(config: Parameters, calls: int) -> int:
 
 def local(calls: Sequence[Call], workers: int, threads: int) -> Iterator[Any]:
     """What calls return, as it comes, from processes of this machine that end when this one does."""
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs")  # it was given another one
     begin = dict(initializer=_begin, initargs=(os.getpid(),))
     with parallel_config("loky", inner_max_num_threads=threads, **begin):
         parallel = Parallel(workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers)
@@ -76,11 +78,14 @@ def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[
         here = {} if "RAY_ADDRESS" in os.environ else dict(num_cpus=config.workers or machine.cores())
         if own:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **here)
-        workers = config.workers or int(ray.cluster_resources()["CPU"])
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0)) if config.device != "cpu" else 0
+        workers = config.workers or gpus or int(there["CPU"])
+        one = dict(ray_remote_args=dict(num_gpus=1)) if gpus else {}
 
         def run(calls: Sequence[Call]) -> Iterator[Any]:
             # Its backend gives results in whole lists: rounds of one call a worker lose no more than is in progress.
-            with parallel_config("ray", n_jobs=workers), Parallel(batch_size=1) as parallel:
+            with parallel_config("ray", n_jobs=workers, **one), Parallel(batch_size=1) as parallel:
                 for start in range(0, len(calls), workers):
                     yield from parallel(delayed(f)(*arguments) for f, arguments in calls[start : start + workers])
 

@@ -53,12 +53,6 @@ class NoWeightUpdate(Parameters):
     """Ablation A."""
 
     experiment: ClassVar[str] = "no_weight_update"
-    grid: ClassVar[tuple[str, ...]] = (
-        "methods", "sparsities", "regimes", "recovery_methods", "recovery_sparsities", "gradual_methods",
-        "gradual_sparsities", "sensitivity_sparsity", "sensitivity_block_sizes", "sensitivity_gradients",
-        "sensitivity_batches", "sensitivity_damps",
-    )  # fmt: skip
-
     methods: Annotated[Methods, AtLeastOne]
     sparsities: Annotated[Sparsities, AtLeastOne]
     regimes: Annotated[tuple[Annotated[Text, AfterValidator(_regime)], ...], AtLeastOne, AfterValidator(different)]

@@ -9,7 +9,7 @@ from torch import nn
 from ovit_core import disk, masks, training
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
 from ovit_core.data.batches import batches
-from ovit_core.study import measure, paths, provenance
+from ovit_core.study import identity, measure
 from ovit_core.study.store import Measured
 from ovit_core.study.tasks import Task
 
@@ -36,14 +36,12 @@ class Seed(measure.Seed):
 
     def recovered(self, task: Task) -> list[Measured]:
         """One-shot, then finetuning with the masks fixed."""
-        c, resume = self.config, _resume(task)
+        c = self.config
         model = training.train(
             self.pruned(task), self.part(c.recovery_images), c.recovery_epochs, c.recovery_lr, c.weight_decay,
-            seed=self.seed, checkpoint=resume, desc=str(task),
+            seed=self.seed, checkpoint=identity.resume(task), desc=str(task),
         )  # fmt: skip
-        rows = self.tested(model)
-        resume.unlink(missing_ok=True)
-        return rows
+        return self.tested(model)
 
     def gradual(self, task: Task) -> list[Measured]:
         """Cycles of pruning and training, with a learning rate that falls linearly and starts anew at every pruning
@@ -59,7 +57,7 @@ class Seed(measure.Seed):
         )
         dense = method == "dense"
         steps = [0.0] * c.gradual_cycles if dense else cubic(c.gradual_start, at, c.gradual_cycles)
-        resumes = [_resume(task, i) for i in range(len(steps))]
+        resumes = [identity.resume(task, i) for i in range(len(steps))]
         kept = [resume.with_suffix(".safetensors") for resume in resumes]
         begun = next((i for i in reversed(range(len(steps))) if _taken_up(model, kept[i])), -1)
         for i, sparsity in enumerate(steps):
@@ -74,21 +72,13 @@ class Seed(measure.Seed):
                 model, loader, c.gradual_epochs, c.gradual_lr, c.weight_decay, final_lr=c.gradual_final_lr, decay="linear",
                 warmup=0.0, seed=self.seed * 1009 + i, checkpoint=resumes[i], desc=f"{task}, step {i + 1}",
             )  # fmt: skip
-        rows = self.tested(model)
-        for file in (*kept, *resumes):
-            file.unlink(missing_ok=True)
-        return rows
+        return self.tested(model)
 
     def part(self, count: int):
         """Batches of a seeded part of the training images."""
         c, images = self.config, self.upstream.data.train
         images = images.take(np.random.default_rng(self.seed).permutation(len(images))[:count])
         return batches(images, c.batch_size, self.seed, c.augment)
-
-
-def _resume(task: Task, step: int = 0) -> Path:
-    """Where the training of a task is taken up again."""
-    return paths.cache() / f"resume-{provenance.digest(dict(task.columns))}-{step}.pt"
 
 
 def _taken_up(model: nn.Module, file: Path) -> bool:

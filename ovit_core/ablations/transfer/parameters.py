@@ -15,7 +15,6 @@ class Transfer(Parameters):
     """Ablation B."""
 
     experiment: ClassVar[str] = "transfer"
-    grid: ClassVar[tuple[str, ...]] = ("protocols", "transfer_methods", "transfer_sparsities", "full_sparsities")
     varies: ClassVar[str] = ", the data order, the downstream validation split and any new head"
 
     datasets: Annotated[tuple[StrictStr, ...], AtLeastOne, AfterValidator(different)]

@@ -21,7 +21,7 @@ from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data
 from ovit_core.study import dense, measure
 from ovit_core.study.store import Images, Measured
-from ovit_core.study.tasks import VALIDATION, Task
+from ovit_core.study.tasks import VALIDATION, Task, World
 
 HELD = 0.2  # of a downstream training split, to choose by
 Labelled = tuple[np.ndarray, np.ndarray]  # (n, k) float32 features, (n,) labels
@@ -33,15 +33,15 @@ class Seed(measure.Seed):
 
     config: Transfer
 
-    def __init__(self, config: Transfer, seed: int):
-        super().__init__(config, seed)
+    def __init__(self, config: Transfer, seed: int, world: World = measure.NOWHERE):
+        super().__init__(config, seed, world)
         self._sets: dict[str, Data] = {}
 
     def data(self, task: Task) -> Data:
         """A task's downstream set."""
         name = task.columns["dataset"]
         if name not in self._sets:
-            self._sets[name] = dense.read(self.config, name, HELD, self.seed)
+            self._sets[name] = self.expect(dense.read(self.config, name, HELD, self.seed))
         return self._sets[name]
 
     def model(self, task: Task) -> nn.Module:

@@ -8,7 +8,10 @@ from ovit_core.data import catalog
 from ovit_core.study import lambdas, provenance
 from ovit_core.study.tasks import SHARED, VALIDATION, Row, Task, World, best_of, task
 
-MODULES = (*provenance.STUDY, "ovit_core.ablations.transfer.run", "ovit_core.ablations.transfer.parameters")
+MODULES = (
+    *provenance.STUDY, "ovit_core.study.dense", "ovit_core.ablations.transfer.run",
+    "ovit_core.ablations.transfer.parameters",
+)  # fmt: skip
 FULL = ("full_steps", "full_batch_size", "weight_decay")  # what full finetuning depends on
 RATES = "lr_search"
 
