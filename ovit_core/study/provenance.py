@@ -74,6 +74,7 @@ def _silent(part: object) -> bool:
     return docstring or isinstance(part, ast.Import | ast.ImportFrom)
 
 
+@cache  # of the code that was loaded: git is not asked again for each of many rows
 def commit() -> str:
     """The repository's commit, with "+" if files differ from it; "unknown" outside git."""
 
@@ -98,7 +99,8 @@ def device_name(device: str) -> str:
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'cpu'}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{names[0] if names else 'cpu'}, {count} thread{'s' * (count > 1)}"
 
 
 def versions() -> str:
