@@ -418,6 +418,21 @@ def test_a_notebook_that_raises_is_named_and_rows_are_kept(copied, monkeypatch, 
     assert Store("tiny").rows() == before
 
 
+def test_a_full_disk_while_a_page_is_kept_is_one_line_and_leaves_no_half_page(copied, monkeypatch, capsys):
+    page = paths.runs("tiny") / "transfer.ipynb"
+    disk.write(page, "old")
+
+    def half(source, out, *_, **__):
+        out.write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", half)
+    assert main(["quick", "--only", "transfer", *(word for setting in SMALL for word in ("--set", setting))]) == 2
+    said = capsys.readouterr().err
+    assert f"error: cannot write {page}: No space left on device; free some space" in said and "Traceback" not in said
+    assert page.read_text() == "old" and [file.name for file in page.parent.iterdir()] == ["transfer.ipynb"]
+
+
 # The store itself.
 
 
