@@ -10,7 +10,7 @@ import timm
 import torch
 from playwright.sync_api import sync_playwright
 
-from ovit_core.study import engine, registry
+from ovit_core.study import profiles, registry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -32,7 +32,7 @@ def random_batches():
 
 def quick(kind, *settings):
     """Parameters of a kind from the quick profile, with NAME=VALUE settings put over them."""
-    return registry.build(kind, engine.read_profile("quick", list(settings)))
+    return registry.build(kind, profiles.read_profile("quick", list(settings)))
 
 
 @pytest.fixture

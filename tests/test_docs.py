@@ -9,7 +9,7 @@ import yaml
 
 from ovit_core.methods import METHODS, method_table
 from ovit_core.study import __main__ as command
-from ovit_core.study import engine, grid, registry, report
+from ovit_core.study import grid, profiles, registry, report
 from ovit_core.study.paths import ROOT
 
 PROJECT = (ROOT / "pyproject.toml").read_text()
@@ -65,7 +65,7 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
         done = []
         monkeypatch.delenv("OVIT_STUDY_DIR", raising=False)  # nothing is written
         monkeypatch.setattr(grid, "measure", lambda asked: [])
-        monkeypatch.setattr(engine, "execute", lambda notebook, parameters: done.append(notebook) or notebook)
+        monkeypatch.setattr(profiles, "execute", lambda notebook, parameters: done.append(notebook) or notebook)
         monkeypatch.setattr(report, "write_html", lambda page, *_: page)
         monkeypatch.setattr(report, "write_prints", lambda *_: [])
         wrong = "error: " in _output(page, line)
@@ -107,7 +107,7 @@ def test_profiles_named_in_the_docs_are_those_there_are():
     named = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "running.md").read_text().partition("## Profiles")[2], re.M)
     assert set(named) >= {p.stem for p in (ROOT / "notebooks" / "profiles").glob("*.yaml")}
     assert set(registry.ablations()) <= {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert engine.read_profile("quick", [])["profile"] == "quick"
+    assert profiles.read_profile("quick", [])["profile"] == "quick"
 
 
 def test_every_line_of_the_faults_has_its_test():

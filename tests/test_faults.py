@@ -17,7 +17,7 @@ from PIL import Image
 
 from ovit_core import disk, masks, training
 from ovit_core.ablations.no_weight_update.run import Seed
-from ovit_core.study import dense, engine, export, grid, paths, registry, unit
+from ovit_core.study import dense, export, grid, paths, profiles, registry, unit
 from ovit_core.study.__main__ import main
 from ovit_core.study.store import Images, Measured, Store
 from ovit_core.study.tasks import COLUMNS
@@ -33,7 +33,7 @@ SMALL = [
 
 def asked(*more, only=None):
     """Ablations with the small parameters, as the command line has them."""
-    values = engine.read_profile("quick", [*SMALL, *more])
+    values = profiles.read_profile("quick", [*SMALL, *more])
     ablations = [registry.get(only)] if only else list(registry.ablations().values())
     return [(ablation, registry.build(ablation.parameters, values)) for ablation in ablations]
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ovit_core import masks
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.pruning import prune
-from ovit_core.study import dense, engine, grid, registry
+from ovit_core.study import dense, grid, profiles, registry
 from ovit_core.study.paths import ROOT
 from ovit_core.study.surgeon import Surgeon
 
@@ -27,7 +27,7 @@ def config(tmp_path, monkeypatch):
     )  # fmt: skip
     assert (ROOT / str(path)) == path  # an absolute path is itself
     return lambda name, **more: registry.build(
-        registry.get(name).parameters, engine.read_profile("quick", []) | given | more
+        registry.get(name).parameters, profiles.read_profile("quick", []) | given | more
     )
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data import catalog
-from ovit_core.study import checks, engine, registry
+from ovit_core.study import checks, profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, PROFILES
 
@@ -93,7 +93,7 @@ def test_bad_input_is_one_line_within_seconds(capsys, setting, message):
 
 
 def test_what_yaml_reads_otherwise_has_its_meant_value():
-    values = engine.read_profile(
+    values = profiles.read_profile(
         "quick", ["regimes=[global, 2:4, 1:4]", "checkpoint=", "prunable=", "lr=1e-3", "epochs=6"]
     )
     assert values["regimes"] == ["global", 124, 64] and values["checkpoint"] is None and values["lr"] == "1e-3"
@@ -112,7 +112,7 @@ def test_what_yaml_reads_otherwise_has_its_meant_value():
     ],
 )
 def test_a_profile_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, text, message):
-    monkeypatch.setattr(engine.paths, "PROFILES", tmp_path)
+    monkeypatch.setattr(profiles.paths, "PROFILES", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     assert main(["mine"]) == 2
     said = capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_a_report_without_results_says_which_command_makes_them(capsys):
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
-    values = engine.read_profile("quick", []) | dict(lr="1e-3")
+    values = profiles.read_profile("quick", []) | dict(lr="1e-3")
     assert registry.build(Transfer, values).lr == 1e-3
 
 
@@ -159,7 +159,7 @@ def test_notebooks_declare_what_the_parameters_are_and_the_quick_profile_says(na
 @pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
 def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "unreachable", lambda source: "")  # as if there was a network
-    parameters = engine.read_profile(profile, [])
+    parameters = profiles.read_profile(profile, [])
     for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011"):
         (tmp_path / folder).mkdir(parents=True)
     assert parameters.keys() == {name for a in ABLATIONS.values() for name in a.parameters.model_fields}

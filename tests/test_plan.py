@@ -15,7 +15,7 @@ from conftest import quick
 from ovit_core import models
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.data import catalog
-from ovit_core.study import cost, engine, grid, paths, plan, registry
+from ovit_core.study import cost, grid, paths, plan, profiles, registry
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import World
@@ -29,7 +29,7 @@ SMALL = [
 
 
 def asked(*more):
-    values = engine.read_profile("quick", [*SMALL, *more])
+    values = profiles.read_profile("quick", [*SMALL, *more])
     return [(a, registry.build(a.parameters, values)) for a in registry.ablations().values()]
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.study import engine, registry
+from ovit_core.study import profiles, registry
 
 TOY = {
     "__init__.py": """
@@ -80,7 +80,7 @@ FIGURES = {"toy_coin": Drawing(coin, "A coin", "Heads or tails.")}
 CELLS = [
     ("parameters", 'profile: str = "quick"  # name of the study\nthrows: int = 10  # of the coin'),
     ("config", "from ovit_core.study import grid, registry\n\nablation = registry.get('toy')\n"
-     "from ovit_core.study.engine import read_profile\n"
+     "from ovit_core.study.profiles import read_profile\n"
      "values = read_profile('quick', []) | dict(profile=profile, throws=throws, seeds=[0, 1], workers=1)\n"
      "config = registry.build(ablation.parameters, values)"),
     ("run", "results = grid.run(ablation, config)"),
@@ -113,7 +113,7 @@ def test_it_is_registered_with_its_parameters_and_its_notebook(toy):
     assert list(registry.ablations()) == ["no_weight_update", "transfer", "toy"]
     ablation = registry.get("toy")
     assert ablation.notebook == toy / "toy.ipynb" and list(ablation.figures) == ["toy_coin"]
-    quick = engine.read_profile("quick", ["throws=7"])
+    quick = profiles.read_profile("quick", ["throws=7"])
     assert registry.build(ablation.parameters, quick).throws == 7
     assert registry.build(Transfer, quick).probe_Cs  # another ablation's parameters are accepted and left out
     with pytest.raises(ValueError, match=r"unknown parameter 'throw'; did you mean 'throws'\?"):

@@ -25,7 +25,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from ovit_core.data.loading import load
-from ovit_core.study import engine, registry
+from ovit_core.study import profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 from ovit_core.study.store import Store
@@ -204,7 +204,7 @@ def test_interrupting_a_cell_leaves_the_kernel_usable_and_the_rows_whole(tmp_pat
     ]
     given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in TINY + short)}
     page = load_notebook_node(str(NOTEBOOKS / "no_weight_update.ipynb"))
-    page = parameterize_notebook(page, engine.read_profile("quick", []) | given, kernel_name="python3")
+    page = parameterize_notebook(page, profiles.read_profile("quick", []) | given, kernel_name="python3")
     sources = [c.source for c in page.cells if c.cell_type == "code"]
     run = next(i for i, source in enumerate(sources) if "grid.run(" in source)
     manager, client = start_new_kernel(kernel_name="python3")

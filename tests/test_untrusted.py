@@ -32,7 +32,7 @@ from ovit_core.benchmark import measuring
 from ovit_core.data import catalog, loading, manifest
 from ovit_core.explorer.solve import Explorer
 from ovit_core.pattern import Pattern
-from ovit_core.study import checks, dense, engine, export, grid, machine, parameters, paths, plots, registry, report
+from ovit_core.study import checks, dense, export, grid, machine, parameters, paths, plots, profiles, registry, report
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import PROFILES, ROOT
 from ovit_core.study.store import Store
@@ -107,7 +107,7 @@ def place(tmp_path_factory):
         patch.setenv(plots.COMMAND, "")
         patch.setattr(paths, "PROFILES", place / "profiles")
         patch.setattr(grid, "measure", measure)
-        patch.setattr(engine.progress, "terminal", lambda: os.devnull)
+        patch.setattr(profiles.progress, "terminal", lambda: os.devnull)
         patch.setattr(papermill, "execute_notebook", lambda source, out, *_, **__: Path(out).write_text("a page"))
         patch.setattr(catalog, "unreachable", lambda source: "nobody answers")
         yield place
@@ -403,7 +403,7 @@ def write_everything(results, capsys):
     export.export(mine.rows, mine.ablation.experiments, transfer(), ())
     export.export_table(mine.rows, "quick", "transfer")
     mine.figure("transfer_errors")
-    page = engine.execute(ROOT / "notebooks" / "transfer.ipynb", dict(profile="quick"))
+    page = profiles.execute(ROOT / "notebooks" / "transfer.ipynb", dict(profile="quick"))
     executed = paths.runs("quick") / "report.ipynb"
     disk.write(executed, nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("a page")])))
     report.write_html(executed, executed.with_suffix(".html"), "a page")

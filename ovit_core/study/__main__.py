@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ovit_core import disk
-from ovit_core.study import checks, engine, paths, registry, stop
+from ovit_core.study import checks, paths, profiles, registry, stop
+from ovit_core.study.ablation import Asked
 
 WORDS = ("python", "-m", "ovit_core.study")
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stopped.signal
 
 
-def _asked(words: list[str], about: str, prog: str) -> list[engine.Asked]:
+def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
     """The ablations that a command line names, with their parameters."""
     known = registry.ablations()
     parser = Parser(prog=prog, description=about)
@@ -52,7 +53,7 @@ def _asked(words: list[str], about: str, prog: str) -> list[engine.Asked]:
     parser.add_argument("--only", choices=known, help="this ablation alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
     args = parser.parse_args(words)
-    parameters = engine.read_profile(args.profile, args.set)
+    parameters = profiles.read_profile(args.profile, args.set)
     asked = [known[args.only]] if args.only else list(known.values())
     return [(ablation, registry.build(ablation.parameters, parameters)) for ablation in asked]
 
@@ -132,7 +133,7 @@ def _executed(notebook: Path, parameters: dict[str, Any]) -> Path | None:
 
     begin = time.monotonic()
     try:
-        page = engine.execute(notebook, parameters)
+        page = profiles.execute(notebook, parameters)
     except papermill.PapermillExecutionError as error:
         print(f"error in {notebook.stem}: {error.ename}: {error.evalue}", file=sys.stderr)
         print(f"the page with the traceback: {paths.runs(parameters['profile']) / notebook.name}", file=sys.stderr)

@@ -84,6 +84,9 @@ class Ablation:
         return import_module(f"{self.package}.run").Seed(config, seed, *world)
 
 
+Asked = tuple[Ablation, Parameters]  # an ablation, and what is asked of it
+
+
 @dataclass(frozen=True)
 class Results:
     """The rows of one ablation with the parameters that asked for them: what notebooks and the report show."""

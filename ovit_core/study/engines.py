@@ -13,13 +13,12 @@ from uuid import uuid4
 from ovit_core import disk
 from ovit_core.progress import drawn_every, progress
 from ovit_core.study import identity, unit, workers
-from ovit_core.study.ablation import Ablation
+from ovit_core.study.ablation import Ablation, Asked
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import Task, World
 from ovit_core.study.unit import Outcome
 
-Asked = tuple[Ablation, Parameters]
 Call = tuple[Callable[..., Outcome], tuple]
 KILLED = "one was killed twice, by the system if memory ran out (fewer workers need less); what it measured is kept"
 Fail = Callable[[Ablation, int | None, str, str], None]  # what failed, of which seed, and why

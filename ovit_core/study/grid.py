@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 
 from ovit_core.study import engines, paths
-from ovit_core.study.ablation import Ablation, Results
-from ovit_core.study.engines import Asked, Batch, Engine, Fail
+from ovit_core.study.ablation import Ablation, Asked, Results
+from ovit_core.study.engines import Batch, Engine, Fail
 from ovit_core.study.export import check_export, table
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store, failure

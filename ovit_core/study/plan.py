@@ -15,8 +15,8 @@ import psutil
 
 from ovit_core.data import catalog, manifest
 from ovit_core.study import checks, cost, grid, identity, machine, paths
+from ovit_core.study.ablation import Asked
 from ovit_core.study.cost import Costs, Estimate
-from ovit_core.study.engines import Asked
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import Found, Row, World, identity_of

@@ -7,10 +7,7 @@ from typing import Any
 
 from ovit_core import disk, progress
 from ovit_core.study import paths, stop
-from ovit_core.study.ablation import Ablation
-from ovit_core.study.parameters import MOST_YAML, Parameters, from_yaml
-
-Asked = tuple[Ablation, Parameters]
+from ovit_core.study.parameters import MOST_YAML, from_yaml
 
 
 def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
