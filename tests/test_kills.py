@@ -9,10 +9,12 @@ import sys
 import time
 from contextlib import closing, suppress
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 from conftest import TINY as MODEL
+from PIL import Image
 
 from ovit_core.study.paths import ROOT
 
@@ -171,3 +173,27 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, undisturbed):
     random.choice(loky).kill()
     study.finished()
     pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+
+
+def test_images_opened_one_by_one_are_the_same_whoever_opens_them(tmp_path):
+    """By helpers of one process, by workers that have none, by a cluster's that may have none; augmented in training."""
+    pytest.importorskip("distributed")
+    g = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for c in "ab":
+            (folder := tmp_path / "data" / "mine" / part / c).mkdir(parents=True)
+            for i in range(count):
+                pixels = g.random((80, 80, 3)) * (255 if c == "a" else 120)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    more = [
+        "upstream=folder:mine", f"data_dir={tmp_path / 'data'}", f"model_args={MODEL | dict(img_size=80)}", "batch_size=8",
+        "seeds=[0]", "gradients=4", "gradient_batch=4", "methods=[ovit]", "recovery_methods=[ovit]", "gradual_methods=[]",
+        "recovery_images=16", "sensitivity_block_sizes=[]", "datasets=['folder:mine']", "transfer_methods=[ovit]",
+        "full_batch_size=8",
+    ]  # fmt: skip
+    rows = {}
+    for how in ("workers=1", "workers=2", "engine=dask"):
+        Study(tmp_path / how, *more, how).finished()
+        rows[how] = exported(tmp_path / how)
+    pd.testing.assert_frame_equal(rows["workers=1"], rows["workers=2"])
+    pd.testing.assert_frame_equal(rows["workers=1"], rows["engine=dask"])
