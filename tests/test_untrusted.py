@@ -398,7 +398,7 @@ def write_everything(results, capsys):
     mine = results["transfer"]
     model = tiny_model()
     store = Store("quick")
-    store.remember("transfer", World({"digits": "x"}, {0: "y"}))
+    store.remember("transfer", transfer(), World({"digits": "x"}, {0: "y"}))
     export.check_export("quick")
     export.export(mine.rows, mine.ablation.experiments, transfer(), ())
     export.export_table(mine.rows, "quick", "transfer")

@@ -223,8 +223,8 @@ class Store:
 
 
 def _request(experiment: str, config: Parameters) -> str:
-    """Who asks: two studies of a profile with other parameters are told apart."""
-    return provenance.digest(experiment, config.values())
+    """Who asks: two studies of a profile with other parameters are told apart, but for who does the work."""
+    return provenance.digest(experiment, config.model_dump(mode="json", exclude={"engine", "workers"}))
 
 
 def failure(seed: int | str | None, what: str, reason: str) -> str:
