@@ -18,9 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from filelock import FileLock
-
-from ovit_core.disk import shown
+from ovit_core import disk
 from ovit_core.progress import each
 
 log = logging.getLogger(__name__)
@@ -91,10 +89,10 @@ def digests(paths: Sequence[Path], examine: Callable[[Path, bytes], object], cac
         try:
             stamp = Stamp.of(path)  # before it is read: if it is written to meanwhile, the stamp is no longer its own
             if not stamp.size:  # or made up as it is read, as in /proc, and perhaps without an end
-                raise ValueError(f"cannot read image {shown(path)}: it is empty")
+                raise ValueError(f"cannot read image {disk.shown(path)}: it is empty")
             settled, content = stamp.settled, path.read_bytes()
         except OSError as error:
-            raise ValueError(f"cannot read image {shown(path)}: {error.strerror}") from error
+            raise ValueError(f"cannot read image {disk.shown(path)}: {error.strerror}") from error
         examine(path, content)
         return hashlib.sha256(content).digest(), stamp if settled else None
 
@@ -238,14 +236,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             db.execute("COMMIT")
             if _format(db) != FORMAT:
                 raise sqlite3.DatabaseError("it is of another format")
-        for attempt in range(50):  # the change to WAL does not wait for another process that makes it
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                if attempt == 49 or "locked" not in str(error):
-                    raise
-                time.sleep(0.1)
+        disk.write_ahead(db)
         db.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         db.close()
@@ -266,7 +257,7 @@ def _format(db: sqlite3.Connection) -> int:
 
 def _set_aside(path: Path, error: Exception) -> None:
     """Renames a damaged file, unless another process has done so meanwhile."""
-    with FileLock(_without_link(path.with_name(path.name + ".lock"))):
+    with disk.lock(path.with_name(path.name + ".lock")):
         if _sound(path):
             return
         number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.damaged-{n}").exists())

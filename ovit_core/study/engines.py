@@ -50,6 +50,8 @@ class Engine:
             yield from (unit.numbered(i, *call) for i, call in left.items())
             return
         for _ in range(2):
+            if not left:
+                return  # and no processes are asked for nothing
             try:
                 numbered = [(unit.numbered, (i, *call)) for i, call in left.items()]
                 for number, outcome in workers.local(numbered, count, self.config.threads):

@@ -72,15 +72,7 @@ class Store:
     def __init__(self, profile: str):
         self.path = paths.rows(profile)
         with self._connected() as db:
-            for attempt in range(50):  # the change to WAL does not wait for another process that makes it too
-                try:
-                    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                        db.execute("PRAGMA journal_mode = WAL")
-                    break
-                except sqlite3.OperationalError as error:
-                    if attempt == 49 or "locked" not in str(error):
-                        raise
-                    time.sleep(0.1)
+            disk.write_ahead(db)
             there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]
         if not there:
             with self._writing() as db:
