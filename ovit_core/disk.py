@@ -85,11 +85,16 @@ def shown(text: object, longest: int = 300) -> str:
     return line + "..." * (len(text) > longest)
 
 
-def lock(path: Path) -> FileLock:
-    """The lock of a lock file. A link in its place is removed: older versions of filelock empty what it leads to."""
+def without_link(path: Path) -> Path:
+    """The same path, once a link in its place is removed: what is opened there is not to be written elsewhere."""
     if path.is_symlink():
         path.unlink(missing_ok=True)
-    return FileLock(path)
+    return path
+
+
+def lock(path: Path) -> FileLock:
+    """The lock of a lock file. A link in its place is removed: older versions of filelock empty what it leads to."""
+    return FileLock(without_link(path))
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         sqlite3.DatabaseError: it is no such file, or a damaged one.  sqlite3.OperationalError, OSError: it cannot be used.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _without_link(path)
+    disk.without_link(path)
     db = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
         if _format(db) != FORMAT:
@@ -242,13 +242,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def _without_link(path: Path) -> Path:
-    """The same path, where a new file takes the place of a link: of a cache nothing may be written elsewhere."""
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
-    return path
 
 
 def _format(db: sqlite3.Connection) -> int:
