@@ -28,10 +28,16 @@ class Method(NamedTuple):
     update: str  # a name of UPDATES; `joint` is the exact OBS answer for the removed set
     about: str  # what it is, in words
     curvature: str = "fisher"  # of the loss's gradients, or `inputs`: X^T X / n of each layer
+    sequential: bool = False  # whether each layer sees the inputs that the layers pruned before it leave
 
     @property
     def needs_curvature(self) -> bool:
         return self.score not in ("magnitude", "random") or self.update != "none"
+
+    @property
+    def needs_damp(self) -> bool:
+        """Whether it has a lambda to tune."""
+        return self.needs_curvature and self.score != "wanda"
 
     @property
     def needs_inverse(self) -> bool:
@@ -49,6 +55,7 @@ METHODS = {
     "magnitude": Method("magnitude", "none", "the common baseline"),
     "magnitude_joint": Method("magnitude", "joint", "magnitude's mask, kept weights corrected"),
     "diag_fisher": Method("diagonal", "none", "the simplest second-order score"),
+    "diagonal_joint": Method("diagonal", "joint", "the diagonal's mask, kept weights corrected"),
     "random": Method("random", "none", "a floor"),
     "obc": Method("greedy", "joint", "OBC / SparseGPT: oViT's elimination on the layer inputs' Hessian", "inputs"),
     "obc_mask_only": Method("greedy", "none", "OBC's mask, the kept weights left alone", "inputs"),

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +21,7 @@ Regime = tuple[str, Pattern]  # how zeros are spread: the allocation and the pat
 GLOBAL = ("global", UNSTRUCTURED)
 # The study's models are small: this keeps the smallest lambdas of the list meaningful.
 DTYPE = torch.float64
+CURVATURE = 0xF15E  # tells the stream of random numbers that draws the curvature's images from all others
 
 
 class Surgeon:
@@ -55,11 +57,12 @@ class Surgeon:
             self._curvatures[key] = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
         return self._curvatures[key]
 
-    def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse:
-        c = self.config
-        loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
+    def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED, step: int = 0) -> SharedInverse:
+        """The curvature of a model at a pruning step, each of which draws its images anew."""
+        c, drawn = self.config, apart(self.seed, step)
+        loader = batches(self.upstream.data.train, c.gradient_batch, seed=drawn)
         if self.upstream.headless:
-            torch.manual_seed(self.seed)  # its loss is a random sketch of the outputs
+            torch.manual_seed(drawn)  # its loss is a random sketch of the outputs
         weights = models.prunable(model, c.prunable)
         options = dict(kind=kind, block_size=c.block_size, dtype=DTYPE, multiple=pattern.of)
         return SharedInverse(estimate(model, weights, loader, c.gradients, **options))
@@ -67,7 +70,8 @@ class Surgeon:
     @torch.no_grad()
     def judge(self, model: nn.Module) -> float:
         """A model's validation top-1; without a head the share of the dense features' variance that its own have."""
-        loader = batches(self.upstream.data.val, EVAL_BATCH)
+        val = self.upstream.data.val
+        loader = batches(val.take(np.arange(min(len(val), self.config.search_images))), EVAL_BATCH)
         if not self.upstream.headless:
             return training.evaluate(model, loader).accuracy
         device = models.pick_device(self.config.device)
@@ -102,16 +106,41 @@ class Surgeon:
             self._solved = key, self.solve(method, damp, pattern)
         return self._solved[1].at(sparsity, allocation)
 
-    def pruned(self, method: str, sparsity: float, damp: float | None = None, regime: Regime = GLOBAL) -> nn.Module:
-        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`."""
+    def pruned(
+        self,
+        method: str,
+        sparsity: float,
+        damp: float | None = None,
+        regime: Regime = GLOBAL,
+        recomputations: int = 0,
+    ) -> nn.Module:
+        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`;
+        `recomputations` as of `prune`: curvature anew on the way, at evenly spaced sparsities.
+        """
         model = copy.deepcopy(self.upstream.model)
-        if method != "dense":
-            install(model, self.point(method, sparsity, damp, regime))
+        if method == "dense":
+            return model
+        share = 1 / (recomputations + 1)
+        gone = masks.removed_share(masks.of(model)) if recomputations else 0.0
+        install(model, self.point(method, gone + (sparsity - gone) * share, damp, regime))
+        for step in range(2, recomputations + 2):
+            self.prune_again(model, method, gone + (sparsity - gone) * share * step, damp, step)
         return model
 
-    def prune_again(self, model: nn.Module, method: str, sparsity: float, damp: float | None) -> None:
-        """Prunes a model further in place: curvature of its current weights under their masks, zeros stay zero."""
+    def prune_again(self, model: nn.Module, method: str, sparsity: float, damp: float | None, step: int) -> None:
+        """Prunes a model further in place: curvature of its current weights under their masks, zeros stay zero. The
+        number of the `step` says which images are drawn for it.
+        """
         chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
-        curvature = self._estimate(model, chosen.curvature).curvature if chosen.needs_curvature else None
+        curvature = None
+        if chosen.needs_curvature:
+            curvature = self._estimate(model, chosen.curvature, step=step).curvature
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))
+
+
+def apart(seed: int, step: int) -> int:
+    """The seed of the curvature's images at a pruning step: a stream of its own, so that they are not the images that
+    training with the same seed saw first, in the same order.
+    """
+    return int(np.random.SeedSequence([seed, step, CURVATURE]).generate_state(1)[0])
