@@ -13,14 +13,16 @@ from ovit_core.study.tasks import KEY, VALIDATION, Found, World, best_of
 SETTINGS = [
     "profile=tiny", "upstream=digits", "epochs=1", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
     "methods=[ovit]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]",
-    "recovery_images=100", "gradual_methods=[ovit]", "gradual_images=100", "sensitivity_block_sizes=[12]",
-    "sensitivity_damps=[]", "damps=[1.0e-5]", "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]",
-    "full_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1]", "workers=1",
+    "recovery_epochs=[1]", "recovery_images=100", "recovery_lrs=[1.0e-3, 3.0e-3]", "recovery_search_epochs=1",
+    "gradual_methods=[ovit]", "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "damps=[1.0e-5]",
+    "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]", "source_epochs=1", "few_shots=[5]",
+    "full_methods=[ovit]", "full_sources=[recovered]", "full_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1]",
+    "finetune_seeds=[0]", "workers=1",
 ]  # fmt: skip
 # Another value of everything that a measurement may read.
 OTHER = dict(
     prunable="mlp", weight_decay=0.2, batch_size=48, augment=["flip"], gradients=9, gradient_batch=8, block_size=24,
-    recovery_epochs=2, recovery_images=101, recovery_lr=1e-3, gradual_start=0.3, gradual_cycles=3, gradual_epochs=2,
+    recovery_images=130, recovery_search_epochs=2, source_epochs=2, search_images=50, gradual_start=0.3, gradual_cycles=3, gradual_epochs=2,
     gradual_images=101, gradual_lr=1e-3, gradual_final_lr=1e-4, full_steps=6, full_batch_size=16, threads=2,
     model_args=MODEL | dict(depth=1), upstream="glyph_letters", model="vit_small_patch16_224", damp_sparsity=0.8,
 )  # fmt: skip
@@ -36,6 +38,20 @@ FREE = {
     "probe_Cs",
     "full_lrs",
     "dense_per_seed",
+    "finetune_seeds",
+    "input_damps",
+    "recovery_lrs",
+    "datasets",
+    "protocols",
+    "few_shots",
+    "full_datasets",
+    "full_methods",
+    "full_sources",
+    "full_sparsities",
+    "source_sparsities",
+    "transfer_methods",
+    "transfer_sources",
+    "transfer_sparsities",
 }
 GIVEN = {"pretrained", "checkpoint", "masks_from_zeros"}  # of the dense model, which is known by its weights
 
