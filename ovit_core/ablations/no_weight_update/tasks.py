@@ -6,9 +6,8 @@ from itertools import product
 from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate, regime_of
 from ovit_core.methods import METHODS
 from ovit_core.study import lambdas, provenance
-from ovit_core.study.tasks import SHARED, Row, Task, World, task
+from ovit_core.study.tasks import SHARED, TESTED, Row, Task, World, task
 
-TESTED = ("top1", "cross_entropy")
 MODULES = (
     *provenance.STUDY, "ovit_core.ablations.no_weight_update.run", "ovit_core.ablations.no_weight_update.parameters",
 )  # fmt: skip
