@@ -19,9 +19,9 @@ from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
 from ovit_core.study import measure, recovery
 from ovit_core.study.dense import Upstream
-from ovit_core.study.statistics import t_interval
+from ovit_core.study.intervals import interval
 from ovit_core.study.surgeon import DTYPE, Surgeon, apart
-from ovit_core.study.tasks import World
+from ovit_core.study.tasks import COLUMNS, World
 
 
 def gradual(tmp_path, monkeypatch, *settings):
@@ -161,7 +161,9 @@ def rows(values):
     """One row per (method, seed) of accuracy at 90 %."""
     columns = dict(experiment="no_weight_update", phase="one_shot", dataset="d", allocation="global", scope="all",
                    pattern="unstructured", sparsity_target=0.9, metric="top1")  # fmt: skip
-    return pd.DataFrame([columns | dict(method=m, seed=s, value=v) for (m, s), v in values.items()])
+    return pd.DataFrame(
+        [dict.fromkeys(COLUMNS, "") | columns | dict(method=m, seed=s, value=v) for (m, s), v in values.items()]
+    )
 
 
 def test_attribution_by_hand():
@@ -175,7 +177,7 @@ def test_attribution_by_hand():
     assert part.loc["score_other", "mean"] == pytest.approx(0.2)
     assert part.loc["update_other", "mean"] == pytest.approx(0.6)
     assert part.loc["score_shapley", "mean"] + part.loc["update_shapley", "mean"] == pytest.approx(0.45)
-    assert part.loc["score", "half"] == pytest.approx(t_interval([-0.1, -0.2]))
+    assert part.loc["score", "half"] == pytest.approx(interval([-0.1, -0.2]).half)
     assert set(found.score_kind) == {"greedy"}  # the other scores have no rows
     assert (
         "of oViT's +45.0"
@@ -186,9 +188,9 @@ def test_attribution_by_hand():
 def test_sensitivity_pairs_by_seed():
     base = rows({("ovit", 0): 0.8, ("ovit", 1): 0.9, ("ovit_mask_only", 0): 0.5, ("ovit_mask_only", 1): 0.4})
     found = sensitivity(base.assign(experiment="sensitivity", scope_name="block_size", block_size=16))
-    assert found.to_dict("records")[0] == dict(
-        setting=16, mean=pytest.approx(0.4), half=pytest.approx(t_interval([0.3, 0.5])), seeds=2, column="block_size"
-    )
+    half = pytest.approx(interval([0.3, 0.5]).half)
+    wanted = dict(column="block_size", setting=16, mean=pytest.approx(0.4), half=half, seeds=2)
+    assert found[list(wanted)].to_dict("records")[0] == wanted
 
 
 def test_sensitivity_has_the_studys_own_setting_as_a_point():

@@ -6,7 +6,7 @@ from itertools import product
 from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING, Transfer
 from ovit_core.data import catalog
 from ovit_core.study import lambdas, provenance
-from ovit_core.study.tasks import SHARED, VALIDATION, Row, Task, World, best_of, task
+from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, best_of, task
 
 MODULES = (
     *provenance.STUDY, "ovit_core.study.dense", "ovit_core.ablations.transfer.run",
@@ -48,7 +48,7 @@ def _upstream(config: Transfer, seed: int, world: World, found: Sequence[Row]) -
         if method not in NOTHING:
             more = lambdas.chosen(config, found, method)
             yield task(
-                config, seed, world, "one_shot", ("top1", "cross_entropy"), experiment=SHARED, phase="one_shot",
+                config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot",
                 method=method, sparsity_target=at, **more,
             )  # fmt: skip
 
