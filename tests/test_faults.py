@@ -443,11 +443,11 @@ def test_what_is_behind_a_row_comes_back(home):
     store = Store("tiny")
     store.add([Measured(row, images), Measured(row | dict(metric="cross_entropy", value=np.float32(1.5)))])
     store.add([Measured(row | dict(value=0.123))])  # the same measurement by another process: the first stays
-    found = store.images(store.rows()[0])
+    (found,) = store.images(store.rows()[:1])
     assert np.array_equal(found.correct, images.correct) and found.correct.mean() == store.rows()[0]["value"]
     np.testing.assert_allclose(found.loss, images.loss, rtol=1e-3)
     np.testing.assert_allclose(found.top, images.top, atol=1e-3)
-    assert [r["metric"] for r in store.rows()] == ["top1", "cross_entropy"] and store.images(store.rows()[1]) is None
+    assert [r["metric"] for r in store.rows()] == ["top1", "cross_entropy"] and store.images(store.rows()[1:]) == [None]
 
 
 def test_a_value_that_is_not_finite_is_not_kept(home):

@@ -1,31 +1,96 @@
-"""Intervals, paired differences and the sentences, against numbers worked out by hand."""
+"""Contrasts, rules of lambda, tables and sentences, against numbers worked out by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from ovit_core.study import statistics
+from ovit_core.study.tasks import COLUMNS
+
+FIXED = dict.fromkeys(COLUMNS, "") | dict(
+    experiment="e",
+    phase="one_shot",
+    dataset="d",
+    allocation="global",
+    pattern="unstructured",
+    scope="all",
+    metric="top1",
+)
 
 
-def rows(values, phase="one_shot", dataset="d"):
-    """(method, sparsity, seed) -> accuracy, as rows."""
-    fixed = dict(experiment="e", phase=phase, dataset=dataset, allocation="global", pattern="unstructured", scope="all")
-    points = [dict(method=m, sparsity_target=s, seed=k, metric="top1", value=v) for (m, s, k), v in values.items()]
-    return pd.DataFrame([fixed | point for point in points])
+def rows(values, **columns):
+    """(method, sparsity, seed) -> accuracy, or what each image contributes to it, as rows."""
+    out = []
+    for (method, sparsity, seed), of in values.items():
+        each = np.array(of, np.float32) if np.ndim(of) else None
+        point = dict(method=method, sparsity_target=sparsity, seed=seed, value=float(np.mean(of)))
+        out.append(FIXED | point | dict(each=each, labels=None) | columns)
+    return pd.DataFrame(out)
 
 
-def test_t_interval_by_hand():
+def test_a_mean_over_seeds_by_hand():
     # three values 1, 2, 3: standard error 1/sqrt(3), t quantile of 2 degrees of freedom 4.302653
-    assert statistics.t_interval(np.array([1.0, 2, 3])) == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)
-    assert np.isnan(statistics.t_interval(np.array([1.0])))
+    found = statistics.summary(rows({("ovit", 0.9, k): v for k, v in enumerate((1.0, 2.0, 3.0))}), ["method"]).iloc[0]
+    assert found["mean"] == 2 and found.seeds == 3 and found.half == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)
+    assert found.p == pytest.approx(2 * stats.t.sf(2 * np.sqrt(3), 2)) and found.low == found["mean"] - found.half
+    one = statistics.summary(rows({("ovit", 0.9, 0): 0.5}), ["method"]).iloc[0]
+    assert one["mean"] == 0.5 and one[["half", "low", "p", "s"]].isna().all()
 
 
-def test_difference_is_paired_by_seed():
-    r = rows({("ovit", 0.9, 0): 0.8, ("ovit", 0.9, 1): 0.6, ("dense", 0.0, 0): 0.9, ("dense", 0.0, 1): 0.7})
-    d = statistics.difference(r, "ovit", "dense").iloc[0]
-    assert d["mean"] == pytest.approx(-0.1) and d.half == pytest.approx(
-        0, abs=1e-9
-    )  # seeds vary, the difference does not
+def test_a_measurement_asked_for_twice_counts_once_and_two_of_one_seed_are_refused():
+    twice = pd.concat([rows({("ovit", 0.9, 0): 0.5, ("ovit", 0.9, 1): 0.6})] * 2)
+    assert statistics.summary(twice, ["method"]).seeds.item() == 2
+    other = twice.assign(damp=[1e-4] * 2 + [1e-5] * 2, value=[0.5, 0.6, 0.7, 0.8])
+    with pytest.raises(ValueError, match="2 values of seed 0, method ovit: tell them apart by damp"):
+        statistics.summary(other, ["method"])
+
+
+def test_a_value_that_its_images_do_not_give_is_refused():
+    changed = rows({("ovit", 0.9, k): [1, 0, 1, 1] for k in range(2)}).assign(value=0.25)
+    with pytest.raises(ValueError, match="not the mean of its column `each`"):
+        statistics.summary(changed, ["method"])
+
+
+def test_a_contrast_is_paired_by_seed_and_meets_dense_at_every_sparsity():
+    r = rows({
+        ("ovit", 0.5, 0): [1, 1, 0, 1], ("ovit", 0.5, 1): [1, 0, 0, 1], ("ovit", 0.9, 0): [0, 1, 0, 0],
+        ("dense", 0.0, 0): [1, 1, 1, 1], ("dense", 0.0, 1): [1, 1, 0, 1], ("dense", 0.0, 2): [1, 1, 0, 1],
+    })  # fmt: skip
+    found = statistics.contrast(r, {"dense": -1, "ovit": 1}, ["phase", "dataset", "sparsity_target"])
+    assert found[["sparsity_target", "seed", "value"]].values.tolist() == [
+        [0.5, 0, -0.25],
+        [0.5, 1, -0.25],
+        [0.9, 0, -0.75],
+    ]
+    assert found.each.iloc[1].tolist() == [0, -1, 0, 0] and set(found.method) == {"- dense + ovit"}
+    halves = statistics.contrast(r, {"ovit": 0.5, "dense": -0.5}, ["sparsity_target"])
+    assert halves.value.tolist() == [-0.125, -0.125, -0.375]
+    assert statistics.pair({"ovit": 1, "magnitude": -0.5}) == "ovit - 0.5 magnitude"
+    assert statistics.contrast(r, {"ovit": 1, "obert": -1}, ["sparsity_target"]).empty
+
+
+def test_a_floor_meets_what_was_made_of_models_of_every_kind():
+    values = {("ovit", 0.9, 0): 0.8, ("dense", 0.0, 0): 0.9, ("raw_pixels", 0.0, 0): 0.3}
+    r = rows(values)
+    both = pd.concat([r[:2].assign(source_phase="one_shot"), r[:2].assign(source_phase="recovered"), r[2:]])
+    on = [*statistics.WHERE, *statistics.VARIANTS, "sparsity_target"]
+    found = statistics.contrast(both, {"ovit": 1, "raw_pixels": -1}, on)
+    assert list(found.source_phase) == ["one_shot", "recovered"] and found.value.tolist() == [0.5, 0.5]
+    assert len(statistics.contrast(both, {"ovit": 1, "dense": -1}, on)) == 2  # each with its own
+
+
+def test_the_two_rules_of_lambda_are_never_mixed():
+    own, shared = ({("ovit_mask_only", 0.9, k): v for k in range(2)} for v in (0.7, 0.5))
+    plain = rows({("magnitude", 0.9, k): 0.4 for k in range(2)})
+    ovit = rows({("ovit", 0.9, k): 0.8 for k in range(2)}, damp_rule="own")
+    swept = rows({("ovit", 0.9, k): 0.1 for k in range(2)}, damp_rule="shared", experiment="sensitivity")
+    r = pd.concat([rows(own, damp_rule="own"), rows(shared, damp_rule="shared"), plain, ovit, swept], ignore_index=True)
+    means = {rule: statistics.accuracy(r, rule).set_index("method")["mean"].to_dict() for rule in ("own", "shared")}
+    assert means["own"] == dict(ovit_mask_only=0.7, magnitude=0.4, ovit=0.8)
+    assert means["shared"] == dict(ovit_mask_only=0.5, magnitude=0.4, ovit=0.8)
+    with pytest.raises(ValueError, match="no rule 'mine' of lambda; there are own, shared"):
+        statistics.under(r, "mine")
 
 
 @pytest.mark.parametrize(
@@ -34,13 +99,16 @@ def test_difference_is_paired_by_seed():
         (0.1, 0.02, "above `b` by +10.0 ± 2.0"),
         (-0.1, 0.02, "below"),
         (0.01, 0.02, "no difference"),
-        (0.1, np.nan, "one seed"),
+        (0.1, np.nan, "no interval"),
     ],
 )
 def test_verdicts_follow_the_interval(mean, half, says):
     assert says in statistics.verdict(mean, half, "`a`", "`b`")
 
 
-def test_bootstrap_covers_the_mean():
-    low, high = statistics.bootstrap(0.9, 1000)
-    assert low < 0.9 < high and high - low == pytest.approx(2 * 1.96 * np.sqrt(0.09 / 1000), rel=0.15)
+def test_a_table_tells_lengths_of_training_apart():
+    r = pd.concat([rows({("ovit", 0.9, k): v + k / 100 for k in range(2)}, epochs=e) for e, v in ((1, 0.5), (3, 0.6))])
+    wide = statistics.table(r, "one_shot", "d")
+    assert wide is not None and list(wide.columns) == ["90 %, epochs 1", "90 %, epochs 3"]
+    assert wide.loc["ovit"].tolist() == ["50.5 ± 6.4", "60.5 ± 6.4"]  # 12.706 * 0.5 points
+    assert "| `ovit` | 50.5 ± 6.4 | 60.5 ± 6.4 |" in statistics.tables(r, ["one_shot", "linear"], ["d"])

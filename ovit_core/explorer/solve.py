@@ -20,14 +20,13 @@ from ovit_core.pattern import Pattern
 from ovit_core.plan import Plan, Point
 from ovit_core.progress import progress
 from ovit_core.pruning import install
-from ovit_core.study import dense, machine, paths, plots, provenance
-from ovit_core.study.lambdas import INHERITS
+from ovit_core.study import dense, lambdas, machine, paths, plots, provenance
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.surgeon import Surgeon
 
 # What a model depends on, and of that what only its curvature and the lambdas chosen by it do.
 _SHARED = set(Parameters.model_fields) - {"profile"}
-_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "damp_sparsity"}
+_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "input_damps", "damp_sparsity", "search_images"}
 
 
 class Steps(NamedTuple):
@@ -59,7 +58,7 @@ class Explorer:
             raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
         before = None if changed else before
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
-        self._damps: dict[str, float] = dict(before._damps) if before else {}
+        self._damps: dict[tuple, float] = dict(before._damps) if before else {}
         part = getattr(self.upstream.data, config.split)
         chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
         self.images = part.take(np.sort(chosen))
@@ -80,16 +79,17 @@ class Explorer:
         """A method's lambda: the config's, else the one that is best on validation, the larger of equals, as a study of
         this one seed would choose it; None if it needs none.
         """
-        if not get_method(method).needs_curvature:
+        if not get_method(method).needs_damp:
             return None
         if self.config.damp:
             return self.config.damp
-        own = INHERITS.get(method, method)
-        if own not in self._damps:
-            at, damps = self.config.damp_sparsity, progress(self.config.damps, desc=f"lambda of {own}")
-            found = {damp: self.surgeon.judge(self.surgeon.pruned(own, at, damp)) for damp in damps}
-            self._damps[own] = max(found, key=lambda damp: (found[damp], damp))
-        return self._damps[own]
+        key = method, self.config.allocation, self.config.pattern
+        if key not in self._damps:
+            at, regime = self.config.damp_sparsity, (self.config.allocation, self.pattern)
+            damps = progress(lambdas.values(self.config, method), desc=f"lambda of {method}")
+            found = {damp: self.surgeon.judge(self.surgeon.pruned(method, at, damp, regime)) for damp in damps}
+            self._damps[key] = max(found, key=lambda damp: (found[damp], damp))
+        return self._damps[key]
 
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern

@@ -4,13 +4,13 @@
     NAME/parameters.py   its parameters, plain values
     NAME/tasks.py        STAGES: functions that list what is to be measured, plain values too
     NAME/run.py          Seed(config, seed, world), whose `measure` does a task
-    NAME/analysis.py     answers(rows), not_run(config)
+    NAME/analysis.py     answers(rows), not_run(config); families(config) if `compares`
     NAME/figures.py      FIGURES: name -> Drawing
 
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ovit_core.study.families import Family
+    from ovit_core.study.store import Images
     from ovit_core.study.tasks import Stage
 
 
@@ -52,6 +54,7 @@ class Ablation:
     sweeps: tuple[str, ...] = ()  # what the rows of its sweeps have for `experiment`
     prunes: bool = True  # whether it needs the dense model,
     needs_head: bool = False  # and whether one without a classifier head is of no use to it
+    compares: bool = False  # whether its analysis lists families of comparisons
 
     @property
     def name(self) -> str:
@@ -70,6 +73,10 @@ class Ablation:
     @property
     def analysis(self) -> ModuleType:
         return import_module(f"{self.package}.analysis")
+
+    def families(self, config: Parameters) -> "list[Family]":
+        """The comparisons that its sentences make, listed from its parameters alone."""
+        return self.analysis.families(config) if self.compares else []
 
     @property
     def figures(self) -> Mapping[str, Drawing]:
@@ -95,6 +102,22 @@ class Results:
     config: Parameters
     rows: "pd.DataFrame"
     failures: tuple[str, ...] = ()  # what could not be measured
+    images: "Sequence[Images | None]" = ()  # behind each row
+
+    @classmethod
+    def of(
+        cls,
+        ablation: Ablation,
+        config: Parameters,
+        rows: "pd.DataFrame",
+        images: "Sequence[Images | None]",
+        failures: Sequence[str] = (),
+    ) -> "Results":
+        """Rows with the columns `each` and `labels` from the images behind them; losses where comparisons use them."""
+        from ovit_core.study import families, per_image
+
+        behind = per_image.slim(images, families.used(rows, ablation.families(config)))
+        return cls(ablation, config, per_image.with_images(rows, behind), tuple(failures), behind)
 
     def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":
         """A figure, written to figures/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
@@ -112,8 +135,21 @@ class Results:
 
     def answers(self) -> Text:
         """What was found, a sentence each."""
+        from ovit_core.study import families
+
         failed = [f"**Not measured**: {failure}" for failure in self.failures]
-        return Text("\n".join(f"- {sentence}" for sentence in (*failed, *self.ablation.analysis.answers(self.rows))))
+        compared = self.differences()
+        for family in self.ablation.families(self.config):
+            lines = compared[compared.family == family.name].to_dict("records")
+            failed += [f"**{family.title}**", *(f"  - {families.sentence(line)}" for line in lines)]
+        said = (*failed, *self.ablation.analysis.answers(self.rows))
+        return Text("\n".join(line if line.startswith("  ") else f"- {line}" for line in said))
+
+    def differences(self) -> "pd.DataFrame":
+        """The comparisons that were listed beforehand, a line each, with intervals and Holm's p."""
+        from ovit_core.study import families
+
+        return families.differences(self.rows, self.ablation.families(self.config))
 
     def setting(self) -> Text:
         """In what setting it was found, and what was not run."""
@@ -134,14 +170,15 @@ class Results:
         return Text(statistics.tables(self.rows, self.config.points, dict.fromkeys(self.config.every_dataset)))
 
     def export(self) -> None:
-        """Writes rows, parameters and the table of means to figures/PROFILE, where the report finds them.
+        """Writes rows, the images behind them, parameters, comparisons and the table of means to figures/PROFILE, where
+        the report finds them.
 
         Raises:
             RuntimeError: something could not be measured; the rest is written.
         """
         from ovit_core.study import export, statistics
 
-        export.export(self.rows, self.ablation.experiments, self.config, self.failures)
+        export.export(self)
         export.export_table(statistics.accuracy(self.rows), self.config.profile, self.ablation.name)
         if self.failures:
             raise RuntimeError(f"{len(self.failures)} could not be measured; the first: {self.failures[0]}")

@@ -4,16 +4,18 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ovit_core import disk
-from ovit_core.study import identity, paths
-from ovit_core.study.parameters import Parameters
+from ovit_core.study import families, identity, paths, per_image
 from ovit_core.study.tasks import COLUMNS, NUMBERS
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -79,18 +81,52 @@ def check_export(profile: str) -> None:
         disk.set_aside(path, error)
 
 
-def export(rows: pd.DataFrame, experiments: Collection[str], config: Parameters, failures: Collection[str]) -> None:
-    """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and its
-    parameters, and what failed, beside them. One process at a time.
+def export(results: "Results") -> None:
+    """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and beside them
+    the images behind them, the comparisons, its parameters, and what failed. One process at a time.
     """
-    folder = paths.figures(config.profile)
+    ablation, config, images = results.ablation, results.config, list(results.images)
+    rows, folder = results.rows[COLUMNS], paths.figures(config.profile)
     with disk.locked(paths.results() / f"{config.profile}.export", "exports rows"):
-        about = config.values() | dict(failures=list(failures), dense=identity.about_dense(config))
+        about = config.values() | dict(failures=list(results.failures), dense=identity.about_dense(config))
         disk.write(folder / f"{config.experiment}.parameters.json", json.dumps(about, indent=1) + "\n")
         if (folder / "results.csv").exists():
             others = read(folder / "results.csv")
-            rows = pd.concat([others[~others.experiment.isin(experiments)], rows])
-        export_table(rows[COLUMNS].sort_values("experiment", kind="stable"), config.profile, "results")
+            behind = _images(folder / per_image.FILE, others)
+            others = others[~others.experiment.isin(ablation.experiments)]
+            images = [behind[line] for line in others.index] + images
+            rows = pd.concat([others, rows])
+        rows = rows.reset_index(drop=True).sort_values("experiment", kind="stable")
+        export_table(rows, config.profile, "results")
+        per_image.write(folder / per_image.FILE, rows, [images[line] for line in rows.index])
+        compared = results.differences()
+        compared.insert(0, "experiment", ablation.name)
+        compared = pd.concat([_compared(folder / "differences.csv", ablation.name), compared])
+        if len(compared):
+            export_table(compared.sort_values("experiment", kind="stable"), config.profile, "differences")
+
+
+def _images(path: Path, rows: pd.DataFrame) -> per_image.Behind:
+    """The images behind rows that were exported; a file that cannot be read is set aside."""
+    try:
+        return per_image.read(path, rows)
+    except ValueError as error:
+        disk.set_aside(path, error)
+        return [None] * len(rows)
+
+
+def _compared(path: Path, but: str) -> pd.DataFrame:
+    """The comparisons of all ablations but one that were exported; a file that cannot be read is set aside."""
+    columns = ["experiment", *families.TABLE]
+    if path.exists():
+        try:
+            found = pd.read_csv(path, float_precision="round_trip")
+            if list(found.columns) == columns:
+                return found[found.experiment != but]
+            disk.set_aside(path, "its columns are others")
+        except ValueError as error:  # pandas' own errors are such, too
+            disk.set_aside(path, error)
+    return pd.DataFrame(columns=columns)
 
 
 def export_table(table: pd.DataFrame, profile: str, name: str) -> None:

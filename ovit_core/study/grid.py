@@ -53,7 +53,7 @@ def run(ablation: Ablation, config: Parameters) -> Results:
         )
     mine = dict(experiment=ablation.name)
     rows = [dict(row) | (mine if row["experiment"] == SHARED else {}) for row in found]
-    return Results(ablation, config, table(rows), tuple(failures))
+    return Results.of(ablation, config, table(rows), store.images(found), failures)
 
 
 def measure(asked: Sequence[Asked]) -> list[str]:

@@ -11,6 +11,7 @@ from ovit_core.data.batches import EVAL_BATCH, Steps, batches
 from ovit_core.data.loading import Data
 from ovit_core.pattern import Pattern
 from ovit_core.study import dense, identity, recovery
+from ovit_core.study.calibration import expected_calibration_error
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Images, Measured
 from ovit_core.study.surgeon import Surgeon
@@ -123,12 +124,16 @@ class Seed:
         return self.tested(self.pruned(task))
 
     def tested(self, model: nn.Module) -> list[Measured]:
-        """Top-1 and cross-entropy of a model on the upstream test split."""
+        """What TESTED names, of a model on the upstream test split."""
         found = training.evaluate(model, batches(self.upstream.data.test, EVAL_BATCH))
         what = sparsities(model) | dict(n_test=len(found.correct))
+        calibrated = expected_calibration_error(found.correct, found.top)
         return [
-            Measured(what | dict(metric="top1", value=found.accuracy), Images(*found)),
+            Measured(
+                what | dict(metric="top1", value=found.accuracy), Images(*found, self.upstream.data.labels("test"))
+            ),
             Measured(what | dict(metric="cross_entropy", value=float(found.loss.mean(dtype="float64")))),
+            Measured(what | dict(metric="expected_calibration_error", value=calibrated)),
         ]
 
 

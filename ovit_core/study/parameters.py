@@ -197,7 +197,6 @@ class Parameters(BaseModel):
     batch_size: Count
     augment: tuple[Literal["flip", "shift"], ...]
     seeds: Seeds
-    finetune_seeds: Seeds
     dense_per_seed: StrictBool
     gradients: Count
     gradient_batch: Count
@@ -210,12 +209,6 @@ class Parameters(BaseModel):
     engine: Literal["local", "ray", "dask"] = "local"
     workers: Annotated[StrictInt, Field(ge=0, le=4096)] = 0
     threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1
-
-    @pydantic.model_validator(mode="after")
-    def _some_of_the_seeds(self) -> "Parameters":
-        if odd := sorted({*self.finetune_seeds} - {*self.seeds}):
-            raise ValueError(f"finetune_seeds must be some of the seeds {list(self.seeds)}, not {odd[0]}")
-        return self
 
     @property
     def data_path(self) -> Path:

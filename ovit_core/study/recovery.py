@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from ovit_core.study import lambdas, provenance
-from ovit_core.study.parameters import Count, Counts, Lambdas, Parameters, different
+from ovit_core.study.parameters import Count, Lambdas, Parameters, Seeds, different
 from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, best_of, task
 
 PHASE, SEARCH = "recovered", "recovery_search"
@@ -21,18 +21,23 @@ TRAINING = ("weight_decay", "batch_size", "augment", "recovery_images")
 
 
 class Recovery(Parameters):
-    """What ablations share that look at recovered models."""
+    """What ablations share that look at recovered models. What is trained after pruning is trained for `finetune_seeds`
+    only, as far as they are among the seeds.
+    """
 
+    finetune_seeds: Seeds
     recovery_images: Count
     recovery_lrs: Annotated[Lambdas, Field(min_length=1), AfterValidator(different)]
     recovery_search_epochs: Count
 
     @model_validator(mode="after")
-    def _a_step_at_least(self) -> "Recovery":
+    def _something_to_train(self) -> "Recovery":
         if self.recovery_images < self.batch_size:
             raise ValueError(
                 f"recovery_images must be at least batch_size ({self.batch_size}), not {self.recovery_images}"
             )
+        if not {*self.finetune_seeds} & {*self.seeds}:
+            raise ValueError(f"finetune_seeds must hold one of the seeds {list(self.seeds)} at least")
         return self
 
 

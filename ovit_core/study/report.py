@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ovit_core import disk
-from ovit_core.study import export, parameters, paths, plots, provenance, registry
+from ovit_core.study import export, parameters, paths, per_image, plots, provenance, registry
 from ovit_core.study.ablation import Results, Text
 
 REVISION = Text(
@@ -47,14 +47,16 @@ def load(profile: str) -> dict[str, Results]:
         first = f"run `python -m ovit_core.study {profile}` first"
         raise FileNotFoundError(f"no results of profile {profile!r} in {folder} (there: {there}); {first}")
     rows = export.read(folder / "results.csv")
+    images = per_image.read(folder / per_image.FILE, rows)
     results = {}
     for name, ablation in registry.ablations().items():
-        mine = rows[rows.experiment.isin(ablation.experiments)].reset_index(drop=True)
+        mine = rows[rows.experiment.isin(ablation.experiments)]
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
             values = _exported(folder / f"{name}.parameters.json") | dict(profile=profile)
             failures, _ = tuple(values.pop("failures", ())), values.pop("dense", ())
-            results[name] = Results(ablation, ablation.parameters.model_construct(**values), mine, failures)
+            config, behind = ablation.parameters.model_construct(**values), [images[line] for line in mine.index]
+            results[name] = Results.of(ablation, config, mine.reset_index(drop=True), behind, failures)
     return results
 
 

@@ -1,16 +1,25 @@
-"""Means and intervals over seeds, paired differences, and sentences written from the rows."""
+"""What rows say: means with intervals, contrasts of methods, and both in words and tables.
 
-from collections.abc import Collection, Iterable
+Every interval is that of `intervals`: for new seeds and new test images where rows have `each`, what every image
+contributes, else for new seeds only.
+"""
+
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from ovit_core.study import intervals
 from ovit_core.study.parameters import Parameters
+from ovit_core.study.tasks import KEY
 
 WHERE = ["phase", "dataset", "allocation", "pattern"]
-CURVE = [*WHERE, "method", "sparsity_target"]
+VARIANTS = ["source_phase", "shots", "epochs", "recomputations"]  # what else tells measurements of a phase apart
+CURVE = [*WHERE, *VARIANTS, "method", "sparsity_target"]
+ACCURACIES = ("top1", "mean_per_class")
+SPREAD = ["s", "sigma", "sigma_e", "N", "df", "low", "high", "p"]  # how an interval came about
+OBJECTS = ["each", "labels"]  # columns that rows have beside those of the study
 
 
 def main(rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,49 +29,152 @@ def main(rows: pd.DataFrame) -> pd.DataFrame:
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that are an accuracy of a whole test split, of the experiment itself."""
-    known = rows.metric.isin(("top1", "mean_per_class")) & (rows.scope == "all")
+    known = rows.metric.isin(ACCURACIES) & (rows.scope == "all")
     return rows[known & (rows.experiment != "sensitivity")]
 
 
-def t_interval(values: Collection[float]) -> float:
-    """Half the width of the 95 % t interval of the mean over seeds; NaN for fewer than two values."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * pd.Series(values).sem())
+def under(rows: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """The rows as one of the two rules of lambda sees them.
+
+    Args:
+        rule: "own", every method at its own lambda; or "shared", methods at oViT's where they were measured there, the
+            others at their own.
+    """
+    if rule not in ("own", "shared"):
+        raise ValueError(f"no rule {rule!r} of lambda; there are own, shared")
+    shared = rows.damp_rule == "shared"
+    if rule == "own":
+        return rows[~shared]
+    return rows[shared | ~shared.groupby([rows.experiment, rows.method]).transform("any")]
 
 
 def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """`mean`, `half` (of the interval) and number of `seeds` of the rows' `value`, for every `key` there is."""
-    return rows.groupby(key, sort=False).value.agg(mean="mean", half=t_interval, seeds="count").reset_index()
+    """The mean of the rows' `value` over seeds, for every `key` there is.
+
+    Returns:
+        Columns `key`, `mean`, `half` (of the 95 % interval), `seeds`, and those of SPREAD; NaN where there is no interval.
+
+    Raises:
+        ValueError: a seed has two values, or a value is not what its images say.
+    """
+    found = [
+        (*at, i.mean, i.half, i.n, i.s, i.sigma, i.sigma_e, i.N, i.df, i.low, i.high, i.p)
+        for at, group in _one_a_seed(rows, key).groupby(key, sort=False, dropna=False)
+        for i in [_interval(group)]
+    ]
+    return pd.DataFrame(found, columns=[*key, "mean", "half", "seeds", *SPREAD])
 
 
-def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
-    """`summary` of the accuracies (fractions) per phase, dataset, allocation, pattern, method and sparsity."""
-    return summary(accuracies(rows), CURVE)
+def _interval(group: pd.DataFrame) -> intervals.Interval:
+    """The interval of rows that differ in the seed."""
+    each, labels = images_of(group)
+    return intervals.interval(group.value.to_numpy(), each, labels)
+
+
+def images_of(group: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n, N) what each image contributes to each of n rows, and (N,) labels where means are over classes; None, None
+    where a row has none or they are of different splits.
+
+    Raises:
+        ValueError: a value is not the mean of what the images contribute.
+    """
+    if "each" not in group or any(one is None for one in group.each) or len(set(map(len, group.each))) > 1:
+        return None, None
+    labels = group.labels.iloc[0]
+    if any(other is not labels and not np.array_equal(other, labels) for other in group.labels):
+        return None, None
+    each = np.stack(list(group.each))
+    off = np.abs(intervals.means(each, labels) - group.value)
+    if (off > 2e-3 * np.maximum(1, np.abs(group.value))).any():  # losses are kept in half precision
+        raise ValueError("a value is not the mean of its column `each`: drop that column where values are changed")
+    return each, labels
+
+
+def _one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """The rows without repeats of a measurement, which sweeps may ask for twice.
+
+    Raises:
+        ValueError: a seed has two values at one point; names the columns in which they differ.
+    """
+    if "seed" not in rows:
+        return rows
+    rows = rows.drop_duplicates([*key, "seed", "value"])
+    twice = rows.duplicated([*key, "seed"], keep=False)
+    if twice.any():
+        _, two = next(iter(rows[twice].groupby([*key, "seed"], sort=False, dropna=False)))
+        at = ", ".join(f"{column} {two[column].iloc[0]}" for column in ("seed", *key))
+        differ = [column for column in KEY if column in two and two[column].nunique(dropna=False) > 1]
+        raise ValueError(f"{len(two)} values of {at}: tell them apart by {', '.join(differ) or 'a column'}")
+    return rows
+
+
+def accuracy(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
+    """`summary` of the accuracies (fractions) under a rule of lambda, for every point of CURVE."""
+    return summary(accuracies(under(rows, rule)), CURVE)
+
+
+def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) -> pd.DataFrame:
+    """A weighted sum of methods, seed by seed, wherever all of them were measured.
+
+    Args:
+        rows: of one metric and one rule of lambda.
+        weights: method -> weight: a difference, an interaction, a Shapley part; {a: 1} is the method itself.
+        on: columns in which the methods' rows must be the same. A method without sparsity (dense, a floor) meets the
+            others in every regime and at each of their sparsities, and at every variant that it has none of.
+
+    Returns:
+        Rows: the columns `on`, `seed`, `method` (the sum in words), `value`, `each`, `labels`.
+
+    Raises:
+        ValueError: a method has two values of one seed at one point.
+    """
+    rows = rows.assign(**{column: None for column in OBJECTS if column not in rows})
+    parts = {method: rows[rows.method == method] for method in weights}
+    everywhere = {m: not part.sparsity_target.any() for m, part in parts.items() if "sparsity_target" in part}
+    ordered = sorted(weights, key=lambda method: everywhere.get(method, False))
+    bare = everywhere.get(ordered[0], False)  # then all are
+    found = pd.DataFrame()
+    for i, method in enumerate(ordered):
+        part, keys = parts[method], [*on, "seed"]
+        if everywhere.get(method, False) and not bare:
+            free = {"sparsity_target", "allocation", "pattern"}
+            free |= {c for c in VARIANTS if c in on and (part[c].isna() | (part[c] == "")).all()}
+            keys = [column for column in keys if column not in free]
+        part = _one_a_seed(part, keys[:-1])[[*keys, "value", *OBJECTS]]
+        part = part.rename(columns={column: f"{column}{i}" for column in ("value", *OBJECTS)})
+        found = found.merge(part, on=keys) if i else part
+    numbers = range(len(ordered))
+    each = [_weighted([weights[m] for m in ordered], of) for of in zip(*(found[f"each{i}"] for i in numbers))]
+    return found[[*on, "seed"]].assign(
+        method=pair(weights), value=sum(weights[m] * found[f"value{i}"] for i, m in enumerate(ordered)),
+        each=pd.Series(each, index=found.index, dtype=object), labels=found["labels0"],
+    )  # fmt: skip
+
+
+def _weighted(weights: list[float], each: tuple[np.ndarray | None, ...]) -> np.ndarray | None:
+    """(N,) float32 weighted sum of what images contribute; None where a row has none, or they are of other splits."""
+    if any(one is None for one in each) or len(set(map(len, each))) > 1:
+        return None
+    return np.asarray(weights, np.float32) @ np.stack(each)  # (N,) = (methods,) @ (methods, N)
+
+
+def pair(weights: Mapping[str, float]) -> str:
+    """A contrast as it is written: "ovit - magnitude"."""
+    size = lambda w: "" if abs(w) == 1 else f"{abs(w):g} "
+    text = "".join(f" {'-' if w < 0 else '+'} {size(w)}{method}" for method, w in weights.items())
+    return text.removeprefix(" + ").removeprefix(" ")
 
 
 def paired(rows: pd.DataFrame, others: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    """`rows` less `others`: their `value` minus that of the row (`other`) that is the same in `on`."""
+    """`rows` less `others`: their `value` minus that of the row (`other`) that is the same in `on`; over seeds only."""
     both = rows.merge(others[[*on, "value"]].rename(columns=dict(value="other")), on=on)
-    return both.assign(value=both.value - both.other)
+    return both.drop(columns=OBJECTS, errors="ignore").assign(value=both.value - both.other)
 
 
-def difference(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    """`summary` of the accuracy of method a minus method b, paired by seed, per phase, dataset, regime and sparsity.
-
-    A method without sparsity (dense, a floor) is compared with the other at each of its sparsities.
-    """
-    rows = accuracies(rows)
-    others = rows[rows.method == b]
-    on = ["allocation", "pattern", "sparsity_target"] if others.sparsity_target.any() else []
-    gain = paired(rows[rows.method == a], others, ["phase", "dataset", "seed", *on])
-    return summary(gain, [*WHERE, "sparsity_target"])
-
-
-def bootstrap(accuracy: float, n: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of an accuracy over n test images, in closed form: resampled images are
-    right or wrong, their number right is binomial. It says nothing about seeds.
-    """
-    low, high = stats.binom.ppf((0.025, 0.975), n, accuracy) / n
-    return low, high
+def difference(rows: pd.DataFrame, a: str, b: str, rule: str = "own") -> pd.DataFrame:
+    """`summary` of the accuracy of method a minus method b, per phase, dataset, regime, variant and sparsity."""
+    on = [*WHERE, *VARIANTS, "sparsity_target"]
+    return summary(contrast(accuracies(under(rows, rule)), {a: 1, b: -1}, on), on)
 
 
 def share(sparsity: float) -> str:
@@ -84,10 +196,10 @@ def verdict(mean: float, half: float, what: str, against: str) -> str:
     """Says which is better, or that the interval holds zero."""
     size = f"{spread(mean, half)} points"
     if np.isnan(half):
-        return f"{what} minus {against}: {size} (one seed, no interval)"
+        return f"{what} minus {against}: {size} (no interval: one seed, or nothing varies)"
     if abs(mean) <= half:
-        return f"no difference of {what} from {against} is resolved ({size}, 95 % t interval over seeds)"
-    return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % t interval over seeds)"
+        return f"no difference of {what} from {against} is resolved ({size}, 95 % interval)"
+    return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % interval)"
 
 
 def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -> pd.DataFrame | None:
@@ -102,6 +214,10 @@ def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -
     columns = [share(s) if s else "not pruned" for s in found.sparsity_target]
     if regimes:
         columns = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(columns, found.pattern)]
+    for variant in VARIANTS:
+        if (told := found[variant].replace("", np.nan)).nunique() > 1:
+            more = [f", {variant.replace('_', ' ')} {v}" if v == v else "" for v in told]
+            columns = [column + words for column, words in zip(columns, more)]
     found = found.assign(column=columns, text=spreads(found, ".1f"))
     wide = found.pivot(index="method", columns="column", values="text").fillna("").rename_axis(columns="")
     return wide.loc[found.method.unique(), found.column.unique()]
@@ -119,21 +235,15 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
 
 
 def setting(rows: pd.DataFrame, config: Parameters) -> str:
-    """What varies over the seeds, how sure the dense accuracy is, and the lambdas that were chosen."""
-    varies = "Each seed has its own dense model."
+    """What the intervals cover and what not, and the lambdas that were chosen."""
+    varies = "Each seed has its own dense model"
+    missed = ""
     if not config.dense_per_seed:
-        varies = (
-            f"All seeds share one dense model; they vary the gradients{config.varies}, so intervals do not cover the "
-            "training of the dense model. An interval of ± 0.0 means that nothing in the method varies with the seed."
-        )
-    sure = "The dense model has no head, and so no top-1. "
-    for dense in rows[(rows.phase == "one_shot") & (rows.method == "dense") & (rows.metric == "top1")][:1].itertuples():
-        low, high = bootstrap(dense.value, int(dense.n_test))
-        sure = (
-            f"The dense top-1 of seed {dense.seed}, {100 * dense.value:.1f} %, lies between {100 * low:.1f} and "
-            f"{100 * high:.1f} % by bootstrap over the {int(dense.n_test)} test images (95 %): another kind of interval, "
-            "for the choice of images, not of seeds. "
-        )
+        varies = f"All seeds share one dense model; they vary the gradients{config.varies}"
+        missed = ", but not the training of the dense model"
+    images = "each" in rows and rows.each.notna().any()
+    covers = "new seeds and new test images" if images else "new seeds, on the same test images"
+    sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}. "
     chosen = rows[rows.damp.notna() & (rows.phase != "lambda_search") & (rows.experiment != "sensitivity")]
     damps = chosen.groupby("method", sort=False).damp.unique()
     listed = "; ".join(f"`{m}` {', '.join(f'{d:.0e}' for d in sorted(v))}" for m, v in damps.items())
@@ -149,7 +259,7 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     )
     seeds = rows.seed.nunique()
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies} {sure}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies}. {sure}"
         f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, {how}, and used "
         f"in every regime (for layer inputs it is relative to the mean diagonal): {listed}.{edge}"
     )

@@ -5,6 +5,7 @@ a kill loses at most what was not measured to its end. `results.csv` is its expo
 """
 
 import errno
+import hashlib
 import json
 import math
 import sqlite3
@@ -19,7 +20,7 @@ import numpy as np
 from ovit_core import disk
 from ovit_core.study import paths, provenance
 from ovit_core.study.parameters import Parameters
-from ovit_core.study.tasks import COLUMNS, KEY, NUMBERS, World
+from ovit_core.study.tasks import COLUMNS, KEY, NUMBERS, Row, World
 
 WAIT = 120.0  # seconds for another process that is writing
 # The order of the key is that of questions: by run, then by what was measured.
@@ -37,6 +38,8 @@ CREATE TABLE IF NOT EXISTS rows (
     UNIQUE ({_names(_UNIQUE)}));
 CREATE TABLE IF NOT EXISTS images (
     id INTEGER PRIMARY KEY REFERENCES rows (id), correct BLOB NOT NULL, loss BLOB NOT NULL, top BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS splits (digest TEXT PRIMARY KEY, labels BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS split_of (id INTEGER PRIMARY KEY REFERENCES rows (id), digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     request TEXT NOT NULL, seed NOT NULL, what TEXT NOT NULL, reason TEXT NOT NULL, UNIQUE (request, seed, what));
 CREATE TABLE IF NOT EXISTS worlds (request TEXT PRIMARY KEY, world TEXT NOT NULL);
@@ -50,8 +53,9 @@ class Images:
     """What a model made of each image of a split, in its order."""
 
     correct: np.ndarray  # (n,) bool
-    loss: np.ndarray  # (n,) cross-entropy
-    top: np.ndarray  # (n,) probability of the class it took the image for
+    loss: np.ndarray | None = None  # (n,) cross-entropy; None where it is not kept
+    top: np.ndarray | None = None  # (n,) probability of the class it took the image for
+    labels: np.ndarray | None = None  # (n,) int32, the split's own; None where they are not known
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Store:
         self.path = paths.rows(profile)
         with self._connected() as db:
             disk.write_ahead(db)
-            there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'workers'").fetchone()[0]
+            there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'split_of'").fetchone()[0]
         if not there:
             with self._writing() as db:
                 for statement in SCHEMA.split(";"):
@@ -147,6 +151,11 @@ class Store:
                 if written.rowcount and one.images is not None:
                     behind = (written.lastrowid, *_packed(one.images))
                     db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", behind)
+                    if one.images.labels is not None:  # once for all rows of a split
+                        labels = np.asarray(one.images.labels, np.int32).tobytes()
+                        digest = hashlib.sha256(labels).hexdigest()
+                        db.execute("INSERT OR IGNORE INTO splits VALUES (?, ?)", (digest, labels))
+                        db.execute("INSERT OR REPLACE INTO split_of VALUES (?, ?)", (written.lastrowid, digest))
 
     def rows(self, run_id: str = "") -> list[dict[str, Any]]:
         """All rows, or those of a run, as dicts of COLUMNS, "" for none; in the order in which they were measured."""
@@ -156,13 +165,15 @@ class Store:
             found = db.execute(query, (run_id,) if run_id else ()).fetchall()
         return [dict(zip(COLUMNS, row)) for row in found]
 
-    def images(self, row: dict[str, Any]) -> Images | None:
-        """What is kept of the images behind a row."""
+    def images(self, rows: Iterable[Row]) -> list[Images | None]:
+        """What is kept of the images behind each of some rows; rows of one split share the array of its labels."""
         where = " AND ".join(f'"{column}" = ?' for column in _UNIQUE)
-        query = f"SELECT correct, loss, top FROM images JOIN rows USING (id) WHERE {where}"
+        query = f"""SELECT correct, loss, top, digest FROM rows JOIN images USING (id) LEFT JOIN split_of USING (id)
+            WHERE {where}"""
         with self._connected() as db:
-            found = db.execute(query, [_plain(row[column]) for column in _UNIQUE]).fetchone()
-        return _unpacked(*found) if found else None
+            splits = {digest: np.frombuffer(x, np.int32) for digest, x in db.execute("SELECT * FROM splits")}
+            behind = [db.execute(query, [_plain(row[column]) for column in _UNIQUE]).fetchone() for row in rows]
+        return [_unpacked(*found[:3], splits.get(found[3])) if found else None for found in behind]
 
     def remember(self, experiment: str, config: Parameters, world: World) -> None:
         """Notes what the rows of an ablation depend on, so that they are found without reading images again."""
@@ -230,11 +241,17 @@ def _plain(value: Any) -> Any:
 
 
 def _packed(images: Images) -> tuple[bytes, bytes, bytes]:
-    """A bit an image for `correct`, float16 for the others."""
+    """A bit an image for `correct`, float16 for the others.
+
+    Raises:
+        ValueError: there is no loss or no probability.
+    """
+    if images.loss is None or images.top is None:
+        raise ValueError("images are stored with their loss and their top probability")
     half = lambda x: np.clip(x, 0, 65_504).astype(np.float16).tobytes()
     return np.packbits(images.correct).tobytes(), half(images.loss), half(images.top)
 
 
-def _unpacked(correct: bytes, loss: bytes, top: bytes) -> Images:
+def _unpacked(correct: bytes, loss: bytes, top: bytes, labels: np.ndarray | None) -> Images:
     loss, top = (np.frombuffer(x, np.float16) for x in (loss, top))
-    return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=len(loss)).astype(bool), loss, top)
+    return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=len(loss)).astype(bool), loss, top, labels)

@@ -120,11 +120,11 @@ class Surgeon:
         model = copy.deepcopy(self.upstream.model)
         if method == "dense":
             return model
-        share = 1 / (recomputations + 1)
+        share = 1 / (recomputations + 1)  # of the way, a step
         gone = masks.removed_share(masks.of(model)) if recomputations else 0.0
         install(model, self.point(method, gone + (sparsity - gone) * share, damp, regime))
-        for step in range(2, recomputations + 2):
-            self.prune_again(model, method, gone + (sparsity - gone) * share * step, damp, step)
+        for step in range(1, recomputations + 1):
+            self.prune_again(model, method, gone + (sparsity - gone) * share * (step + 1), damp, step)
         return model
 
     def prune_again(self, model: nn.Module, method: str, sparsity: float, damp: float | None, step: int) -> None:

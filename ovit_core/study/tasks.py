@@ -14,6 +14,7 @@ from ovit_core.methods import METHODS, get_method
 from ovit_core.study import provenance
 from ovit_core.study.parameters import Parameters
 
+TESTED = ("top1", "cross_entropy", "expected_calibration_error")  # what is measured of a model upstream
 SHARED = "shared"  # the `experiment` of rows that any ablation may ask for; each exports them under its own name
 COLUMNS = """experiment profile model upstream dataset method score update allocation pattern phase source_phase
 damp_rule passes shots epochs dense_seed gradient_seed finetune_seed threads sparsity_target sparsity sparsity_model
@@ -60,7 +61,6 @@ class Task:
 
 Stage = Callable[[Any, int, World, Sequence[Row]], list[Task]]  # (parameters, seed, world, rows of the stages before)
 VALIDATION = "validation_top1"  # the metric of rows by which something is chosen
-TESTED = ("top1", "cross_entropy", "expected_calibration_error")  # what is measured of a model upstream
 
 
 def task(

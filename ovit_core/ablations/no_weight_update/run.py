@@ -54,7 +54,7 @@ class Seed(measure.Seed):
 
     def dense_length(self, task: Task) -> Iterable[Measured]:
         """What the dense model has on validation, or one trained for another number of epochs."""
-        other = dense.upstream(self.config.replace(epochs=task.columns["epochs"]), self.seed)
+        other = dense.upstream(self.config.model_copy(update=dict(epochs=task.columns["epochs"])), self.seed)
         found = training.evaluate(other.model, batches(other.data.val, EVAL_BATCH))
         yield Measured(dict(metric=VALIDATION, value=found.accuracy))
 

@@ -24,13 +24,13 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     c, methods = config, dict.fromkeys(method for asked, _ in config.points.values() for method in asked)
     plain = [method for method in methods if not get_method(method).sequential]
     tasks = [t for regime in map(regime_of, c.regimes) for t in lambdas.searches(c, seed, world, plain, regime)]
-    tasks += lambdas.searches(c, seed, world, plain)  # trained models and sweeps take it, whatever the regimes
+    # Trained models, sweeps and the comparison at equal compute take it, whatever the regimes.
+    more = [*(PAIR if any(c.sweeps.values()) or c.sensitivity_draws else ()), *(COMPUTE if c.compute_passes else ())]
+    tasks += lambdas.searches(c, seed, world, [*plain, *more])
     for at in c.damp_checks:
         tasks += lambdas.searches(c, seed, world, c.methods, at=at)
     for column, values in c.sweeps.items():
         tasks += [t for v in values for t in lambdas.searches(c.replace(**{column: v}), seed, world, PAIR)]
-    if c.compute_passes:
-        tasks += lambdas.searches(c, seed, world, COMPUTE)
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
             task(

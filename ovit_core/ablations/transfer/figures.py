@@ -61,7 +61,9 @@ def upstream(rows: pd.DataFrame) -> Figure | None:
     if both[both.sparsity_target > 0].empty:
         return None
     key = ["phase", "dataset", "method", "sparsity_target"]
-    found = summary(both, key).merge(summary(both.assign(value=both.upstream_top1), key), on=key, suffixes=("", "_x"))
+    found = summary(both, key).merge(
+        summary(both.assign(value=both.upstream_top1, each=None), key), on=key, suffixes=("", "_x")
+    )
     sets, levels = floors(rows), accuracy(rows)
     ranks = correlation(rows).set_index(["phase", "dataset"])
     ranks = dict(zip(ranks.index, spreads(ranks, "+.2f", 1)))

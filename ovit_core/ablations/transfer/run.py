@@ -149,7 +149,8 @@ class Seed(measure.Seed):
         labels, right = data.labels("test"), found.correct
         row = measure.sparsities(model) | chosen
         value = mean_per_class(right, labels) if data.metric == "mean_per_class" else right.mean()
-        yield Measured(row | dict(metric=data.metric, value=float(value), n_test=len(right)), found)
+        about = row | dict(metric=data.metric, value=float(value), n_test=len(right))
+        yield Measured(about, replace(found, labels=labels))
         for c, name in enumerate(data.classes if ("top1", "class") in task.metrics else []):
             if (labels == c).any():
                 one = dict(scope="class", scope_name=name, metric="top1", value=float(right[labels == c].mean()))

@@ -1,0 +1,190 @@
+"""Families of comparisons, listed before anything is measured, with one error rate for each.
+
+A family holds five contrasts at most. Its p values are corrected by Holm (Scandinavian Journal of Statistics 6, 1979);
+a difference is resolved where p is then below .05. That there is none is said only where the whole interval lies inside
+a margin stated beforehand.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ovit_core.study import intervals
+from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, contrast, images_of, pair, share, spread, under
+
+MOST = 5  # contrasts of a family
+LEVEL = 0.05  # the error rate of a family
+ACCURACY = "accuracy"  # a contrast's metric: of each dataset the accuracy that the field reports for it
+POINT = ["phase", "source_phase", "dataset", "allocation", "pattern", "sparsity_target"]  # columns of the table
+TABLE = ["family", "what", "pair", "rule", "metric", *POINT, "mean", "s", "n", "sigma", "sigma_e", "N", "df", "low", "high",
+         "p", "p_holm", "margin", "verdict"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of methods at one point.
+
+    With several datasets, it is the mean over them, each dataset with the same weight.
+    """
+
+    what: str  # what it tells
+    weights: Mapping[str, float]  # method -> weight
+    where: Mapping[str, Any] = field(default_factory=dict)  # column -> its value, or a tuple of values
+    rule: str = "own"  # of lambda
+    metric: str = "top1"  # or ACCURACY
+
+
+@dataclass(frozen=True)
+class Family:
+    """Contrasts that are judged together.
+
+    Raises:
+        ValueError: there are none, or more than MOST.
+    """
+
+    name: str
+    title: str
+    contrasts: tuple[Contrast, ...]
+    margin: float | None = None  # within which a difference is none, in the unit of the metric
+
+    def __post_init__(self):
+        object.__setattr__(self, "contrasts", tuple(self.contrasts))
+        if not 0 < len(self.contrasts) <= MOST:
+            raise ValueError(f"family {self.name!r} has {len(self.contrasts)} contrasts: 1 to {MOST}")
+
+
+def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
+    """The rows that a contrast is made of."""
+    found = rows[(rows.scope == "all") & (rows.experiment != "sensitivity") & rows.method.isin(list(one.weights))]
+    found = under(found, one.rule)
+    found = found[found.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])]
+    for column, value in one.where.items():
+        wanted = list(value) if isinstance(value, list | tuple) else [value]
+        free = (
+            False  # a method without sparsity is at every sparsity, in every regime, at a variant that it has none of
+        )
+        if column in ("sparsity_target", "allocation", "pattern", *VARIANTS):
+            empty = found[column].isna() | (found[column] == "") if column in VARIANTS else True
+            free = (found.sparsity_target == 0) & empty
+        found = found[found[column].isin(wanted) | free]
+    return found
+
+
+def used(rows: pd.DataFrame, families: Iterable[Family]) -> np.ndarray:
+    """(rows,) bool: whether a contrast of the families is made of the row."""
+    names = {name for family in families for one in family.contrasts for name in asked(rows, one).index}
+    return rows.index.isin(names)
+
+
+def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
+    """Every contrast of the families, a line each, with columns TABLE.
+
+    Returns:
+        `mean`, `low` and `high` in the unit of the metric; s, n, sigma, N and df as `intervals.interval` has them, with the
+        datasets as strata where it is a mean over several; `p_holm` within the family; `verdict`: resolved, same, not
+        resolved, no interval (one seed), or not run.
+
+    Raises:
+        ValueError: the rows of a contrast are at more than one point; names the columns that tell them apart.
+    """
+    lines = []
+    for family in families:
+        mine = [_line(rows, family, one) for one in family.contrasts]
+        lines += [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
+    return pd.DataFrame([line | dict(verdict=_verdict(line)) for line in lines], columns=TABLE)
+
+
+def holm(p: list[float]) -> list[float]:
+    """p values after Holm, NaN where there is none."""
+    from statsmodels.stats.multitest import multipletests  # takes a second to load
+
+    given = np.array(p, dtype=float)
+    known = ~np.isnan(given)
+    if known.any():
+        given[known] = multipletests(given[known], method="holm")[1]
+    return given.tolist()
+
+
+def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
+    about = dict(family=family.name, what=one.what, pair=pair(one.weights), rule=one.rule, metric=one.metric)
+    about |= dict(margin=np.nan if family.margin is None else family.margin)
+    on = [*WHERE, *VARIANTS, "sparsity_target"]
+    found = contrast(asked(rows, one), one.weights, on)
+    found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
+    if found.empty:
+        named = {column: one.where.get(column, "") for column in POINT}
+        given = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
+        return about | given | dict(mean=np.nan, n=0, N=0, p=np.nan, low=np.nan, high=np.nan)
+    loose = [column for column in on if column != "dataset" and found[column].nunique(dropna=False) > 1]
+    if loose:
+        raise ValueError(
+            f"{one.what} ({about['pair']}) is asked for at more than one point: name its {', '.join(loose)} in `where`"
+        )
+    i = _over_datasets(found)
+    point = {column: found[column].iloc[0] for column in POINT}
+    point["dataset"] = ", ".join(found.dataset.unique())
+    numbers = dict(mean=i.mean, s=i.s, n=i.n, sigma=i.sigma, sigma_e=i.sigma_e, N=i.N, df=i.df, low=i.low, high=i.high)
+    return about | point | numbers | dict(p=i.p)
+
+
+def _over_datasets(found: pd.DataFrame) -> intervals.Interval:
+    """The interval of a contrast's mean over datasets; every seed has all of them."""
+    found = found.sort_values("seed")
+    values = found.groupby("seed").value.mean().to_numpy()
+    parts = [images_of(here) for _, here in found.groupby("dataset", sort=False)]
+    all_each, strata, weights = [], [], []
+    for each, labels in parts:
+        if each is None:
+            return intervals.interval(values)
+        own = np.zeros(each.shape[1], int) if labels is None else np.unique(labels, return_inverse=True)[1]
+        all_each.append(each)
+        strata.append(own + len(weights))
+        weights += [1 / (len(parts) * (own.max() + 1))] * (own.max() + 1)
+    return intervals.interval(values, np.concatenate(all_each, axis=1), np.concatenate(strata), np.array(weights))
+
+
+def _verdict(line: Mapping[str, Any]) -> str:
+    if not line["n"]:
+        return "not run"
+    if np.isnan(line["p"]):
+        return "no interval"
+    if line["p_holm"] < LEVEL:
+        return "resolved"
+    return "same" if _within(line) else "not resolved"
+
+
+def _within(line: Mapping[str, Any]) -> bool:
+    """Whether the interval lies inside the margin; without a margin it does not."""
+    return bool(-line["margin"] < line["low"] and line["high"] < line["margin"])
+
+
+def sentence(line: Mapping[str, Any]) -> str:
+    """A line of the table in words, with its interval and Holm's p; accuracies in percentage points."""
+    points = line["metric"] in (*ACCURACIES, ACCURACY)
+    form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
+    at = [line["phase"], line["dataset"], line["pattern"] if line["pattern"] != "unstructured" else ""]
+    at += ["uniform"] * (line["allocation"] == "uniform" and line["pattern"] == "unstructured")
+    at += [share(line["sparsity_target"])] * (not isinstance(line["sparsity_target"], str))
+    where = ", ".join(filter(None, at))
+    said = f"{line['what']} ({where}): `{line['pair']}`"
+    if line["verdict"] == "not run":
+        return f"{said}: not run."
+    size = f"{spread(line['mean'], line['high'] - line['mean'], form, scale)}{unit}"
+    if line["verdict"] == "no interval":
+        return f"{said} = {size} (no interval: one seed, or nothing varies)."
+    margin = f"the margin of ± {scale * line['margin']:g}{unit}"
+    judged = {
+        "resolved": "resolved" + f", though inside {margin}" * _within(line),
+        "same": f"no difference: the interval lies inside {margin}",
+        "not resolved": "not resolved",
+    }[line["verdict"]]
+    low, high = (f"{scale * line[end]:{form}}" for end in ("low", "high"))
+    return f"{said} = {size} (95 % interval {low} to {high}; p after Holm {_p(line['p_holm'])}): {judged}."
+
+
+def _p(p: float) -> str:
+    """A p value as it is written."""
+    return "below 0.001" if p < 0.001 else f"{p:.2g}"
