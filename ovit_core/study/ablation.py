@@ -140,6 +140,9 @@ class Results:
         failed = [f"**Not measured**: {failure}" for failure in self.failures]
         compared = self.differences()
         for family in self.ablation.families(self.config):
+            if why := family.silent(self.rows) if family.silent else "":
+                failed.append(f"**{family.title}**: {why}.")
+                continue
             lines = compared[compared.family == family.name].to_dict("records")
             failed += [f"**{family.title}**", *(f"  - {families.sentence(line)}" for line in lines)]
         said = (*failed, *self.ablation.analysis.answers(self.rows))

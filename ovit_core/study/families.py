@@ -5,7 +5,7 @@ a difference is resolved where p is then below .05. That there is none is said o
 a margin stated beforehand.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Family:
     title: str
     contrasts: tuple[Contrast, ...]
     margin: float | None = None  # within which a difference is none, in the unit of the metric
+    silent: Callable[[pd.DataFrame], str] | None = None  # from all rows, why no sentence is made of it; "" where one is
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))

@@ -14,13 +14,12 @@ from ovit_core.ablations.transfer import readout
 from ovit_core.ablations.transfer.parameters import NOTHING, Transfer
 from ovit_core.ablations.transfer.readout import Labelled
 from ovit_core.ablations.transfer.similarity import cka
-from ovit_core.ablations.transfer.tasks import HELD_OUT
 from ovit_core.data.batches import EVAL_BATCH, InMemoryImages, Steps, batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data
 from ovit_core.study import dense, measure
 from ovit_core.study.store import Images, Measured
-from ovit_core.study.tasks import VALIDATION, Task, World, identity_of
+from ovit_core.study.tasks import HELD_OUT, VALIDATION, Task, World, identity_of
 
 HELD, SPLIT = 0.2, 0  # of a downstream training split, to choose by: the same images for every seed
 ALIKE = 2000  # validation images on which features are compared, at most

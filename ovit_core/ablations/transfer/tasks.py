@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ovit_core.ablations.transfer.parameters import FLOORS, FROZEN, NOTHING, Transfer
 from ovit_core.data import catalog
 from ovit_core.study import lambdas, provenance, recovery
-from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, task
+from ovit_core.study.tasks import HELD_OUT, SHARED, TESTED, VALIDATION, Row, Task, World, task
 
 MODULES = (
     *provenance.STUDY, "ovit_core.study.dense", "ovit_core.study.recovery", "ovit_core.ablations.transfer.run",
@@ -18,7 +18,6 @@ MODULES = (
 )  # fmt: skip
 FULL = ("full_steps", "full_batch_size", "weight_decay")  # what full finetuning depends on
 RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
-HELD_OUT = "held_out_top1"  # on all validation images: by such rows a set tells something or not
 Rows = Sequence[Row]
 
 
