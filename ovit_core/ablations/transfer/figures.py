@@ -39,7 +39,7 @@ def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
     sources = [source for source in SOURCES if (here.sparsity_target > 0)[here.source_phase == source].any()]
     if not sources:
         return None
-    datasets, tells = list(here.dataset.unique()), telling(rows, one)
+    datasets, tells, silent = list(here.dataset.unique()), telling(rows, one), []
     fig, grid = _grid(len(sources), len(datasets), sharey="col")
     for source, line in zip(sources, grid):
         for dataset, ax in zip(datasets, line):
@@ -49,13 +49,13 @@ def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
             _floors(ax, found, mine.method)
             against(ax, found[found.sparsity_target > 0])
             percent(ax)
-            if line is grid[0]:
+            if source == sources[0]:
                 ax.set_title(f"{dataset}\n{METRICS[mine.metric.iloc[0]]}", fontsize="medium")
-            if dataset not in tells:
-                grey(ax)
+            silent += [] if dataset in tells else [ax]
         line[0].set_ylabel(f"models {SOURCES[source]}")
     fig.supylabel(f"test accuracy, {one.words}", fontsize="medium")
     legend(fig)
+    grey(silent)
     return fig
 
 
@@ -76,19 +76,21 @@ def few(rows: pd.DataFrame) -> Figure | None:
             mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
             found = summary(mine, ["method", "shots"])
             found["x"] = found.shots.fillna(0).map({0 if np.isnan(s) else s: i for i, s in enumerate(lengths)})
-            for method in ("dense", *FLOORS["linear"], *shown(found)):
+            drawn = ("dense", *FLOORS["linear"], *shown(found))
+            for i, method in enumerate(drawn):
                 f = found[found.method == method].sort_values("x")
                 colour, marker = STYLE.get(method, ("black", ""))
                 look = dict(color=colour, marker=marker, ms=4.5, lw=1.3, ls=FLOOR_STYLE.get(method, "-"))
                 label = "dense, the same source" if method == "dense" else method.replace("_", " ")
-                ax.errorbar(f.x, f["mean"], f.half.fillna(0), label=method if method in STYLE else label, **look)
+                x = f.x + 0.3 * ((i + 0.5) / len(drawn) - 0.5)
+                ax.errorbar(x, f["mean"], f.half.fillna(0), label=method if method in STYLE else label, **look)
             silent = [i for i, shots in enumerate(lengths) if dataset not in tells[shots]]
             for i in silent:
                 ax.axvspan(i - 0.4, i + 0.4, color=GREY, alpha=0.35, lw=0)
             ax.set_xticks(range(len(lengths)), ["all" if np.isnan(s) else f"{s:g}" for s in lengths])
             ax.set_xlabel("training images a class")
             percent(ax)
-            if line is grid[0]:
+            if source == sources[0]:
                 ax.set_title(dataset, fontsize="medium")
         line[0].set_ylabel(f"models {SOURCES[source]}")
     fig.supylabel(f"test accuracy of linear probes, pruned to {share(at)}", fontsize="medium")
@@ -115,7 +117,7 @@ def errors(rows: pd.DataFrame) -> Figure | None:
             ax.axhline(0, color="black", ls="--", lw=1, label="dense, the same source")
             against(ax, here)
             percent(ax, accuracy=False)
-            if line is grid[0]:
+            if source == sources[0]:
                 words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
                 ax.set_title(f"{words[0].upper()}{words[1:]}\n{more.datasets.iloc[0]}", fontsize="small")
         line[0].set_ylabel(f"models {SOURCES[source]}")
@@ -137,6 +139,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     found = summary(both, key).merge(xs, on=key, suffixes=("", "_x"))
     ranks = {tuple(r[:3]): r for r in correlation(both.assign(shots=0), column).itertuples(index=False)}
     phases, datasets = [p for p in NAMES if (found.phase == p).any()], list(found.dataset.unique())
+    silent = []
     fig, grid = _grid(len(phases), len(datasets))
     for phase, line in zip(phases, grid):
         tells = set(of(known, Protocol(phase)).query("tells").dataset)
@@ -155,11 +158,11 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
             ax.set_title(f"{dataset}\n{_rank(ranks.get((phase, 0, dataset)))}", fontsize="small")
             percent(ax)
             ax.set_xlabel(label)
-            if dataset not in tells:
-                grey(ax)
+            silent += [] if dataset in tells else [ax]
         line[0].set_ylabel(NAMES[phase])
     fig.supylabel("transfer accuracy (test); hollow: recovered", fontsize="medium")
     legend(fig)
+    grey(silent)
     return fig
 
 
@@ -176,14 +179,15 @@ def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
     return set(found[found.tells].dataset)
 
 
-def grey(ax: Axes) -> None:
-    """Takes the colours out of a panel of which no sentence speaks; what is in the legend comes from other panels."""
-    for artist in (*ax.lines, *ax.collections):
-        artist.set_color(GREY)
-        artist.set_label("_nothing")
-    for container in ax.containers:
-        container.set_label("_nothing")
-    ax.text(0.02, 0.02, "tells nothing", transform=ax.transAxes, color="0.45", fontsize="small")
+def grey(panels: Iterable[Axes]) -> None:
+    """Takes the colours out of panels of which no sentence speaks, once there is a legend."""
+    for ax in panels:
+        for line in ax.lines:
+            hollow = line.get_markerfacecolor() == "white"
+            line.set(color=GREY, markeredgecolor=GREY, markerfacecolor="white" if hollow else GREY)
+        for bars in ax.collections:
+            bars.set_color(GREY)
+        ax.text(0.02, 0.02, "tells nothing", transform=ax.transAxes, color="0.45", fontsize="small")
 
 
 def _grid(lines: int, columns: int, **shared: str) -> tuple[Figure, np.ndarray]:

@@ -26,7 +26,7 @@ def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
     trained on like the recovered models where those are meant.
     """
     key = ["phase", "shots", *MODEL]
-    known = told(transferred(rows))
+    known = transferred(told(rows))
     dense, pruned = known[known.method == "dense"], known[known.sparsity_target > 0]
     more = statistics.paired(pruned, dense, [*POINT, "source_phase", "seed"])
     # A dense model without errors has none to be relative to: such a set is left out, of every seed.
@@ -67,7 +67,7 @@ def correlation(both: pd.DataFrame, other: str) -> pd.DataFrame:
     for at, here in means.groupby(POINT, sort=False, dropna=False):
         if len(here) >= FEWEST:
             found.append((*at, len(here), *ranked(here.value.to_numpy(), here[other].to_numpy())))
-    return pd.DataFrame(found, columns=[*POINT, "models", "rho", "low", "high"])
+    return pd.DataFrame(found, columns=[*POINT, "models", "rho", "low", "high"]).astype(dict(shots=float))
 
 
 def ranked(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:

@@ -67,7 +67,7 @@ def sets(rows: pd.DataFrame) -> pd.DataFrame:
         for gap in summary(contrast(here, {"dense": 1, best: -1}, POINT), POINT).itertuples():
             tells = gap.mean >= MARGIN and gap.low > 0
             found.append((*at, best, dense, floors[best], gap.mean, gap.half, gap.low, tells))
-    return pd.DataFrame(found, columns=SETS).astype({"tells": bool})
+    return pd.DataFrame(found, columns=SETS).astype(dict(shots=float, tells=bool))
 
 
 def told(rows: pd.DataFrame) -> pd.DataFrame:
