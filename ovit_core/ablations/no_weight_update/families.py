@@ -138,10 +138,7 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
         out += _family(f"sweep_{column}", f"Whether the update's worth depends on {column}", contrasts, PAIR)
     if c.compute_passes:
         most = max(c.compute_passes)
-        more = [
-            Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes")
-            for m in COMPUTE
-        ]
+        more = [Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes") for m in COMPUTE]
         best = [
             Contrast(f"oViT in one pass less {m} in {most}", _minus(f"{UPDATE}@1", f"{m}@{most}"), at, by="passes")
             for m in COMPUTE[1:]
