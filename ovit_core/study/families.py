@@ -5,8 +5,9 @@ a difference is resolved where p is then below .05. That there is none is said o
 a margin stated beforehand.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class Contrast:
     where: Mapping[str, Any] = field(default_factory=dict)  # column -> its value, or a tuple of values
     rule: str = "own"  # of lambda
     metric: str = "top1"  # or ACCURACY
+    by: str = (
+        ""  # a column whose values tell methods apart, as METHOD@VALUE in the weights: a setting that a sweep varies
+    )
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Family:
     title: str
     contrasts: tuple[Contrast, ...]
     margin: float | None = None  # within which a difference is none, in the unit of the metric
+    says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))
@@ -57,19 +62,23 @@ class Family:
 
 
 def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
-    """The rows that a contrast is made of."""
-    found = rows[(rows.scope == "all") & (rows.experiment != "sensitivity") & rows.method.isin(list(one.weights))]
-    found = under(found, one.rule)
+    """The rows that a contrast is made of; with `by` the sweep of that column beside the study's own rows."""
+    swept = (rows.experiment == "sensitivity") & ((rows.scope_name != one.by) if one.by else True)
+    whole = (rows.scope == "all") & ~swept
+    names = {method.partition("@")[0] for method in one.weights} if one.by else {*one.weights}
+    found = under(rows[whole & rows.method.isin(names)], one.rule)
     found = found[found.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])]
     for column, value in one.where.items():
         wanted = list(value) if isinstance(value, list | tuple) else [value]
-        free = (
-            False  # a method without sparsity is at every sparsity, in every regime, at a variant that it has none of
-        )
+        free = False  # a method without sparsity is everywhere, and at every variant that it has none of
         if column in ("sparsity_target", "allocation", "pattern", *VARIANTS):
             empty = found[column].isna() | (found[column] == "") if column in VARIANTS else True
             free = (found.sparsity_target == 0) & empty
         found = found[found[column].isin(wanted) | free]
+    if one.by:
+        shown = [f"{value:g}" if isinstance(value, Number) else value for value in found[one.by]]
+        found = found.assign(method=[f"{method}@{value}" for method, value in zip(found.method, shown)])
+        found = found[found.method.isin(list(one.weights))]
     return found
 
 
@@ -112,6 +121,8 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     about = dict(family=family.name, what=one.what, pair=pair(one.weights), rule=one.rule, metric=one.metric)
     about |= dict(margin=np.nan if family.margin is None else family.margin)
     on = [*WHERE, *VARIANTS, "sparsity_target"]
+    if one.by:  # what goes with the column differs with it: a phase has its length, passes their recomputations
+        on = [column for column in WHERE if column != one.by] + ["sparsity_target"]
     found = contrast(asked(rows, one), one.weights, on)
     found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
     if found.empty:
@@ -124,7 +135,7 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
             f"{one.what} ({about['pair']}) is asked for at more than one point: name its {', '.join(loose)} in `where`"
         )
     i = _over_datasets(found)
-    point = {column: found[column].iloc[0] for column in POINT}
+    point = {column: found[column].iloc[0] if column in found else "" for column in POINT}
     point["dataset"] = ", ".join(found.dataset.unique())
     numbers = dict(mean=i.mean, s=i.s, n=i.n, sigma=i.sigma, sigma_e=i.sigma_e, N=i.N, df=i.df, low=i.low, high=i.high)
     return about | point | numbers | dict(p=i.p)

@@ -50,7 +50,10 @@ class Seed:
             RuntimeError: what it is to be measured at was to be found by a search, and that failed.
         """
         c = task.columns
-        for column, what, wanted in (("damp", "lambda", c["damp_rule"]), ("lr", "learning rate", c["phase"] in TRAINED)):
+        for column, what, wanted in (
+            ("damp", "lambda", c["damp_rule"]),
+            ("lr", "learning rate", c["phase"] in TRAINED),
+        ):
             if wanted and c[column] == "":
                 raise NotFoundError(f"no {what} was found: its search failed")
         return [Measured(dict(task.columns) | one.row, one.images) for one in getattr(self, task.kind)(task)]

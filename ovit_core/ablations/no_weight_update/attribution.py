@@ -82,7 +82,9 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     wide = found.drop_duplicates(["rule", "part", "column"]).pivot(
         index=["rule", "part"], columns="column", values="text"
     )
-    wide = wide.reindex([(rule, part) for rule in found.rule.unique() for part in PARTS])[[*dict.fromkeys(found.column)]]
+    wide = wide.reindex([(rule, part) for rule in found.rule.unique() for part in PARTS])[
+        [*dict.fromkeys(found.column)]
+    ]
     return wide.fillna("").rename(index=PARTS | RULES).rename_axis(columns="points of top-1", index=["λ", "part"])
 
 
