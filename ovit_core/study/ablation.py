@@ -146,7 +146,7 @@ class Results:
             lines = compared[compared.family == family.name]
             said = family.says(lines) if family.says else ""
             out.append(f"- **{family.title}**" + f": {said}." * bool(said))
-            out += [f"  - {families.sentence(line)}" for line in lines.to_dict("records")]
+            out += [f"  - {sentence}" for sentence in families.sentences(lines)]
         return Text("\n".join([*out, *(f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows))]))
 
     def differences(self) -> "pd.DataFrame":

@@ -172,15 +172,21 @@ def _within(line: Mapping[str, Any]) -> bool:
     return bool(-line["margin"] < line["low"] and line["high"] < line["margin"])
 
 
-def sentence(line: Mapping[str, Any]) -> str:
-    """A line of the table in words, with its interval and Holm's p; accuracies in percentage points."""
+def sentences(lines: pd.DataFrame) -> list[str]:
+    """The lines of a family in words, each with its interval and Holm's p; accuracies in percentage points. Where they
+    stand is named as far as it tells them apart.
+    """
+    differ = [column for column in POINT if lines[column].nunique(dropna=False) > 1]
+    return [sentence(line, differ) for line in lines.to_dict("records")]
+
+
+def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
+    """A line of the table in words; `named` are the columns that say where it stands."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    at = [line["phase"], line["dataset"], line["pattern"] if line["pattern"] != "unstructured" else ""]
-    at += ["uniform"] * (line["allocation"] == "uniform" and line["pattern"] == "unstructured")
-    at += [share(line["sparsity_target"])] * (not isinstance(line["sparsity_target"], str))
-    where = ", ".join(filter(None, at))
-    said = f"{line['what']} ({where}): `{line['pair']}`"
+    at = [share(line[c]) if c == "sparsity_target" and line[c] != "" else str(line[c]) for c in named]
+    where = ", ".join(word for word in at if word not in ("", "global", "unstructured"))
+    said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."
     size = f"{spread(line['mean'], line['high'] - line['mean'], form, scale)}{unit}"
@@ -192,8 +198,7 @@ def sentence(line: Mapping[str, Any]) -> str:
         "same": f"no difference: the interval lies inside {margin}",
         "not resolved": "not resolved",
     }[line["verdict"]]
-    low, high = (f"{scale * line[end]:{form}}" for end in ("low", "high"))
-    return f"{said} = {size} (95 % interval {low} to {high}; p after Holm {_p(line['p_holm'])}): {judged}."
+    return f"{said} = {size}, p after Holm {_p(line['p_holm'])}: {judged}."
 
 
 def _p(p: float) -> str:

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.families import families
-from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate
+from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
 from ovit_core.study.statistics import ACCURACIES, contrast, main, share, summary
@@ -49,7 +49,8 @@ def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
 def compute(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the accuracy per `method` and `setting`, the number of passes that share the gradients."""
     found = sweeps(rows)
-    return summary(found[(found.column == "passes") & (found.rule == "own")], ["method", "setting"])
+    found = found[(found.column == "passes") & (found.rule == "own") & found.method.isin(COMPUTE)]
+    return summary(found, ["method", "setting"])
 
 
 def answers(rows: pd.DataFrame) -> list[str]:

@@ -63,8 +63,10 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
             return None
         reference(ax, found, "dense", "dense")
         against(ax, pruned)
-        ax.set(title=title, yscale="log" if metric == "cross_entropy" else "linear", xlabel="sparsity")
-        ax.xaxis.set_major_formatter(lambda s, _: f"{100 * s:.3g} %")
+        ax.set(title=title, yscale="log" if metric == "cross_entropy" else "linear")
+        percent(ax, accuracy=False, axes="x")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis(lambda v, _: f"{v:.3g}")
     legend(fig)
     return fig
 
@@ -130,11 +132,12 @@ def trained(rows: pd.DataFrame) -> Figure | None:
         here = curve[curve.sparsity_target.isin((0, sparsity))]
         here = here[here.method.isin(curve[curve.phase == "recovered"].method)]
         place = {length: i for i, length in enumerate(lengths)}
-        for method in ("dense", *shown(here)):
+        for k, method in enumerate(methods := ("dense", *shown(here))):
             f = here[here.method == method].sort_values("epochs")
             colour, marker = STYLE.get(method, ("black", ""))
             look = dict(color=colour, marker=marker, ms=5, lw=1.3, capsize=2.5, ls="--" if method == "dense" else "-")
-            ax.errorbar(f.epochs.map(place), f["mean"], f.half.fillna(0), label=method, **look)
+            aside = 0.3 * (k / len(methods) - 0.5)  # intervals side by side
+            ax.errorbar(f.epochs.map(place) + aside, f["mean"], f.half.fillna(0), label=method, **look)
         after = gradual[gradual.sparsity_target == sparsity]
         for i, method in enumerate(shown(after)):
             f, (colour, marker) = after[after.method == method], STYLE[method]
@@ -219,7 +222,7 @@ def layers(rows: pd.DataFrame) -> Figure | None:
 
 
 def overlap(rows: pd.DataFrame) -> Figure | None:
-    """Heat map, methods by methods, means over seeds: intersection over union of what two methods remove."""
+    """Heat map, methods by methods, means over seeds: intersection over union of what two methods keep."""
     rows = rows[rows.metric == "mask_overlap"]
     if rows.empty:
         return None
@@ -277,5 +280,5 @@ FIGURES = {
         equal_compute, "At equal compute", "As many gradients in all, curvature estimated once or anew on the way."
     ),
     "layers": Drawing(layers, "Where methods act", "Each layer's sparsity, and where corrections move kept weights."),
-    "overlap": Drawing(overlap, "Which weights", "Intersection over union of what two methods remove."),
+    "overlap": Drawing(overlap, "Which weights", "Intersection over union of what two methods keep."),
 }  # fmt: skip
