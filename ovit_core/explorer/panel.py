@@ -261,7 +261,7 @@ def settings(c: Explore) -> dict[str, w.Widget]:
         pretrained=w.Checkbox(description="timm's published weights", **WIDE),
         checkpoint=w.Text(description="checkpoint", placeholder="path; none: train it here", **WIDE),
         upstream=w.Combobox(options=sorted({*DATASETS, c.upstream}), description="dataset", **WIDE),
-        methods=w.SelectMultiple(options=list(METHODS), description="methods", rows=6, **WIDE),
+        methods=w.SelectMultiple(options=[name for name, method in METHODS.items() if not method.sequential], description="methods", rows=6, **WIDE),
         block_size=w.BoundedIntText(min=1, max=4096, description="block size", **WIDE),
         gradients=w.BoundedIntText(min=1, max=100_000, description="gradients", **WIDE),
         damp=w.Dropdown(options=damps, description="λ", **WIDE),
