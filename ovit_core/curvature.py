@@ -123,9 +123,7 @@ def estimate(
 Watching = TypeVar("Watching", bound=Watch)
 
 
-def watched(
-    model: nn.Module, watch: Watching, loader: Iterable, count: int, loss: Loss | None = None
-) -> Watching:
+def watched(model: nn.Module, watch: Watching, loader: Iterable, count: int, loss: Loss | None = None) -> Watching:
     """What saw `count` batches go through the model, in eval mode; arguments and errors as of `estimate`."""
     loss, weights = loss or default_loss(model), watch.weights
     batches = _endless(loader, count, next(iter(weights.values())), per_sample=False)

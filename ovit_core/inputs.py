@@ -133,14 +133,14 @@ class InputHessian(Watch):
             torch.linalg.LinAlgError: it is not positive definite; names the weight and a lambda that would work.
         """
         F, unit = self._sum[name], self._unit(name)
-        options = dict(count=self.count[name], damp=(damp or self.damp) * unit, name=name, unit=unit)
+        invert_into = lambda F, out: invert(F, self.count[name], (damp or self.damp) * unit, name, out, unit)
         if name in self.masks:
             kept = self.masks[name].flatten(1)[rows].to(F)  # (k, B)
             F = F * kept.unsqueeze(1) * kept.unsqueeze(2)  # (k, B, B): a removed weight is a block of its own
-            return invert(F, out=F, **options)
+            return invert_into(F, F)
         if self._last is None or self._last[0] != (name, damp):
             self._last = None  # freed before the next
-            self._last = (name, damp), invert(F.unsqueeze(0), out=torch.empty_like(F).unsqueeze(0), **options)
+            self._last = (name, damp), invert_into(F.unsqueeze(0), torch.empty_like(F).unsqueeze(0))
         return self._last[1].expand(len(range(*rows.indices(self.shapes[name][0]))), -1, -1)
 
 

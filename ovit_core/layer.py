@@ -120,7 +120,7 @@ def solve_rows(problem: Problem, inputs: InputHessian, name: str, damp: float | 
     """A weight solved row by row, by its inputs, and how many rows fell back to float64."""
     whole, w, _, method, pattern, _, backend = problem
     if method.score == "static" or method.update == "independent":
-        raise ValueError("scores of single inverses, and updates by them, are there for the Fisher, not for layer inputs")
+        raise ValueError("the score static and the update independent are there for the Fisher, not for layer inputs")
     F, fallbacks = inputs.matrix(name, damp), 0
     if method.score in GREEDY:
         found = eliminate_rows(

@@ -64,7 +64,7 @@ METHODS = {
     "random": Method("random", "none", "a floor"),
     "obc": Method("greedy", "joint", "OBC: oViT's elimination on the layer inputs' Hessian, over whole rows", "inputs"),
     "obc_mask_only": Method("greedy", "none", "OBC's mask, the kept weights left alone", "inputs"),
-    "obc_sequential": Method("greedy", "joint", "OBC, each layer on the inputs that pruned ones give it", "inputs", True),
+    "obc_sequential": Method("greedy", "joint", "OBC, each layer on what pruned layers give it", "inputs", True),
     "wanda": Method("wanda", "none", "Wanda", "inputs"),
 }
 

@@ -71,7 +71,7 @@ def solve(
     if curvature is None and method.needs_curvature:
         raise ValueError(f"score {method.score!r} with update {method.update!r} needs curvature: give gradients")
     if method.sequential:
-        raise ValueError("a sequential method is solved layer by layer, for one sparsity: ovit_core.sequential does that")
+        raise ValueError("a sequential method is solved for one sparsity, layer by layer: use ovit_core.sequential")
     plan = Plan(method, pattern)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in weights.items():

@@ -83,7 +83,7 @@ class Rows:
         Returns:
             (n, B), exactly zero at the removed weights.
         """
-        n, B = self.weights.shape
+        B = self.weights.shape[1]
         F = self.matrix.to(self.weights.device)  # from a file, if it was moved there
         left = B - removed.to(F.device)
         gone = torch.zeros_like(self.order, dtype=torch.bool)

@@ -1,7 +1,8 @@
-"""Layer after layer, each on the inputs that the layers pruned before it give (as OBC and SparseGPT do it).
+"""Layer after layer, each on the inputs that the layers pruned before it give (as SparseGPT does it, 2023).
 
-The layers before a layer have changed what reaches it: its Hessian is that of the model as it is by then. A layer is
-pruned for good when its turn comes, so its sparsity has to be known: no threshold over all layers can be had.
+The layers before a layer have changed what reaches it: its Hessian is that of the model as it is by then. Its outputs
+are still held to those of its own dense weights on these inputs, so errors made before are followed, not made good. A
+layer is pruned for good when its turn comes, so its sparsity has to be known: no threshold over all layers can be had.
 """
 
 from collections.abc import Iterable
@@ -71,8 +72,8 @@ def prune_in_turn(
             inputs = estimate(
                 model, one, loader, batches, kind="inputs", loss=loss, damp=damp, dtype=dtype, multiple=pattern.of
             )
-        options = dict(pattern=pattern, masks=masks.of(model), seed=seed, backend=backend)
-        plan = solve(one, method._replace(sequential=False), inputs, **options)
+        alone, gone = method._replace(sequential=False), masks.of(model)
+        plan = solve(one, alone, inputs, pattern=pattern, masks=gone, seed=seed, backend=backend)
         found[name] = plan.at(sparsity, allocation)
         install(model, found[name])
         fallbacks += plan.fallbacks

@@ -20,6 +20,7 @@ from ovit_core.explorer.parameters import Explore
 from ovit_core.explorer.solve import Explorer
 from ovit_core.progress import progress, told_to
 from ovit_core.study import paths, registry
+from ovit_core.study.surgeon import Surgeon
 
 TINY = dict(
     upstream="digits", epochs=2, model_args=MODEL, gradients=8, damps=[1e-5, 1e-4], images=100, sparsities=[0.5, 0.9],
@@ -141,7 +142,7 @@ def test_layer_inputs_are_those_of_the_estimate_alone(x):
     before = [len(m._forward_pre_hooks) for m in x.upstream.model.modules()]
     seen = []
     with told_to(lambda *words: seen.append([len(m._forward_pre_hooks) for m in x.upstream.model.modules()])):
-        x.surgeon.curvature("inputs")
+        Surgeon(x.config, x.upstream, 0).curvature("inputs")
     assert len(seen) > 3 and all(now == before for now in seen)
 
 

@@ -14,7 +14,6 @@ from ovit_core.pattern import Pattern
 from ovit_core.plan import count_removed, solve
 from ovit_core.pruning import prune
 
-
 AT_ONCE = [name for name, method in METHODS.items() if not method.sequential]  # solved once for all sparsities
 
 

@@ -183,7 +183,7 @@ def test_other_scores_take_whole_rows_too(update, score):
     [
         (Method("static", "none", "", "inputs"), "not for layer inputs"),
         (Method("magnitude", "independent", "", "inputs"), "not for layer inputs"),
-        (METHODS["obc_sequential"], "solved layer by layer"),
+        (METHODS["obc_sequential"], "for one sparsity, layer by layer"),
     ],
 )
 def test_what_rows_cannot_do_is_refused(method, message):

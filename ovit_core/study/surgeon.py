@@ -63,9 +63,7 @@ class Surgeon:
     def _batches(self) -> Iterable:
         return batches(self.upstream.data.train, self.config.gradient_batch, seed=self.seed)
 
-    def _estimate(
-        self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED
-    ) -> BlockFisher | InputHessian:
+    def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED) -> BlockFisher | InputHessian:
         c = self.config
         if self.upstream.headless:
             torch.manual_seed(self.seed)  # its loss is a random sketch of the outputs
