@@ -35,8 +35,8 @@ STYLE = {
     "obc_mask_only": ("0.75", "H"),
     "wanda": (_DARK[8], ">"),
     "diag_fisher": ("0.35", "p"),
-    "diagonal_joint": (_DARK[4], "d"),
-    "obc_sequential": (_DARK[3], "8"),
+    "diagonal_joint": (_DARK[0], "d"),
+    "obc_sequential": (_DARK[7], "8"),
     "random": ("0.6", "."),
 }
 RC = {
