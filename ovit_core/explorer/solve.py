@@ -15,6 +15,7 @@ from ovit_core import disk, masks, models, training
 from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.elimination import eliminate
 from ovit_core.explorer.parameters import Explore
+from ovit_core.inputs import InputHessian
 from ovit_core.methods import get_method
 from ovit_core.pattern import Pattern
 from ovit_core.plan import Plan, Point
@@ -146,21 +147,26 @@ class Explorer:
 
     def steps(self, method: str, layer: str, block: int) -> Steps:
         """The elimination of a block in a method's order, with and without the update. The curvature and lambda of the
-        method tell what it costs, else those of the first method that has some.
+        method tell what it costs, else those of the first method that has some of as large blocks.
 
         Raises:
             ValueError: none has.
         """
         solved = self.plans[method].layers[layer]
-        judge = next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
+        alike = (m for m, plan in self.plans.items() if plan.layers[layer].order.shape == solved.order.shape)
+        judge = next((m for m in (method, *alike) if get_method(m).needs_curvature), None)
         if judge is None:
             raise ValueError(f"What {method} costs is told by a Fisher: explore it beside a method such as ovit.")
-        key = get_method(judge).curvature, layer, self.damp(judge)
-        if self._inverse[0] != key:
-            self._inverse = key, self.surgeon.curvature(key[0], self.pattern).inverse(*key[1:])
-            self.surgeon.forget()
+        curvature, damp = self.surgeon.curvature(get_method(judge).curvature, self.pattern), self.damp(judge)
+        if isinstance(curvature, InputHessian):
+            H = curvature.inverse(layer, damp, slice(block, block + 1))[0]
+        else:
+            if self._inverse[0] != (layer, damp):
+                self._inverse = (layer, damp), curvature.inverse(layer, damp)
+                self.surgeon.forget()
+            H = self._inverse[1][block]
         w, order = solved.weights[block].double().cpu(), solved.order[block].cpu()  # (B,), (B,)
-        H = self._inverse[1][block].double().cpu()  # (B, B)
+        H = H.double().cpu()  # (B, B)
         counts = torch.arange(len(w) + 1).unsqueeze(1)  # (B + 1, 1): a column for the one block
         e = eliminate(w[None], H[None].clone(), order=order[None], backend="cpu")
         weights = {update: e.weights_at(counts, update == "joint")[:, 0] for update in ("none", "joint")}

@@ -1,6 +1,7 @@
 """One dense model, one seed: its curvature, and pruned copies at any sparsity and lambda."""
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -9,11 +10,13 @@ from torch import nn
 from ovit_core import masks, models, training
 from ovit_core.curvature import SharedInverse, estimate
 from ovit_core.data.batches import EVAL_BATCH, batches
-from ovit_core.fisher import fit_block_size
+from ovit_core.fisher import BlockFisher, fit_block_size
+from ovit_core.inputs import InputHessian
 from ovit_core.methods import get_method
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.plan import Plan, Point, solve
 from ovit_core.pruning import already_removed, install
+from ovit_core.sequential import prune_in_turn
 from ovit_core.study.dense import Upstream
 from ovit_core.study.parameters import Parameters
 
@@ -37,7 +40,7 @@ class Surgeon:
         implied = {pattern.sparsity for pattern in config.patterns}
         asked = {config.damp_sparsity, *(s for _, sparsities in config.points.values() for s in sparsities)} - implied
         already_removed(upstream.model, self.weights, min(asked, default=1), "global", UNSTRUCTURED)  # if it is sparse
-        self._curvatures: dict[tuple, SharedInverse] = {}  # each estimated once, when a method asks
+        self._curvatures: dict[tuple, SharedInverse | InputHessian] = {}  # each estimated once, when a method asks
         self._solved: tuple[tuple, Plan] | None = None  # the last plan: methods are asked for in turn
 
     def twin(self) -> "Surgeon":
@@ -46,26 +49,32 @@ class Surgeon:
         other._curvatures = dict(self._curvatures)
         return other
 
-    def curvature(self, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse:
+    def curvature(self, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse | InputHessian:
         """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model; a pattern whose M does not divide
-        the blocks gets one of its own.
+        the Fisher's blocks gets one of its own.
         """
         size = self.config.block_size
-        key = (kind, *(fit_block_size(w[0].numel(), size, pattern.of) for w in self.weights.values()))
+        blocks = (fit_block_size(w[0].numel(), size, pattern.of) for w in self.weights.values())
+        key = (kind, *blocks) if kind == "fisher" else (kind,)
         if key not in self._curvatures:
             # A copy: layers that are listened to must see no images but the estimate's.
-            self._curvatures[key] = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
+            found = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
+            self._curvatures[key] = SharedInverse(found) if isinstance(found, BlockFisher) else found
         return self._curvatures[key]
 
-    def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED, step: int = 0) -> SharedInverse:
-        """The curvature of a model at a pruning step, each of which draws its images anew."""
-        c, drawn = self.config, apart(self.seed, step)
-        loader = batches(self.upstream.data.train, c.gradient_batch, seed=drawn)
+    def _batches(self, step: int = 0) -> Iterable:
+        """The images of the curvature at a pruning step; every step draws its own."""
+        return batches(self.upstream.data.train, self.config.gradient_batch, seed=apart(self.seed, step))
+
+    def _estimate(
+        self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED, step: int = 0
+    ) -> BlockFisher | InputHessian:
+        c = self.config
         if self.upstream.headless:
-            torch.manual_seed(drawn)  # its loss is a random sketch of the outputs
+            torch.manual_seed(apart(self.seed, step))  # its loss is a random sketch of the outputs
         weights = models.prunable(model, c.prunable)
         options = dict(kind=kind, block_size=c.block_size, dtype=DTYPE, multiple=pattern.of)
-        return SharedInverse(estimate(model, weights, loader, c.gradients, **options))
+        return estimate(model, weights, self._batches(step), c.gradients, **options)
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> float:
@@ -83,16 +92,18 @@ class Surgeon:
     def forget(self) -> None:
         """Frees the last factorization and inverses, each as large as the Fisher; the sums they came from stay."""
         self._solved = None
+        self._forget_inverses()
+
+    def _forget_inverses(self, but: object = None) -> None:
         for curvature in self._curvatures.values():
-            curvature.forget()
+            if isinstance(curvature, SharedInverse) and curvature is not but:
+                curvature.forget()
 
     def solve(self, method: str, damp: float | None, pattern: Pattern = UNSTRUCTURED) -> Plan:
         """A method solved for the dense model's weights; lambda is None for one that needs none."""
         chosen = get_method(method)
         curvature = self.curvature(chosen.curvature, pattern) if chosen.needs_curvature else None
-        for other in self._curvatures.values():
-            if other is not curvature:
-                other.forget()  # one set of inverses in memory at a time
+        self._forget_inverses(but=curvature)  # one set of inverses in memory at a time
         options = dict(pattern=pattern, block_size=self.config.block_size, seed=self.seed)
         options |= dict(damp=damp, masks=masks.of(self.upstream.model))
         return solve(self.weights, chosen, curvature, **options)
@@ -120,6 +131,14 @@ class Surgeon:
         model = copy.deepcopy(self.upstream.model)
         if method == "dense":
             return model
+        if get_method(method).sequential:
+            allocation, pattern = regime
+            prune_in_turn(
+                model, models.prunable(model, self.config.prunable), get_method(method), self._batches(),
+                self.config.gradients, sparsity, allocation=allocation, pattern=pattern, damp=damp, dtype=DTYPE,
+                seed=self.seed,
+            )  # fmt: skip
+            return model
         share = 1 / (recomputations + 1)  # of the way, a step
         gone = masks.removed_share(masks.of(model)) if recomputations else 0.0
         install(model, self.point(method, gone + (sparsity - gone) * share, damp, regime))
@@ -132,9 +151,7 @@ class Surgeon:
         number of the `step` says which images are drawn for it.
         """
         chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
-        curvature = None
-        if chosen.needs_curvature:
-            curvature = self._estimate(model, chosen.curvature, step=step).curvature
+        curvature = self._estimate(model, chosen.curvature, step=step) if chosen.needs_curvature else None
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))
 

@@ -74,7 +74,8 @@ def cells(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
 
 def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     """The parts of oViT's own gain by rule, phase and sparsity, "mean ± half" in points; None without rows for it."""
-    both = [attribution(rows, rule, ["greedy"]).assign(rule=rule) for rule in ("own", "shared")]
+    both = [attribution(rows, rule, ["greedy"]).assign(rule=rule) for rule in RULES]
+    both[1] = both[1][both[1].phase == "one_shot"]  # what is trained has its own lambda only
     found = pd.concat([part for part in both if len(part)] or both)
     if found.empty:
         return None
@@ -82,7 +83,9 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     wide = found.drop_duplicates(["rule", "part", "column"]).pivot(
         index=["rule", "part"], columns="column", values="text"
     )
-    wide = wide.reindex([(rule, part) for rule in found.rule.unique() for part in PARTS])[[*dict.fromkeys(found.column)]]
+    wide = wide.reindex([(rule, part) for rule in found.rule.unique() for part in PARTS])[
+        [*dict.fromkeys(found.column)]
+    ]
     return wide.fillna("").rename(index=PARTS | RULES).rename_axis(columns="points of top-1", index=["λ", "part"])
 
 

@@ -1,8 +1,8 @@
 """The comparisons of ablation A, in families listed before anything is measured."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, parts
+from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, place
@@ -17,19 +17,16 @@ ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
 
 def families(config: NoWeightUpdate) -> list[Family]:
     """All of them; comparisons with a method that is not run are left out."""
-    return [
-        family
-        for group in (_parts, _along, _regimes, _trained, _settings)
-        for family in group(config)
-    ]  # fmt: skip
+    return [family for group in (_parts, _along, _regimes, _trained, _settings) for family in group(config)]
 
 
 def _family(
-    name: str, title: str, contrasts: Iterable[Contrast], run: Iterable[str], margin: float | None = MARGIN
-) -> list[Family]:
+    name: str, title: str, contrasts: Iterable[Contrast], run: Iterable[str], margin: float | None = MARGIN,
+    says: Callable | None = None,
+) -> list[Family]:  # fmt: skip
     """A family of the contrasts whose methods are run; none if none is."""
     there = [one for one in contrasts if {method.partition("@")[0] for method in one.weights} <= {*run, "dense"}]
-    return [Family(name, title, tuple(there[:MOST]), margin)] if there else []
+    return [Family(name, title, tuple(there[:MOST]), margin, says)] if there else []
 
 
 def _minus(a: str, b: str) -> dict[str, float]:
@@ -75,8 +72,8 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
     loss = along("the update's cross-entropy", greedy["update_other"], low, metric="cross_entropy")
     return [
-        *_family("interaction", "Substitutes or complements, each form at its own λ", along(**interaction, sparsities=high), c.methods),
-        *_family("interaction_shared", "Substitutes or complements, all forms at oViT's λ", along(**interaction, sparsities=high, rule="shared"), c.methods),
+        *_family("interaction", "Substitutes or complements, each form at its own λ", along(**interaction, sparsities=high), c.methods, says=relation),
+        *_family("interaction_shared", "Substitutes or complements, all forms at oViT's λ", along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
         *_family("update_shared", "What the update is worth on oViT's own mask", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy of oViT less that of its score without update (lower is better)", loss, c.methods, None),
     ]  # fmt: skip
@@ -138,7 +135,10 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
         out += _family(f"sweep_{column}", f"Whether the update's worth depends on {column}", contrasts, PAIR)
     if c.compute_passes:
         most = max(c.compute_passes)
-        more = [Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes") for m in COMPUTE]
+        more = [
+            Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes")
+            for m in COMPUTE
+        ]
         best = [
             Contrast(f"oViT in one pass less {m} in {most}", _minus(f"{UPDATE}@1", f"{m}@{most}"), at, by="passes")
             for m in COMPUTE[1:]

@@ -20,16 +20,18 @@ class Seed(measure.Seed):
 
     def __init__(self, config: NoWeightUpdate, seed: int, world: World = measure.NOWHERE):
         super().__init__(config, seed, world)
-        self._removed: dict[tuple, dict[str, Tensor]] = {}  # task -> its masks: every method is compared with all others
+        self._removed: dict[
+            tuple, dict[str, Tensor]
+        ] = {}  # task -> its masks: every method is compared with all others
 
     def where_it_acts(self, task: Task) -> Iterable[Measured]:
         """Per layer the sparsity, and the share of the correction's squared norm; intersection over union of what this
-        method and each of the others remove.
+        method and each of the others keep.
         """
         mine, *others = task.sources
-        for name, gone in self.removed(mine).items():
+        for name, kept in self.kept(mine).items():
             layer = dict(scope="layer", scope_name=name)
-            yield Measured(layer | dict(metric="sparsity", value=float(gone.float().mean())))
+            yield Measured(layer | dict(metric="sparsity", value=1 - float(kept.float().mean())))
         if ("correction_share", "layer") in task.metrics:
             moved, weights = self.pruned(mine), self.surgeon(mine).weights
             squares = {
@@ -40,17 +42,17 @@ class Seed(measure.Seed):
                 layer = dict(scope="layer", scope_name=name)
                 yield Measured(layer | dict(metric="correction_share", value=square / (sum(squares.values()) or 1.0)))
         for other in others:
-            pairs = [(gone, self.removed(other)[name]) for name, gone in self.removed(mine).items()]
+            pairs = [(kept, self.kept(other)[name]) for name, kept in self.kept(mine).items()]
             both, either = (sum(int(f(a, b).sum()) for a, b in pairs) for f in (torch.logical_and, torch.logical_or))
             where = dict(scope="method", scope_name=other.columns["method"])
             yield Measured(where | dict(metric="mask_overlap", value=both / either))
 
-    def removed(self, task: Task) -> dict[str, Tensor]:
-        """name -> boolean tensor, True = removed, of a one-shot task."""
+    def kept(self, task: Task) -> dict[str, Tensor]:
+        """The masks of a one-shot task: name -> boolean tensor, True = kept."""
         key = identity_of(task)
-        if key not in self._removed:
-            self._removed[key] = {name: ~mask for name, mask in masks.of(self.pruned(task)).items()}
-        return self._removed[key]
+        if key not in self._kept:
+            self._kept[key] = masks.of(self.pruned(task))
+        return self._kept[key]
 
     def dense_length(self, task: Task) -> Iterable[Measured]:
         """What the dense model has on validation, or one trained for another number of epochs."""

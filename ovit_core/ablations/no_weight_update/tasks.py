@@ -104,11 +104,22 @@ def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
             _copy(config, seed, world, found, method, at),
             [_copy(config, seed, world, found, other, at) for other in methods[i + 1 :]],
         )
-        what = [("sparsity", "layer"), *([("correction_share", "layer")] if get_method(method).update != "none" else [])]
+        what = [
+            ("sparsity", "layer"),
+            *([("correction_share", "layer")] if get_method(method).update != "none" else []),
+        ]
         what += [("mask_overlap", "method")] * bool(rest)
         columns = {name: mine.columns[name] for name in ("method", "sparsity_target", "damp", "damp_rule")}
         yield task(
-            config, seed, world, "where_it_acts", what, modules=MODULES, phase="one_shot", sources=[mine, *rest], **columns
+            config,
+            seed,
+            world,
+            "where_it_acts",
+            what,
+            modules=MODULES,
+            phase="one_shot",
+            sources=[mine, *rest],
+            **columns,
         )
 
 
@@ -152,7 +163,9 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     for damp, method in product(config.sensitivity_damps, PAIR):
         yield make(config, "damp", method, damp=damp, damp_rule="shared")
     for draw, method in product(config.sensitivity_draws, PAIR):
-        yield make(config, "gradient_seed", method, gradient_seed=seed + 1000 * draw, **lambdas.chosen(config, found, method))
+        yield make(
+            config, "gradient_seed", method, gradient_seed=seed + 1000 * draw, **lambdas.chosen(config, found, method)
+        )
 
 
 def _computed(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:

@@ -14,6 +14,7 @@ from ovit_core.ablations.transfer.relations import (
     better,
     correlation,
     error_increase,
+    headline,
 )
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
@@ -105,7 +106,7 @@ def _errors(rows: pd.DataFrame) -> list[str]:
     out = []
     found = error_increase(rows)
     for (phase, shots, source), more in found.groupby(["phase", "shots", "source_phase"], sort=False, dropna=False):
-        at = 0.9 if (more.sparsity_target == 0.9).any() else more.sparsity_target.max()
+        at = headline(rows, more)
         more = more[more.sparsity_target == at]
         parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
         words = protocol(pd.Series(dict(phase=phase, shots=shots))).words

@@ -18,6 +18,7 @@ from ovit_core.ablations.transfer.relations import (
     beside_upstream,
     correlation,
     error_increase,
+    headline,
     transferred,
 )
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, protocol, sets
@@ -60,12 +61,12 @@ def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
 
 
 def few(rows: pd.DataFrame) -> Figure | None:
-    """Accuracy of linear probes against the images a class that they learn from, at the sparsity with most models."""
+    """Accuracy of linear probes against the images a class that they learn from, at the sparsity that sentences speak of."""
     here = transferred(rows[rows.phase == "linear"])
     pruned = here[here.sparsity_target > 0]
     if pruned.empty or here.shots.isna().all():
         return None
-    at = 0.9 if (pruned.sparsity_target == 0.9).any() else pruned.sparsity_target.max()
+    at = headline(rows, pruned)
     here = here[here.sparsity_target.isin((0, at))]
     sources = [source for source in SOURCES if (pruned.source_phase == source).any()]
     datasets, lengths = list(here.dataset.unique()), [*sorted(here.shots.dropna().unique()), np.nan]

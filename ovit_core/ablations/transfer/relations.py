@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from ovit_core.ablations.transfer.telling import NAMES, POINT, told
-from ovit_core.study import statistics
+from ovit_core.study import lambdas, statistics
 from ovit_core.study.families import holm
 from ovit_core.study.statistics import accuracies, contrast, summary
 
@@ -18,6 +18,15 @@ FEWEST = 5  # models that a correlation needs
 def transferred(rows: pd.DataFrame) -> pd.DataFrame:
     """The test accuracies of all protocols."""
     return accuracies(rows[rows.phase.isin(list(NAMES))])
+
+
+def headline(rows: pd.DataFrame, among: pd.DataFrame) -> float:
+    """The sparsity that sentences and figures speak of: where lambda was chosen, if it is `among` the pruned models, else
+    their highest; NaN without any.
+    """
+    chosen = rows[rows.phase == lambdas.PHASE].sparsity_target
+    there = among[among.sparsity_target > 0].sparsity_target
+    return next((at for at in chosen if (there == at).any()), there.max())
 
 
 def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
