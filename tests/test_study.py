@@ -29,13 +29,14 @@ from ovit_core.study import profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 from ovit_core.study.store import Store
-from ovit_core.study.tasks import COLUMNS, TESTED
+from ovit_core.study.tasks import COLUMNS, TESTED, TESTED
 
 pytestmark = pytest.mark.notebook
 ABLATIONS = registry.ablations()
 TINY = [
     "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0, 1]", "gradients=8",
-    "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200", "gradual_images=200",
+    "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200", "recovery_epochs=[1, 2]",
+    "recovery_lrs=[5.0e-4]", "damp_checks=[0.5]", "compute_passes=[2]",
     "sensitivity_block_sizes=[12, 24]", "sensitivity_damps=[1.0e-5]", "datasets=[digits]",
     "transfer_sparsities=[0.5, 0.9]", "full_steps=4", "probe_Cs=[0.1]",
 ]  # fmt: skip
@@ -174,7 +175,7 @@ def test_a_smaller_request_reads_the_same_rows(ran):
     before = stored(folder)
     fewer = ["methods=[ovit]", "transfer_methods=[ovit]", "seeds=[0, 1]", "recovery_sparsities=[0.9]"]
     fewer += ["recovery_methods=[ovit]", "gradual_methods=[]", "regimes=[global]", "sensitivity_damps=[]"]
-    fewer += ["sensitivity_block_sizes=[]"]
+    fewer += ["sensitivity_block_sizes=[]", "sensitivity_draws=[]", "compute_passes=[]", "damp_checks=[]"]
     assert study(folder, *command(name, [*TINY, *fewer])).returncode == 0
     assert stored(folder) == before
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
@@ -201,6 +202,8 @@ def test_interrupting_a_cell_leaves_the_kernel_usable_and_the_rows_whole(tmp_pat
         "sensitivity_gradients=[]",
         "sensitivity_batches=[]",
         "sensitivity_damps=[]",
+        "sensitivity_draws=[]",
+        "compute_passes=[]",
         "seeds=[0, 1, 2, 3]",
     ]
     given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in TINY + short)}
