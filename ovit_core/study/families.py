@@ -115,7 +115,7 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     found = contrast(asked(rows, one), one.weights, on)
     found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
     if found.empty:
-        named = {column: one.where.get(column, "") for column in POINT}
+        named = {column: one.where.get(column, np.nan if column == "sparsity_target" else "") for column in POINT}
         given = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
         return about | given | dict(mean=np.nan, n=0, N=0, p=np.nan, low=np.nan, high=np.nan)
     loose = [column for column in on if column != "dataset" and found[column].nunique(dropna=False) > 1]
@@ -165,11 +165,10 @@ def sentence(line: Mapping[str, Any]) -> str:
     """A line of the table in words, with its interval and Holm's p; accuracies in percentage points."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    at = [line["phase"], line["dataset"], line["pattern"] if line["pattern"] != "unstructured" else ""]
-    at += ["uniform"] * (line["allocation"] == "uniform" and line["pattern"] == "unstructured")
-    at += [share(line["sparsity_target"])] * (not isinstance(line["sparsity_target"], str))
-    where = ", ".join(filter(None, at))
-    said = f"{line['what']} ({where}): `{line['pair']}`"
+    regime = line["pattern"] if line["pattern"] != "unstructured" else "uniform" * (line["allocation"] == "uniform")
+    at = [line["phase"], line["source_phase"], line["dataset"], regime, line["sparsity_target"]]
+    told = [one if isinstance(one, str) else share(one) for one in at if one == one and one != ""]
+    said = f"{line['what']} ({', '.join(told)}): `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."
     size = f"{spread(line['mean'], line['high'] - line['mean'], form, scale)}{unit}"
