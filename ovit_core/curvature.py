@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ovit_core import masks
 from ovit_core.fisher import BlockFisher
-from ovit_core.inputs import InputHessian
+from ovit_core.inputs import InputHessian, Watch
 from ovit_core.methods import DAMP
 from ovit_core.progress import progress
 
@@ -87,28 +87,24 @@ def estimate(
         kind: `fisher`: of the gradients of each mini-batch's loss, multiplied by the mask their weight carries;
             `inputs`: of what the weights are multiplied with.
         loss: f(model, batch) -> scalar; None for `default_loss`. Batches come as the loader gives them.
-        block_size, damp, dtype, multiple: of `BlockFisher` or `InputHessian`; a damp of None is the kind's own.
+        block_size: of `BlockFisher`; the Hessian of inputs is one of whole rows.
+        damp, dtype, multiple: of either; a damp of None is the kind's own.
         per_sample: a gradient for each image instead of each mini-batch (`fisher`).
 
     Raises:
         ValueError: fewer than one gradient asked for, an empty loader, or a weight whose inputs were not seen.
         FloatingPointError: a loss or a gradient is not finite.
     """
-    options: dict[str, Any] = dict(
-        block_size=block_size, damp=DAMP[kind] if damp is None else damp, dtype=dtype, multiple=multiple
-    )
+    options: dict[str, Any] = dict(damp=DAMP[kind] if damp is None else damp, dtype=dtype, multiple=multiple)
     one = next(iter(weights.values()))
     kept = {n: m.to(one.device) for n, m in masks.of(model).items() if n in weights}
     loss = loss or default_loss(model)
-    batches = _endless(loader, gradients, one, per_sample and kind == "fisher")
+    if kind == "inputs":
+        return watched(model, InputHessian(weights, masks=kept, **options), loader, gradients, loss)
+    batches = _endless(loader, gradients, one, per_sample)
     with _ready(model, weights):
-        if kind == "inputs":
-            hessian = InputHessian(weights, masks=kept, **options)
-            with torch.no_grad(), hessian:
-                hessian.losses += [float(_finite(loss(model, batch), n)) for n, batch in enumerate(batches)]
-            hessian.check_seen()
-            return hessian
-        fisher = BlockFisher({n: w.shape for n, w in weights.items()}, device=one.device, **options)
+        shapes = {name: w.shape for name, w in weights.items()}
+        fisher = BlockFisher(shapes, block_size, device=one.device, **options)
         reached = dict.fromkeys(weights, False)
         for number, batch in enumerate(batches):
             value = _finite(loss(model, batch), number)
@@ -124,14 +120,27 @@ def estimate(
     return fisher
 
 
+Watching = TypeVar("Watching", bound=Watch)
+
+
+def watched(model: nn.Module, watch: Watching, loader: Iterable, count: int, loss: Loss | None = None) -> Watching:
+    """What saw `count` batches go through the model, in eval mode; arguments and errors as of `estimate`."""
+    loss, weights = loss or default_loss(model), watch.weights
+    batches = _endless(loader, count, next(iter(weights.values())), per_sample=False)
+    with _ready(model, weights), torch.no_grad(), watch:
+        watch.losses += [float(_finite(loss(model, batch), n)) for n, batch in enumerate(batches)]
+    watch.check_seen()
+    return watch
+
+
 class SharedInverse:
-    """A curvature whose inverses at the last lambda are kept, so that several methods solve with one inversion.
+    """A Fisher whose inverses at the last lambda are kept, so that several methods solve with one inversion.
 
     Args:
         curvature: to invert; stays as it is.
     """
 
-    def __init__(self, curvature: BlockFisher | InputHessian):
+    def __init__(self, curvature: BlockFisher):
         self.curvature = curvature
         self.block_sizes, self.dtype = curvature.block_sizes, curvature.dtype
         self._damp: float | None = None

@@ -59,7 +59,7 @@ def fit_block_size(row_length: int, block_size: int, multiple: int = 1) -> int:
     )
 
 
-def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor:
+def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor, unit: float = 1.0) -> Tensor:
     """Inverts damp * I + F / count block by block into `out` (which may be F), factorized in float64.
 
     Args:
@@ -67,6 +67,7 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
         count: of how many.
         damp: lambda.
         name: of the weight, for the error.
+        unit: of the lambda that the user gave, for the error.
 
     Raises:
         torch.linalg.LinAlgError: a block is not positive definite; names it and a lambda that would work.
@@ -80,8 +81,8 @@ def invert(F: Tensor, count: int, damp: float, name: str, out: Tensor) -> Tensor
         # Rounding of the sum moves eigenvalues by about eps * trace: a lambda above that works.
         work = max(trace * torch.finfo(F.dtype).eps, 10 * damp)
         raise torch.linalg.LinAlgError(
-            f"the Fisher of {name}, block {bad} of {len(F)}, is not positive definite with "
-            f"damp={damp:g}; damp={work:.0e} would work"
+            f"the curvature of {name}, block {bad} of {len(F)}, is not positive definite with "
+            f"damp={damp / unit:g}; damp={work / unit:.0e} would work"
         )
     return out
 

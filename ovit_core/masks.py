@@ -5,7 +5,7 @@ beside `in_proj_weight`: it follows `deepcopy`, `.to()` and `state_dict()`, and 
 happen to be zero, unless `from_zeros` is asked to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -176,20 +176,27 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         RuntimeError: names or shapes do not fit the model (torch's message names them).
     """
+    return load_state(model, load_file(path))
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Weights and masks of a `state_dict` put into a model, whatever masks it had; errors as of `load`."""
     own = model.state_dict(keep_vars=True)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    is_mask = lambda name: name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in parameters
     wrapped = {name.removesuffix(bare(name)) for name in own}
     prefix = wrapped.pop() if len(wrapped) == 1 else ""
-    state = {prefix + bare(name): tensor for name, tensor in load_file(path).items()}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    stored = {k.removesuffix(SUFFIX): state.pop(k) for k in list(state) if k.removesuffix(SUFFIX) in parameters and k.endswith(SUFFIX)}  # fmt: skip
+    named = {prefix + bare(name): tensor for name, tensor in state.items()}
+    stored = {name.removesuffix(SUFFIX): tensor.bool() for name, tensor in named.items() if is_mask(name)}
+    weights = {name: tensor for name, tensor in named.items() if not is_mask(name)}
     for name, tensor in own.items():  # tied weights are stored once
-        twin = next((k for k in state if k in own and own[k] is tensor), None)
-        if name not in state and twin:
-            state[name] = state[twin]
+        twin = next((k for k in weights if k in own and own[k] is tensor), None)
+        if name not in weights and twin:
+            weights[name] = weights[twin]
     with restored(model, [name for name, _ in model.named_parameters()]):
         detach(model)
-        model.load_state_dict(state)
-    return attach(model, {name: mask.bool() for name, mask in stored.items()})
+        model.load_state_dict(weights)
+    return attach(model, stored)
 
 
 def bare(name: str) -> str:

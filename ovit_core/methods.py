@@ -27,15 +27,31 @@ class Method(NamedTuple):
     score: str  # a name of SCORES
     update: str  # a name of UPDATES; `joint` is the exact OBS answer for the removed set
     about: str  # what it is, in words
-    curvature: str = "fisher"  # of the loss's gradients, or `inputs`: X^T X / n of each layer
+    curvature: str = "fisher"  # of the loss's gradients, or `inputs`: X^T X / n of each layer, for its whole rows
+    sequential: bool = False  # layer by layer, on the inputs that the layers pruned before it give
 
     @property
     def needs_curvature(self) -> bool:
         return self.score not in ("magnitude", "random") or self.update != "none"
 
     @property
+    def needs_damp(self) -> bool:
+        """Whether it has a lambda to tune."""
+        return self.needs_curvature and self.score != "wanda"
+
+    @property
     def needs_inverse(self) -> bool:
         return self.score in ("greedy", "greedy_frozen", "static") or self.update != "none"
+
+    @property
+    def needs_damp(self) -> bool:
+        """Whether it has a lambda: it inverts, or sees lambda in the Fisher's diagonal. Wanda's norms have none."""
+        return self.needs_inverse or self.score == "diagonal"
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether its losses are errors of a layer's outputs, which mean nothing from one layer to the next."""
+        return self.curvature == "inputs" and self.score != "wanda"
 
 
 METHODS = {
@@ -49,9 +65,11 @@ METHODS = {
     "magnitude": Method("magnitude", "none", "the common baseline"),
     "magnitude_joint": Method("magnitude", "joint", "magnitude's mask, kept weights corrected"),
     "diag_fisher": Method("diagonal", "none", "the simplest second-order score"),
+    "diagonal_joint": Method("diagonal", "joint", "the diagonal Fisher's mask, kept weights corrected"),
     "random": Method("random", "none", "a floor"),
-    "obc": Method("greedy", "joint", "OBC / SparseGPT: oViT's elimination on the layer inputs' Hessian", "inputs"),
+    "obc": Method("greedy", "joint", "OBC: oViT's elimination on the layer inputs' Hessian, over whole rows", "inputs"),
     "obc_mask_only": Method("greedy", "none", "OBC's mask, the kept weights left alone", "inputs"),
+    "obc_sequential": Method("greedy", "joint", "OBC, each layer on what pruned layers give it", "inputs", True),
     "wanda": Method("wanda", "none", "Wanda", "inputs"),
 }
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovit_core.curvature import Curvature
-from ovit_core.elimination import Elimination, eliminate
 from ovit_core.fisher import fit_block_size
+from ovit_core.inputs import InputHessian
+from ovit_core.layer import Layer, Problem, solve_blocks, solve_rows
+from ovit_core.masks import attach
 from ovit_core.methods import Method
 from ovit_core.pattern import UNSTRUCTURED, Pattern, check_allocation, check_sparsity
-
-TINY = 1e-15  # far below what rounding leaves of a weight
 
 
 class Point(NamedTuple):
@@ -29,40 +29,12 @@ class Point(NamedTuple):
     loss: float | None  # oViT's prediction of the loss increase; None for methods whose score is no accumulated loss
 
 
-def mapped(tensor: Tensor, path: Path) -> Tensor:
-    """A tensor moved to a file, of which the system keeps in memory what it has room for."""
-    on_disk = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
-    return on_disk.copy_(tensor)
-
-
-@dataclass
-class Layer:
-    """One weight tensor, solved: n blocks of B."""
-
-    whole: Tensor  # the tensor itself, for its shape and dtype
-    weights: Tensor  # (n, B) before any removal
-    order: Tensor  # (n, B) weight by step
-    loss: Tensor  # (n, B) by step, non-decreasing; infinite for weights N:M keeps
-    elimination: Elimination | None = None  # for the joint update
-    inverse: Tensor | None = None  # (n, B, B), for the independent update
-
-    def spill(self, path: Path) -> None:
-        """Moves what is as large as the Fisher to a file."""
-        if self.elimination is not None:
-            self.elimination.factor = mapped(self.elimination.factor, path)
-        if self.inverse is not None:
-            self.inverse = mapped(self.inverse, path)
-
-    def weights_at(self, removed: Tensor, mask: Tensor) -> Tensor:
-        """(n, B) weights once each block has lost `removed` (n,), those outside `mask` (n, B)."""
-        if self.elimination is not None:
-            return self.elimination.weights_at(removed, update=True)
-        if self.inverse is not None:  # each removal alone moves the others by -(w_p / H_pp) H[p, :]
-            H = self.inverse.to(self.weights.device)
-            gone = torch.where(mask, 0, self.weights / H.diagonal(dim1=1, dim2=2))  # (n, B)
-            moved = torch.bmm(gone.unsqueeze(1), H).squeeze(1)  # (n, B) = (n, 1, B) @ (n, B, B)
-            return torch.where(mask, self.weights - moved, 0)
-        return self.weights * mask
+@torch.no_grad()
+def install(model: nn.Module, point: Point) -> None:
+    """Writes a point of a plan's curve into the model, masks included."""
+    for name, weight in point.weights.items():
+        model.get_parameter(name).copy_(weight)
+    attach(model, point.masks)
 
 
 def solve(
@@ -93,15 +65,19 @@ def solve(
         consume: the curvature's memory becomes the factor; it cannot be used again.
 
     Raises:
-        ValueError: a method that needs curvature got none, or a row is no multiple of M.
+        ValueError: a method that needs curvature got none, a row is no multiple of M, or the method is sequential.
         torch.linalg.LinAlgError: a block is not positive definite; proposes a lambda.
     """
     if curvature is None and method.needs_curvature:
         raise ValueError(f"score {method.score!r} with update {method.update!r} needs curvature: give gradients")
+    if method.sequential:
+        raise ValueError("a sequential method is solved for one sparsity, layer by layer: use ovit_core.sequential")
     plan = Plan(method, pattern)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in weights.items():
         B = curvature.block_sizes[name] if curvature else fit_block_size(weight[0].numel(), block_size, pattern.of)
+        if B % pattern.of:
+            raise ValueError(f"{name}: blocks of {B} weights are no multiple of {pattern.of}, as {pattern} wants it")
         dtype = curvature.dtype if curvature else torch.promote_types(weight.dtype, torch.float32)
         w = weight.detach().to(dtype).reshape(-1, B)
         removed = (
@@ -109,66 +85,13 @@ def solve(
             if masks and name in masks
             else torch.zeros_like(w, dtype=torch.bool)
         )
-        w = w.masked_fill(removed, 0)
-        diagonal = curvature.diagonal(name, damp) if curvature else None
-        H = curvature.inverse(name, damp, consume) if curvature and method.needs_inverse else None
-        floor = diagonal.reciprocal() if diagonal is not None else None
-        e = None
-        if H is not None and method.score in ("greedy", "greedy_frozen"):
-            # A kept weight that is zero by chance must not take the place of a removed one in its group of M.
-            start = w.masked_fill((w == 0) & ~removed, TINY) if pattern.structured and removed.any() else w
-            e = eliminate(start, H, method.score == "greedy", group=pattern.group, backend=backend, floor=floor)
-            e.order = _first(removed, e.order)
-            order, loss = e.order, e.loss.masked_fill(removed, -1).gather(1, e.order)
+        problem = Problem(weight, w.masked_fill(removed, 0), removed, method, pattern, generator, backend)
+        if isinstance(curvature, InputHessian):
+            plan.layers[name], fallbacks = solve_rows(problem, curvature, name, damp)
         else:
-            score = _score(method.score, w, len(weight), H, diagonal, generator)
-            loss, order = _rank(score.masked_fill(removed, -1), pattern)
-            if H is not None and method.update == "joint":
-                e = eliminate(w, H, order=order, backend=backend, floor=floor)
-        plan.fallbacks += e.fallbacks if e else 0
-        plan.layers[name] = Layer(
-            weight,
-            w,
-            order,
-            loss,
-            e if method.update == "joint" else None,
-            H if method.update == "independent" else None,
-        )
+            plan.layers[name], fallbacks = solve_blocks(problem, curvature, name, damp, consume)
+        plan.fallbacks += fallbacks
     return plan
-
-
-def _score(
-    score: str, w: Tensor, rows: int, H: Tensor | None, diagonal: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """(n, B) non-negative, lowest goes first; of (n, B) weights in `rows` rows, with H (n, B, B) and F's diagonal."""
-    if score == "static" and H is not None:
-        return w.square() / H.diagonal(dim1=1, dim2=2) / 2
-    if score == "diagonal" and diagonal is not None:
-        return w.square() * diagonal / 2  # B = 1: H_ii = 1 / F_ii
-    if score == "wanda" and diagonal is not None:
-        # The fraction of its row that goes before it, so that one threshold prunes all rows alike.
-        product = (w.abs() * diagonal.sqrt()).reshape(rows, -1)
-        return product.argsort(dim=1, stable=True).argsort(dim=1).to(w.dtype).div(product.shape[1]).reshape(w.shape)
-    if score == "magnitude":
-        return w.abs()
-    return torch.rand(w.shape, generator=generator).to(w)
-
-
-def _first(removed: Tensor, order: Tensor) -> Tensor:
-    """(n, B) an order with the weights of `removed` (n, B) before all others. They are zero and, in the curvature,
-    without influence on the others, so nothing that was computed along the order changes.
-    """
-    return order.gather(1, (~removed).gather(1, order).to(torch.int8).argsort(dim=1, stable=True))
-
-
-def _rank(score: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """(n, B) scores by step, and the order; with N:M first each group's cheapest M - N, the rest infinite."""
-    if pattern.structured:
-        groups = score.reshape(len(score), -1, pattern.of)  # (n, B / M, M)
-        place = groups.argsort(dim=2, stable=True).argsort(dim=2)
-        kept = (place >= pattern.removals(pattern.of)).reshape(score.shape) & (score >= 0)  # below 0: gone already
-        score = score.masked_fill(kept, torch.inf)
-    return score.sort(stable=True, dim=1)
 
 
 @dataclass
@@ -209,7 +132,7 @@ class Plan:
             total += float(last[removed > 0].clamp(min=0).sum())
             weights[name] = layer.weights_at(removed, mask).reshape(layer.whole.shape).to(layer.whole.dtype)
             kept[name] = mask.reshape(layer.whole.shape)
-        predicts = (self.method.score, self.method.update) == ("greedy", "joint")
+        predicts = (self.method.score, self.method.update, self.method.layerwise) == ("greedy", "joint", False)
         return Point(weights, kept, total if predicts else None)
 
     def _counts(self, sparsity: float, allocation: str) -> list[Tensor]:

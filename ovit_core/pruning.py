@@ -14,9 +14,10 @@ from ovit_core import masks, models
 from ovit_core.curvature import Loss, estimate, replayable
 from ovit_core.elimination import choose_backend
 from ovit_core.fisher import chunk_size, fit_block_size
-from ovit_core.methods import DAMP, METHODS, get_method
+from ovit_core.methods import DAMP, METHODS, Method, get_method
 from ovit_core.pattern import Pattern, check_allocation
-from ovit_core.plan import Plan, Point, solve
+from ovit_core.plan import Plan, Point, install, solve
+from ovit_core.sequential import check_in_turn, prune_in_turn
 
 log = logging.getLogger(__name__)
 __all__ = ["METHODS", "Report", "choose_dtype", "get_method", "install", "prune", "split_groups"]
@@ -34,7 +35,7 @@ class Report:
     masks: dict[str, Tensor]  # name -> boolean tensor, True = kept
     layers: list[dict]  # name, weights, block_size (None without curvature) and sparsity of every weight
     predicted_loss: float | None  # the increase oViT's accumulated loss predicts; None for other methods
-    damp: float | None  # lambda used, None without curvature
+    damp: float | None  # lambda used, None for methods that have none
     dtype: torch.dtype | None  # of curvature and elimination, None without curvature
     fallbacks: int  # blocks that had to be eliminated in float64
     groups: int  # parts the model was split into to keep to `memory`
@@ -66,16 +67,18 @@ def prune(
 
     Args:
         model: any model; of timm's transformers all attention and MLP projections are prunable by default.
-        method: a name of METHODS.
+        method: a name of METHODS. The losses of those that look at layer inputs are errors of each layer's outputs, not
+            comparable between layers: give them allocation="uniform" (`wanda` ranks within rows and takes either).
         sparsity: zeros over prunable weights, in [0, 1]; implied by an N:M pattern.
         loader: of batches, by default (images, labels); each gives one gradient. Not needed by magnitude and random.
         loss: f(model, batch) -> scalar, whose gradients make the Fisher; None for the cross-entropy, and for a loss
             without labels where timm's model has no head (`curvature.default_loss`).
         gradients: of the Fisher; batches, for methods that look at layer inputs.
-        block_size: B; each weight gets its row length's nearest divisor below or at it.
+        block_size: B; each weight gets its row length's nearest divisor below or at it. Methods that look at layer inputs
+            take whole rows.
         damp: lambda; None for the paper's 1e-8 (0.01 of the mean diagonal for layer inputs). Absolute for the Fisher:
-            the best value depends on model, data and gradient batch.
-        allocation: one `global` threshold, or `uniform` sparsity per weight.
+            the best value depends on model, data and gradient batch. Methods without (`needs_damp`) ignore it.
+        allocation: one `global` threshold, or `uniform` sparsity per weight: a sequential method takes only the latter.
         pattern: "unstructured", or "N:M" to keep N of every M consecutive input weights.
         prunable: regular expression of the prunable weights' names; None for `models.prunable`'s own choice.
         recomputations: how often curvature is estimated anew on the way, at evenly spaced sparsities.
@@ -96,6 +99,8 @@ def prune(
     chosen, shape = get_method(method), Pattern.parse(pattern)
     final = shape.target(sparsity)
     check_allocation(allocation)
+    if chosen.sequential:
+        check_in_turn(allocation, shape)
     if recomputations < 0 or (recomputations and shape.structured):
         raise ValueError(f"recomputations must be 0 with an N:M pattern and at least 0 without, not {recomputations}")
     if chosen.needs_curvature and loader is None:
@@ -104,17 +109,20 @@ def prune(
         raise ValueError(f"dtype must be float32 or float64 and gradients an integer, not {dtype} and {gradients!r}")
     weights = models.prunable(model, prunable)
     if backend != "auto":
-        choose_backend(backend, next(iter(weights.values())).device, block_size)
+        sizes = [block_size_of(weight, chosen, block_size, shape) for weight in weights.values()]
+        choose_backend(backend, next(iter(weights.values())).device, max(sizes))
     if odd := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
         raise FloatingPointError(f"weights that are not finite cannot be ranked: {', '.join(odd[:3])}")
     reasons = models.unmatched(model, prunable)
     left = sum(model.get_parameter(name).numel() for name in reasons)
     if (share := left / (left + sum(w.numel() for w in weights.values()))) > 0.1:
         log.warning("%.0f %% of the weight matrices stay dense: %s", 100 * share, ", ".join(list(reasons)[:5]))
+    if chosen.layerwise and allocation == "global" and not shape.structured:
+        log.warning("losses of %s are not comparable between layers: allocation='uniform' suits it better", method)
     gone = already_removed(model, weights, final, allocation, shape)
-    damp = DAMP[chosen.curvature] if damp is None else damp
-    dtype = dtype or choose_dtype(weights, block_size, shape, memory)
-    groups = split_groups(weights, block_size, shape, memory if chosen.needs_curvature else None, dtype)
+    damp = DAMP[chosen.curvature] if damp is None or not chosen.needs_damp else damp
+    dtype = dtype or choose_dtype(weights, chosen, block_size, shape, memory)
+    groups = split_groups(weights, chosen, block_size, shape, memory if chosen.needs_curvature else None, dtype)
 
     def solve_group(names: list[str]) -> tuple[Plan, list[float]]:
         """A group of weights solved, and the losses of the batches its curvature saw."""
@@ -143,18 +151,27 @@ def prune(
             plan.join(solved)
         return plan
 
-    fallbacks, plan, point = 0, Plan(chosen, shape), Point({}, {}, None)
+    def pruned(to: float) -> tuple[Point, int]:
+        """The model pruned to a sparsity, and how many blocks fell back to float64."""
+        if chosen.sequential and loader is not None:
+            return prune_in_turn(
+                model, weights, chosen, loader, gradients, to, allocation=allocation, pattern=shape, loss=loss, damp=damp,
+                dtype=dtype, seed=seed, backend=backend,
+            )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
+            plan = solve_all(folder)
+            point = plan.at(to, allocation)
+        install(model, point)
+        return point, plan.fallbacks
+
+    fallbacks, point = 0, Point({}, {}, None)
     with masks.restored(model, list(weights | masks.of(model))):
         masks.apply(model)  # what came back in a loop without `masks.hold` must not be seen by the curvature
         for step in range(1, recomputations + 2):
-            with tempfile.TemporaryDirectory(prefix="ovit-") as folder:
-                plan = solve_all(folder)
-                share = step / (recomputations + 1)
-                point = plan.at(final if share == 1 else gone + (final - gone) * share, allocation)
-            install(model, point)
-            fallbacks += plan.fallbacks
+            share = step / (recomputations + 1)
+            point, again = pruned(final if share == 1 else gone + (final - gone) * share)
+            fallbacks += again
     used = chosen.needs_curvature
-    sizes = {name: layer.weights.shape[1] if used else None for name, layer in plan.layers.items()}
     return Report(
         method=method,
         pattern=pattern,
@@ -163,14 +180,19 @@ def prune(
         sparsity_model=masks.model_sparsity(model),
         masks=point.masks,
         layers=[
-            dict(name=name, weights=mask.numel(), block_size=sizes[name], sparsity=1 - float(mask.float().mean()))
+            dict(
+                name=name,
+                weights=mask.numel(),
+                block_size=block_size_of(mask, chosen, block_size, shape) if used else None,
+                sparsity=1 - float(mask.float().mean()),
+            )
             for name, mask in point.masks.items()
         ],
         predicted_loss=point.loss,
-        damp=damp if used else None,
+        damp=damp if chosen.needs_damp else None,
         dtype=dtype if used else None,
         fallbacks=fallbacks,
-        groups=len(groups),
+        groups=len(weights) if chosen.sequential else len(groups),
         dense=reasons,
     )
 
@@ -208,19 +230,28 @@ def _same_batches(losses: list[float], before: list[float] | None) -> list[float
     return losses
 
 
-def gigabytes(weight: Tensor, block_size: int, pattern: Pattern, dtype: torch.dtype) -> float:
-    """What the curvature of a weight takes: its blocks, and the gradients gathered on the way to them."""
-    B = fit_block_size(weight[0].numel(), block_size, pattern.of)  # also raises where no block fits the row
-    return weight.numel() * (B + chunk_size(B)) * dtype.itemsize / 1e9
+def block_size_of(weight: Tensor, method: Method, block_size: int, pattern: Pattern) -> int:
+    """B of a weight: whole rows for layer inputs, else a divisor of the row; ValueError where none fits."""
+    row = weight[0].numel()
+    return fit_block_size(row, row if method.curvature == "inputs" else block_size, pattern.of)
+
+
+def gigabytes(weight: Tensor, method: Method, block_size: int, pattern: Pattern, dtype: torch.dtype) -> float:
+    """What the curvature of a weight takes: its blocks, and the gradients gathered on the way to them; of layer inputs
+    one sum for all rows, and the matrix made of it. Also raises where no block fits the row.
+    """
+    B = block_size_of(weight, method, block_size, pattern)
+    numbers = 2 * B**2 if method.curvature == "inputs" else weight.numel() * (B + chunk_size(B))
+    return numbers * dtype.itemsize / 1e9
 
 
 def choose_dtype(
-    weights: dict[str, nn.Parameter], block_size: int, pattern: Pattern, memory: float | None
+    weights: dict[str, nn.Parameter], method: Method, block_size: int, pattern: Pattern, memory: float | None
 ) -> torch.dtype:
     """float64 where the curvature of all weights fits `memory` gigabytes, by default half of what their device has (not
     of what is free, or the same call would give other numbers another day); else float32.
     """
-    need = sum(gigabytes(w, block_size, pattern, torch.float64) for w in weights.values())
+    need = sum(gigabytes(w, method, block_size, pattern, torch.float64) for w in weights.values())
     device = next(iter(weights.values())).device
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -230,7 +261,12 @@ def choose_dtype(
 
 
 def split_groups(
-    weights: dict[str, nn.Parameter], block_size: int, pattern: Pattern, memory: float | None, dtype: torch.dtype
+    weights: dict[str, nn.Parameter],
+    method: Method,
+    block_size: int,
+    pattern: Pattern,
+    memory: float | None,
+    dtype: torch.dtype,
 ) -> list[list[str]]:
     """Names in the model's order, in groups whose blocks fit `memory` gigabytes; one group if that is None.
 
@@ -240,20 +276,12 @@ def split_groups(
     groups: list[list[str]] = [[]]
     used = 0.0
     for name, weight in weights.items():
-        need = gigabytes(weight, block_size, pattern, dtype)
+        need = gigabytes(weight, method, block_size, pattern, dtype)
         if memory is not None and need > memory:
-            raise ValueError(f"memory={memory:g} GB is too little: {name} alone needs {need:.3g} GB of Fisher")
+            raise ValueError(f"memory={memory:g} GB is too little: {name} alone needs {need:.3g} GB of curvature")
         if memory is not None and used + need > memory:
             groups.append([])
             used = 0.0
         groups[-1].append(name)
         used += need
     return groups
-
-
-@torch.no_grad()
-def install(model: nn.Module, point: Point) -> None:
-    """Writes a point of a plan's curve into the model, masks included."""
-    for name, weight in point.weights.items():
-        model.get_parameter(name).copy_(weight)
-    masks.attach(model, point.masks)

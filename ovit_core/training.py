@@ -1,6 +1,6 @@
 """Train, recover and evaluate: plain loops with a cosine learning rate, masks held, a checkpoint each epoch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -32,6 +32,8 @@ def train(
     label_smoothing: float = 0.0,
     final_lr: float = 0.0,
     decay: str = "cosine",
+    cycles: int = 1,
+    before_epoch: Callable[[int], None] | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     at_most: int | None = None,
@@ -43,8 +45,11 @@ def train(
         model: on its device.
         loader: sized iterable of (images, labels); iterated once per epoch.
         epochs: 0 leaves the model alone.
-        lr: peak learning rate, after a linear warm-up over the first `warmup` of all steps; then down to
+        lr: peak learning rate, after a linear warm-up over the first `warmup` of all steps (none at 0); then down to
             `final_lr` along `decay`, "cosine" or "linear".
+        cycles: how many times the rate goes down, each time from `lr` anew and over as many steps.
+        before_epoch: called with the number of each epoch before it begins, also where an interrupted one begins anew;
+            it may change weights and masks: the optimizer and its moments go on.
         weight_decay: on matrices only; biases, norms and what `model.no_weight_decay()` names (tokens, position
             embeddings) are not decayed.
         optimizer: a name of OPTIMIZERS; "sgd" has Nesterov momentum 0.9.
@@ -62,13 +67,13 @@ def train(
     opt = create_optimizer_v2(model, optimizer, lr=lr, weight_decay=weight_decay, momentum=0.9)
     masks.hold(model, opt)
     steps, first_epoch = epochs * len(loader), 0
-    start = max(1, round(warmup * steps))
+    start = max(1, round(warmup * steps)) if warmup else 0
     schedule = DECAYS[decay](
-        opt, t_initial=max(2, steps - start), lr_min=final_lr, warmup_t=start, warmup_lr_init=lr / start,
-        warmup_prefix=True, t_in_epochs=False,
+        opt, t_initial=max(2, (steps - start) // cycles), lr_min=final_lr, warmup_t=start,
+        warmup_lr_init=lr / max(1, start), warmup_prefix=True, t_in_epochs=False, cycle_limit=cycles,
     )  # fmt: skip
     if (state := _taken_up(checkpoint, device)) is not None:
-        model.load_state_dict(state["model"])
+        masks.load_state(model, state["model"])
         opt.load_state_dict(state["optimizer"])
         first_epoch = state["epoch"]
         loader.epoch += first_epoch
@@ -79,6 +84,9 @@ def train(
     schedule.step_update(step)
     with progress(total=steps, initial=step, desc=desc) as bar:
         for epoch in range(first_epoch, last_epoch):
+            if before_epoch is not None:
+                before_epoch(epoch)
+                model.train()
             with _seeded(seed * 100_003 + epoch, device):
                 for images, labels in loader:
                     loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)

@@ -20,10 +20,11 @@ from ovit_core.explorer.parameters import Explore
 from ovit_core.explorer.solve import Explorer
 from ovit_core.progress import progress, told_to
 from ovit_core.study import paths, registry
+from ovit_core.study.surgeon import Surgeon
 
 TINY = dict(
     upstream="digits", epochs=2, model_args=MODEL, gradients=8, damps=[1e-5, 1e-4], images=100, sparsities=[0.5, 0.9],
-    methods=["ovit", "ovit_mask_only", "obert", "magnitude"], profile="tiny",
+    methods=["ovit", "ovit_mask_only", "obert", "magnitude", "obc", "wanda"], profile="tiny",
 )  # fmt: skip
 
 
@@ -37,6 +38,17 @@ def explore(**changes) -> Explore:
 @pytest.fixture(scope="module")
 def x():
     return Explorer(explore()).sweep()
+
+
+def test_methods_that_are_solved_anew_for_each_sparsity_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="obc_sequential is solved anew for each sparsity"):
+        explore(methods=["ovit", "obc_sequential"])
+
+
+def test_magnitude_is_told_its_cost_by_blocks_like_its_own(x):
+    alone = Explorer(x.config.replace(methods=["magnitude", "obc"]), before=x)
+    with pytest.raises(ValueError, match="explore it beside a method such as ovit"):
+        alone.steps("magnitude", "blocks.1.mlp.fc2.weight", 0)  # rows of 96, blocks of 48: the Fisher's
 
 
 def test_points_are_those_of_the_study(x):
@@ -55,7 +67,7 @@ def test_steps_expect_the_loss_that_the_elimination_accumulates(x, method, layer
     w = x.surgeon.weights[layer].detach().double().reshape(-1, len(steps.order))[block]
     assert torch.equal(steps.weights["none"][0].double(), w) and steps.loss["joint"][0] == 0
     assert (steps.loss["joint"] <= steps.loss["none"] * (1 + 1e-6) + 1e-12).all()  # the update is the best answer
-    if method == "ovit":
+    if method in ("ovit", "obc"):
         torch.testing.assert_close(
             steps.loss["joint"][1:], x.plans[method].layers[layer].loss[block], rtol=1e-5, atol=0
         )
@@ -130,7 +142,7 @@ def test_layer_inputs_are_those_of_the_estimate_alone(x):
     before = [len(m._forward_pre_hooks) for m in x.upstream.model.modules()]
     seen = []
     with told_to(lambda *words: seen.append([len(m._forward_pre_hooks) for m in x.upstream.model.modules()])):
-        x.surgeon.curvature("inputs")
+        Surgeon(x.config, x.upstream, 0).curvature("inputs")
     assert len(seen) > 3 and all(now == before for now in seen)
 
 

@@ -1,73 +1,160 @@
 """Ablation A beyond one step: gradual pruning, and the attribution of the gain by hand."""
 
 import copy
-from itertools import pairwise
+from itertools import chain, islice
 
 import pandas as pd
 import pytest
 import torch
 from conftest import TINY, quick
 
-from ovit_core import masks
+from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
 from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
-from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
-from ovit_core.data.batches import batches
+from ovit_core.data.batches import Steps, batches
 from ovit_core.data.loading import load
 from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
+from ovit_core.study import measure, recovery
 from ovit_core.study.dense import Upstream
 from ovit_core.study.intervals import interval
-from ovit_core.study.surgeon import DTYPE, Surgeon
+from ovit_core.study.surgeon import DTYPE, Surgeon, apart
 from ovit_core.study.tasks import COLUMNS, World
 
 
-def test_cubic_starts_and_ends_where_it_should_and_slows_down():
-    steps = cubic(0.4, 0.9, 5)
-    assert steps[0] == pytest.approx(0.4) and steps[-1] == 0.9
-    gaps = [b - a for a, b in pairwise(steps)]
-    assert all(a > b > 0 for a, b in pairwise(gaps))
-    for bad in ((0.9, 0.4, 5), (0.4, 0.9, 1), (0.4, 1.2, 3)):
-        with pytest.raises(ValueError, match="gradual pruning needs"):
-            cubic(*bad)
-
-
-def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_path, monkeypatch):
+def gradual(tmp_path, monkeypatch, *settings):
+    """A seed of a tiny study, and its gradual task."""
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
-    settings = ["upstream=digits", f"model_args={TINY}", "epochs=0", "gradients=8", "block_size=24", "damps=[1.0e-4]"]
-    settings += ["gradual_start=0.4", "gradual_cycles=3", "gradual_images=200"]
-    config = quick(NoWeightUpdate, *settings)
-    seed, steps, prune_again = Seed(config, 0), [], Surgeon.prune_again
-
-    def watched(surgeon, model, method, sparsity, damp):
-        before = copy.deepcopy(model)
-        prune_again(surgeon, model, method, sparsity, damp)
-        assert all((masks.of(model)[name] <= mask).all() for name, mask in masks.of(before).items())
-        steps.append((sparsity, before, copy.deepcopy(model)))
-
-    monkeypatch.setattr(Surgeon, "prune_again", watched)
+    common = ["upstream=digits", f"model_args={TINY}", "epochs=0", "gradients=8", "block_size=24", "damps=[1.0e-4]"]
+    common += ["gradual_steps=[0.5, 0.75, 0.9]", "recovery_images=200", "gradual_lrs=[1.0e-3]"]
+    config = quick(NoWeightUpdate, *common, *settings)
+    seed = Seed(config, 0)
     world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
     found = [dict(t.columns) | dict(value=0.5) for t in tasks.searches(config, 0, world, [])]
     (task,) = (
         t for t in tasks.measurements(config, 0, world, found)
         if (t.kind, t.columns["method"], t.columns["sparsity_target"]) == ("gradual", "ovit", 0.9)
     )  # fmt: skip
-    models, tested = [], Seed.tested
-    monkeypatch.setattr(Seed, "tested", lambda self, model: models.append(model) or tested(self, model))
-    seed.measure(task)
-    (final,) = models
+    return seed, task
+
+
+def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_path, monkeypatch):
+    (seed, task), steps, prune_again = gradual(tmp_path, monkeypatch), [], Surgeon.prune_again
+
+    def watched(surgeon, model, method, sparsity, damp, step):
+        before = copy.deepcopy(model)
+        prune_again(surgeon, model, method, sparsity, damp, step)
+        assert all((masks.of(model)[name] <= mask).all() for name, mask in masks.of(before).items())
+        steps.append((sparsity, before, copy.deepcopy(model)))
+
+    monkeypatch.setattr(Surgeon, "prune_again", watched)
+    final = seed.pruned_gradually(task)
     total = sum(m.numel() for m in masks.of(final).values())
     assert masks.sparsity(final) == round(0.9 * total) / total
-    assert [sparsity for sparsity, _, _ in steps] == cubic(0.4, 0.9, 3)
+    assert [sparsity for sparsity, _, _ in steps] == [0.5, 0.75, 0.9]
     # The second step is what `prune` makes of the first step's model as training left it.
     (_, _, first), (at, trained, second), _ = steps
     for name, mask in masks.of(first).items():
         weight = trained.get_parameter(name)
         assert not torch.equal(weight, first.get_parameter(name)) and torch.equal(weight == 0, ~mask)
-    loader = batches(seed.upstream.data.train, config.gradient_batch, seed=0)
+    loader = batches(seed.upstream.data.train, 16, seed=apart(0, 1))
     prune(trained, "ovit", at, loader, gradients=8, block_size=24, damp=1e-4, dtype=DTYPE)
     assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), second.parameters()))
+
+
+def test_gradual_steps_are_spread_over_the_training_and_one_optimizer_goes_through_it(tmp_path, monkeypatch):
+    seed, task = gradual(tmp_path, monkeypatch, "gradual_epochs=2")
+    assert task.columns["epochs"] == 8 and task.columns["passes"] == 3
+    made, pruned, done = [], [], []
+    create, prune_again = training.create_optimizer_v2, Surgeon.prune_again
+    monkeypatch.setattr(training, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+
+    def watched(surgeon, model, method, sparsity, damp, step):
+        moments = [state["exp_avg"].abs().sum() for state in made[-1].state.values()]
+        pruned.append((sparsity, step, bool(moments) and all(m > 0 for m in moments[:3]), len(done)))
+        prune_again(surgeon, model, method, sparsity, damp, step)
+
+    class Counted(Steps):
+        def __iter__(self):
+            done.append(0)
+            return super().__iter__()
+
+    monkeypatch.setattr(Surgeon, "prune_again", watched)
+    monkeypatch.setattr(measure, "Steps", Counted)
+    seed.pruned_gradually(task)
+    assert len(made) == 1 and len(done) == 8
+    assert pruned == [(0.5, 0, False, 0), (0.75, 1, True, 2), (0.9, 2, True, 4)]  # and two cycles' half to hold
+
+
+def test_gradual_pruning_that_was_interrupted_ends_where_it_would_have(tmp_path, monkeypatch):
+    """Also where it was cut off in the epoch that begins with a pruning step."""
+    seed, task = gradual(tmp_path / "whole", monkeypatch)
+    whole = seed.pruned_gradually(task)
+    seed, task = gradual(tmp_path / "cut", monkeypatch)
+    prune_again = Surgeon.prune_again
+
+    def cut(surgeon, model, method, sparsity, damp, step):
+        prune_again(surgeon, model, method, sparsity, damp, step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Surgeon, "prune_again", cut)
+    with pytest.raises(KeyboardInterrupt):
+        seed.pruned_gradually(task)
+    monkeypatch.setattr(Surgeon, "prune_again", prune_again)
+    again = Seed(seed.config, 0).pruned_gradually(task)
+    assert all(torch.equal(p, q) for p, q in zip(whole.state_dict().values(), again.state_dict().values()))
+
+
+def test_the_curvatures_images_are_not_those_that_training_saw_first(tmp_path, monkeypatch):
+    seed, _ = gradual(tmp_path, monkeypatch)
+    train = seed.upstream.data.train
+    first = lambda drawn: next(iter(batches(train, 64, seed=drawn)))[1].tolist()
+    drawn = [first(apart(seed, step)) for seed in (0, 1) for step in (0, 1, 2)]
+    assert len({tuple(labels) for labels in [*drawn, first(0), first(1)]}) == 8
+
+
+def test_a_recovered_model_is_trained_once_and_known_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    settings = ["upstream=digits", f"model_args={TINY}", "epochs=0", "gradients=8", "block_size=24", "damps=[1.0e-4]"]
+    config = quick(NoWeightUpdate, *settings, "recovery_images=200", "recovery_lrs=[1.0e-3]")
+    seed = Seed(config, 0)
+    world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
+    found = [dict(t.columns) | dict(value=0.5) for t in tasks.searches(config, 0, world, [])]
+    task = recovery.recovered(config, 0, world, found, "ovit", 0.9, 2)
+    once = seed.made(task)
+    monkeypatch.setattr(training, "train", None)
+    again = seed.made(task)
+    assert all(torch.equal(p, q) for p, q in zip(once.state_dict().values(), again.state_dict().values()))
+    assert masks.sparsity(again) == pytest.approx(0.9, abs=1e-4)
+    other = recovery.recovered(config, 0, world, found, "ovit", 0.9, 5)
+    with pytest.raises(TypeError):  # another length is another model
+        seed.made(other)
+
+
+def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
+    """p passes see gradients / p each; what they make is what `prune` makes with p - 1 recomputations."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    settings = ["upstream=digits", f"model_args={TINY}", "epochs=0", "gradients=8", "block_size=24", "damps=[1.0e-4]"]
+    config = quick(NoWeightUpdate, *settings, "compute_passes=[2]")
+    seed = Seed(config, 0)
+    world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
+    found = [dict(t.columns) | dict(value=0.5) for t in tasks.searches(config, 0, world, [])]
+    found += [dict(t.columns) | dict(value=0.5) for t in tasks.finer_searches(config, 0, world, found)]
+    tried = {t.columns["damp"] for t in tasks.finer_searches(config, 0, world, found) if t.columns["passes"] == 2}
+    assert tried == {1e-5, 1e-4, 1e-3}
+    (task,) = (
+        t for t in tasks.measurements(config, 0, world, found)
+        if (t.columns["scope_name"], t.columns["method"]) == ("passes", "obert")
+    )  # fmt: skip
+    columns = {name: task.columns[name] for name in ("passes", "recomputations", "gradients")}
+    assert columns == dict(passes=2, recomputations=1, gradients=4)
+    model, damp = copy.deepcopy(seed.upstream.model), task.columns["damp"]
+    loader = chain(*(islice(batches(seed.upstream.data.train, 16, seed=apart(0, step)), 4) for step in (0, 1)))
+    prune(model, "obert", 0.9, loader, gradients=4, block_size=24, damp=damp, recomputations=1, dtype=DTYPE)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), seed.pruned(task).parameters()))
 
 
 def rows(values):

@@ -19,6 +19,11 @@ def damp(method):
     return {} if METHODS[method].curvature == "inputs" else dict(damp=1e-4)
 
 
+def pairs():
+    """Every method with the allocations it can have."""
+    return [(m, a) for m in METHODS for a in ("global", "uniform") if a == "uniform" or not METHODS[m].sequential]
+
+
 def removed_again(model, before):
     """Whether all that was removed before still is, in the masks and in the weights."""
     now = masks.of(model)
@@ -29,8 +34,7 @@ def snapshot(model):
     return {name: mask.clone() for name, mask in masks.of(model).items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize("method, allocation", pairs())
 def test_a_second_pruning_adds_to_the_first_exactly(tiny, tiny_batches, method, allocation):
     prune(tiny, "magnitude", 0.5, allocation=allocation)
     before = snapshot(tiny)
@@ -68,6 +72,34 @@ def test_recomputations_go_on_from_what_is_gone(tiny, tiny_batches):
     before = snapshot(tiny)
     report = prune(tiny, "ovit", 0.8, tiny_batches, recomputations=2, damp=1e-4, **OPTIONS)
     assert removed_again(tiny, before) and report.sparsity == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_curvature])
+def test_recomputations_work_for_every_method(tiny, tiny_batches, method):
+    prune(tiny, "magnitude", 0.3, allocation="uniform")
+    before = snapshot(tiny)
+    options = dict(allocation="uniform", recomputations=2) | OPTIONS | damp(method)
+    report = prune(tiny, method, 0.8, tiny_batches, **options)
+    assert removed_again(tiny, before)
+    assert all(layer["sparsity"] == pytest.approx(0.8, abs=1e-3) for layer in report.layers)
+
+
+@pytest.mark.parametrize("form, whole", [("ovit_mask_only", "ovit"), ("obc_mask_only", "obc")])
+def test_a_mask_in_several_steps_is_the_whole_methods_elimination_of_weights_never_moved(
+    tiny, tiny_batches, form, whole
+):
+    """The first ablation in steps: each step eliminates as the whole method does, on its own weights as they are by
+    then, the accumulated loss with the update included; only the mask is taken.
+    """
+    dense, options = copy.deepcopy(tiny), dict(loader=tiny_batches, allocation="uniform") | OPTIONS | damp(form)
+    prune(tiny, form, 0.8, recomputations=1, **options)
+    by_hand = copy.deepcopy(dense)
+    for at in (0.4, 0.8):
+        report = prune(copy.deepcopy(by_hand), whole, at, **options)
+        masks.attach(by_hand, report.masks)
+    for name, mask in masks.of(by_hand).items():
+        assert torch.equal(mask, masks.of(tiny)[name]), name
+        assert torch.equal(tiny.get_parameter(name), dense.get_parameter(name) * mask)
 
 
 def test_the_update_is_the_closed_form_for_what_goes_now(tiny, tiny_batches):
@@ -150,7 +182,7 @@ def test_a_lambda_too_small_leaves_the_model_as_it_was(tiny, tiny_batches):
 
 
 PRUNING = st.tuples(
-    st.sampled_from(sorted(METHODS)),
+    st.sampled_from(sorted({method for method, allocation in pairs() if allocation == "global"})),
     st.floats(0, 1),
     st.sampled_from(["unstructured", "2:4"]),
     st.sampled_from([None, torch.float32, torch.float64]),

@@ -14,6 +14,8 @@ from ovit_core.pattern import Pattern
 from ovit_core.plan import count_removed, solve
 from ovit_core.pruning import prune
 
+AT_ONCE = [name for name, method in METHODS.items() if not method.sequential]  # solved once for all sparsities
+
 
 @pytest.fixture(scope="module")
 def solved():
@@ -31,7 +33,7 @@ def solved():
     return weights, fisher, solve_method
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AT_ONCE)
 @pytest.mark.parametrize("sparsity", [0, 0.37, 0.9, 1])
 def test_global_sparsity_is_exact(solved, method, sparsity):
     pruned = solved[2](method).at(sparsity)
@@ -62,6 +64,8 @@ def test_threshold_breaks_ties_by_step_then_block():
     [
         ("ovit", "ovit_mask_only"),
         ("magnitude", "magnitude_joint"),
+        ("diag_fisher", "diagonal_joint"),
+        ("obc", "obc_mask_only"),
         ("obert", "obert_mask_only"),
         ("obert", "obert_joint"),
     ],
@@ -94,6 +98,7 @@ def test_joint_update_never_predicts_more_loss_than_none_or_independent(solved):
     for family in (
         ("ovit", "ovit_mask_only"),
         ("magnitude_joint", "magnitude"),
+        ("diagonal_joint", "diag_fisher"),
         ("obert_joint", "obert", "obert_mask_only"),
     ):
         values = [quadratic(solve_method(m).at(0.6)) for m in family]
@@ -158,9 +163,13 @@ def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, 
 def test_every_method_is_score_times_update():
     assert {m.update for m in METHODS.values()} == {"joint", "independent", "none"}
     assert not METHODS["magnitude"].needs_curvature and METHODS["magnitude_joint"].needs_curvature
+    fisher = {(m.score, m.update) for m in METHODS.values() if m.curvature == "fisher"}
+    scores = ("magnitude", "diagonal", "static", "greedy_frozen", "greedy")
+    assert fisher >= {(score, update) for score in scores for update in ("none", "joint")}
+    assert {name for name, m in METHODS.items() if not m.needs_damp} == {"magnitude", "random", "wanda"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AT_ONCE)
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "2:6"])
 def test_patterns_keep_exactly_n_of_every_m_inputs(solved, method, pattern):
     N, M = map(int, pattern.split(":"))
@@ -191,7 +200,32 @@ def test_wanda_prunes_every_row_alike_and_matches_its_definition(tiny, tiny_batc
     handle.remove()
     product = tiny.blocks[0].attn.qkv.weight.abs() * torch.cat(seen).norm(dim=0)
     lowest = product.argsort(dim=1)[:, :12]
-    assert (~mask).gather(1, lowest).float().mean() > 0.999  # lambda moves near-equal norms
+    assert (~mask).gather(1, lowest).all()
+
+
+@pytest.mark.parametrize("damp", [None, 1e-6, 1.0])
+def test_wanda_knows_no_lambda(tiny, tiny_batches, damp):
+    other = copy.deepcopy(tiny)
+    report = prune(tiny, "wanda", 0.5, tiny_batches, gradients=8, damp=damp)
+    assert report.damp is None
+    twin = prune(other, "wanda", 0.5, tiny_batches, gradients=8)
+    assert all(torch.equal(report.masks[name], twin.masks[name]) for name in twin.masks)
+
+
+@pytest.mark.parametrize("method", ["obc", "obc_mask_only", "obc_sequential", "wanda", "ovit"])
+def test_the_report_tells_whole_rows(tiny, tiny_batches, method, caplog):
+    uniform = dict(allocation="uniform", gradients=8, block_size=12, damp=1e-2)
+    report = prune(tiny, method, 0.5, tiny_batches, **uniform)
+    rows = {name: weight[0].numel() for name, weight in models.prunable(tiny).items()}
+    blocks = {layer["name"]: layer["block_size"] for layer in report.layers}
+    assert blocks == (dict.fromkeys(rows, 12) if method == "ovit" else rows)
+    assert "not comparable" not in caplog.text
+
+
+@pytest.mark.parametrize("method, warned", [("obc", 1), ("obc_mask_only", 1), ("wanda", 0), ("ovit", 0)])
+def test_a_global_threshold_over_losses_of_layers_is_warned_of_once(tiny, tiny_batches, method, warned, caplog):
+    prune(tiny, method, 0.5, tiny_batches, gradients=8, block_size=12, damp=1e-2)
+    assert caplog.text.count("not comparable between layers: allocation='uniform' suits it better") == warned
 
 
 def test_groups_of_layers_give_the_masks_of_one_pass(tiny, tiny_batches):

@@ -7,22 +7,23 @@ from conftest import quick
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study import dense, grid, identity, registry, unit
-from ovit_core.study.lambdas import chosen
+from ovit_core.study.lambdas import Regime, chosen, near, place
 from ovit_core.study.tasks import KEY, VALIDATION, Found, World, best_of
 
 SETTINGS = [
-    "profile=tiny", "upstream=digits", "epochs=1", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
-    "methods=[ovit]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]",
-    "recovery_images=100", "gradual_methods=[ovit]", "gradual_images=100", "sensitivity_block_sizes=[12]",
-    "sensitivity_damps=[]", "damps=[1.0e-5]", "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]",
-    "full_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1]", "workers=1",
+    "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
+    "methods=[ovit, magnitude]", "sparsities=[0.9]", "regimes=[global]", "damp_checks=[]", "recovery_methods=[ovit]",
+    "recovery_images=100", "recovery_epochs=[1]", "recovery_search_epochs=1", "gradual_methods=[ovit]",
+    "gradual_lrs=[1.0e-3, 2.0e-3]", "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "damps=[1.0e-5]",
+    "compute_passes=[2]", "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]", "full_steps=4",
+    "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1]", "workers=1",
 ]  # fmt: skip
 # Another value of everything that a measurement may read.
 OTHER = dict(
-    prunable="mlp", weight_decay=0.2, batch_size=48, augment=["flip"], gradients=9, gradient_batch=8, block_size=24,
-    recovery_epochs=2, recovery_images=101, recovery_lr=1e-3, gradual_start=0.3, gradual_cycles=3, gradual_epochs=2,
-    gradual_images=101, gradual_lr=1e-3, gradual_final_lr=1e-4, full_steps=6, full_batch_size=16, threads=2,
-    model_args=MODEL | dict(depth=1), upstream="glyph_letters", model="vit_small_patch16_224", damp_sparsity=0.8,
+    prunable="mlp", weight_decay=0.2, batch_size=48, augment=["flip"], gradients=10, gradient_batch=8, block_size=24,
+    recovery_images=101, recovery_search_epochs=2, gradual_steps=[0.5, 0.9], gradual_epochs=2, gradual_final_lr=1e-4,
+    full_steps=6, full_batch_size=16, threads=2, model_args=MODEL | dict(depth=1), upstream="glyph_letters",
+    model="vit_small_patch16_224", damp_sparsity=0.8, search_images=50, lr=1e-3, epochs=4,
 )  # fmt: skip
 # What changes no number, and what lists values of a column.
 FREE = {
@@ -33,6 +34,10 @@ FREE = {
     "workers",
     "seeds",
     "damps",
+    "input_damps",
+    "recovery_lrs",
+    "gradual_lrs",
+    "finetune_seeds",
     "probe_Cs",
     "full_lrs",
     "dense_per_seed",
@@ -122,7 +127,7 @@ def test_two_threads_are_other_rows_of_another_dense_model():
 
 def search(*values):
     """Rows of a search: (lambda, seed, validation accuracy)."""
-    common = dict(phase="lambda_search", method="ovit", block_size=64, gradients=256, gradient_batch=16)
+    common = place(quick(NoWeightUpdate), "ovit")
     return [common | dict(damp=damp, seed=seed, value=value) for damp, seed, value in values]
 
 
@@ -130,10 +135,13 @@ def test_one_lambda_for_all_seeds_the_best_in_their_mean():
     config = quick(NoWeightUpdate)
     rows = search((1e-8, 0, 0.90), (1e-8, 1, 0.70), (1e-7, 0, 0.80), (1e-7, 1, 0.85), (1e-6, 0, 0.1), (1e-6, 1, 0.1))
     assert chosen(config, rows, "ovit") == dict(damp=1e-7, damp_rule="own")
-    assert chosen(config, rows, "ovit_mask_only") == dict(damp=1e-7, damp_rule="shared")
+    assert chosen(config, rows, "ovit_mask_only", rule="shared") == dict(damp=1e-7, damp_rule="shared")
+    assert chosen(config, rows, "ovit_mask_only") == dict(damp="", damp_rule="own")  # its own is not oViT's
     assert chosen(config, rows, "magnitude") == dict(damp="", damp_rule="")
     assert chosen(config, rows, "obert") == dict(damp="", damp_rule="own")  # nothing was searched
     assert chosen(config.replace(block_size=32), rows, "ovit")["damp"] == ""  # of other blocks
+    assert chosen(config, rows, "ovit", Regime("uniform"))["damp"] == ""  # of another regime
+    assert chosen(config, rows, "ovit", passes=2)["damp"] == "" and near(config, rows, "ovit") == (1e-8, 1e-7, 1e-6)
 
 
 def test_equal_values_go_to_the_larger_or_the_smaller_and_only_what_all_seeds_tried_counts():

@@ -96,15 +96,19 @@ class Loader(DataLoader):
 
 
 class Steps:
-    """Exactly `steps` batches of a loader, going round it as often as needed."""
+    """Exactly `steps` batches of a loader an epoch, going round it as often as needed; the next epoch begins where the
+    loader begins anew, with another order.
+    """
 
     def __init__(self, loader: Batches | Loader, steps: int):
-        self.loader, self.steps = loader, steps
+        self.loader, self.steps, self.epoch = loader, steps, 0
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.loader.epoch = self.epoch * -(-self.steps // len(self.loader))  # so that an interruption changes nothing
+        self.epoch += 1
         return islice(chain.from_iterable(repeat(self.loader)), self.steps)
 
 

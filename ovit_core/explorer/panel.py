@@ -255,13 +255,14 @@ def panel(x: Explorer, interactive: bool = True) -> w.Widget | None:
 def settings(c: Explore) -> dict[str, w.Widget]:
     """What can be chosen anew: name of the parameter -> widget."""
     damps = [("each method's own, by validation", 0.0), *((f"{v:g}", v) for v in sorted({*c.damps, c.damp} - {0}))]
+    at_once = [name for name, method in METHODS.items() if not method.sequential]
     widgets = dict(
         model=w.Combobox(options=models.timm.list_models(), description="model", **WIDE),
         model_args=w.Text(description="its arguments", **WIDE),
         pretrained=w.Checkbox(description="timm's published weights", **WIDE),
         checkpoint=w.Text(description="checkpoint", placeholder="path; none: train it here", **WIDE),
         upstream=w.Combobox(options=sorted({*DATASETS, c.upstream}), description="dataset", **WIDE),
-        methods=w.SelectMultiple(options=list(METHODS), description="methods", rows=6, **WIDE),
+        methods=w.SelectMultiple(options=at_once, description="methods", rows=6, **WIDE),
         block_size=w.BoundedIntText(min=1, max=4096, description="block size", **WIDE),
         gradients=w.BoundedIntText(min=1, max=100_000, description="gradients", **WIDE),
         damp=w.Dropdown(options=damps, description="λ", **WIDE),

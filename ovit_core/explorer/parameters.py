@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, model_validator
 
+from ovit_core.methods import get_method
 from ovit_core.pattern import Pattern
 from ovit_core.study.parameters import AtLeastOne, Count, Methods, Number, Parameters, Share, Text, different
 
@@ -28,6 +29,13 @@ class Explore(Parameters):
         multiple = Pattern.parse(self.pattern).of
         if self.block_size < multiple:
             raise ValueError(f"block_size must be at least {multiple}, for {self.pattern}, not {self.block_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _solved_once(self) -> "Explore":
+        for method in self.methods:
+            if get_method(method).sequential:
+                raise ValueError(f"{method} is solved anew for each sparsity: leave it out of the explorer's methods")
         return self
 
     @property

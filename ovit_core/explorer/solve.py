@@ -15,19 +15,19 @@ from ovit_core import disk, masks, models, training
 from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.elimination import eliminate
 from ovit_core.explorer.parameters import Explore
+from ovit_core.inputs import InputHessian
 from ovit_core.methods import get_method
 from ovit_core.pattern import Pattern
 from ovit_core.plan import Plan, Point
 from ovit_core.progress import progress
 from ovit_core.pruning import install
-from ovit_core.study import dense, machine, paths, plots, provenance
-from ovit_core.study.lambdas import INHERITS
+from ovit_core.study import dense, lambdas, machine, paths, plots, provenance
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.surgeon import Surgeon
 
 # What a model depends on, and of that what only its curvature and the lambdas chosen by it do.
 _SHARED = set(Parameters.model_fields) - {"profile"}
-_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "damp_sparsity"}
+_CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "input_damps", "damp_sparsity", "search_images"}
 
 
 class Steps(NamedTuple):
@@ -59,7 +59,7 @@ class Explorer:
             raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
         before = None if changed else before
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
-        self._damps: dict[str, float] = dict(before._damps) if before else {}
+        self._damps: dict[tuple, float] = dict(before._damps) if before else {}
         part = getattr(self.upstream.data, config.split)
         chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
         self.images = part.take(np.sort(chosen))
@@ -80,16 +80,17 @@ class Explorer:
         """A method's lambda: the config's, else the one that is best on validation, the larger of equals, as a study of
         this one seed would choose it; None if it needs none.
         """
-        if not get_method(method).needs_curvature:
+        if not get_method(method).needs_damp:
             return None
         if self.config.damp:
             return self.config.damp
-        own = INHERITS.get(method, method)
-        if own not in self._damps:
-            at, damps = self.config.damp_sparsity, progress(self.config.damps, desc=f"lambda of {own}")
-            found = {damp: self.surgeon.judge(self.surgeon.pruned(own, at, damp)) for damp in damps}
-            self._damps[own] = max(found, key=lambda damp: (found[damp], damp))
-        return self._damps[own]
+        key = method, self.config.allocation, self.config.pattern
+        if key not in self._damps:
+            at, regime = self.config.damp_sparsity, (self.config.allocation, self.pattern)
+            damps = progress(lambdas.values(self.config, method), desc=f"lambda of {method}")
+            found = {damp: self.surgeon.judge(self.surgeon.pruned(method, at, damp, regime)) for damp in damps}
+            self._damps[key] = max(found, key=lambda damp: (found[damp], damp))
+        return self._damps[key]
 
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern
@@ -146,21 +147,26 @@ class Explorer:
 
     def steps(self, method: str, layer: str, block: int) -> Steps:
         """The elimination of a block in a method's order, with and without the update. The curvature and lambda of the
-        method tell what it costs, else those of the first method that has some.
+        method tell what it costs, else those of the first method that has some of as large blocks.
 
         Raises:
             ValueError: none has.
         """
         solved = self.plans[method].layers[layer]
-        judge = next((m for m in (method, *self.plans) if get_method(m).needs_curvature), None)
+        alike = (m for m, plan in self.plans.items() if plan.layers[layer].order.shape == solved.order.shape)
+        judge = next((m for m in (method, *alike) if get_method(m).needs_curvature), None)
         if judge is None:
             raise ValueError(f"What {method} costs is told by a Fisher: explore it beside a method such as ovit.")
-        key = get_method(judge).curvature, layer, self.damp(judge)
-        if self._inverse[0] != key:
-            self._inverse = key, self.surgeon.curvature(key[0], self.pattern).inverse(*key[1:])
-            self.surgeon.forget()
+        curvature, damp = self.surgeon.curvature(get_method(judge).curvature, self.pattern), self.damp(judge)
+        if isinstance(curvature, InputHessian):
+            H = curvature.inverse(layer, damp, slice(block, block + 1))[0]
+        else:
+            if self._inverse[0] != (layer, damp):
+                self._inverse = (layer, damp), curvature.inverse(layer, damp)
+                self.surgeon.forget()
+            H = self._inverse[1][block]
         w, order = solved.weights[block].double().cpu(), solved.order[block].cpu()  # (B,), (B,)
-        H = self._inverse[1][block].double().cpu()  # (B, B)
+        H = H.double().cpu()  # (B, B)
         counts = torch.arange(len(w) + 1).unsqueeze(1)  # (B + 1, 1): a column for the one block
         e = eliminate(w[None], H[None].clone(), order=order[None], backend="cpu")
         weights = {update: e.weights_at(counts, update == "joint")[:, 0] for update in ("none", "joint")}

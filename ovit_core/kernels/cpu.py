@@ -19,7 +19,7 @@ from ovit_core.kernels.compiled import FAST, compiled, torch_threads
 
 LANES = 16  # float32 numbers in the widest vector register of a CPU
 PERIOD = 32  # removals between two squeezes
-BATCH = 32  # blocks that share one work area
+BATCH = 32  # blocks that share one work area, at most
 
 
 @numba.njit(fastmath=FAST | {"nnan"}, boundscheck=False)  # without nnan a minimum does not vectorize
@@ -172,14 +172,14 @@ def _eliminate_block(
 
 
 @compiled
-def _eliminate_blocks(weights, H, floor, given, N, M, update, lost, loss, order, coefficients, fallback):
+def _eliminate_blocks(weights, H, floor, given, N, M, update, lost, loss, order, coefficients, fallback, size):
     n, B = weights.shape
     steps = B if M == 0 else B // M * (M - N)
     width = (B + LANES - 1) // LANES * LANES
-    for batch in numba.prange((n + BATCH - 1) // BATCH):
+    for batch in numba.prange((n + size - 1) // size):
         aside, L, state = np.empty((B, B), H.dtype), np.empty((B, width), H.dtype), np.empty((7, width), H.dtype)
         index = np.empty((2, B), np.int64)
-        for b in range(batch * BATCH, min(n, batch * BATCH + BATCH)):
+        for b in range(batch * size, min(n, batch * size + size)):
             none = given[b] if given.shape[0] else given[0:0].reshape(0)
             aside[:] = H[b]
             done = _eliminate_block(
@@ -217,8 +217,10 @@ def eliminate_blocks(
     # In float64 there is no wider type to fall back to: a lost pivot is clamped at once.
     lost = w.dtype.type(LOST if w.dtype == np.float32 else -np.inf)
     with torch_threads():
+        # Few large blocks are spread over all threads.
+        size = max(1, min(BATCH, n // numba.get_num_threads()))
         _eliminate_blocks(
-            w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback
+            w, H.numpy(), bound.numpy(), given, N, M, update, lost, loss, sequence, coefficients, fallback, size
         )
     if (fallback == 2).any():
         bad = int((fallback == 2).argmax())

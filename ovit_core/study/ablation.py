@@ -12,6 +12,7 @@ Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -75,8 +76,11 @@ class Ablation:
         return import_module(f"{self.package}.analysis")
 
     def families(self, config: Parameters) -> "list[Family]":
-        """The comparisons that its sentences make, listed from its parameters alone."""
-        return self.analysis.families(config) if self.compares else []
+        """The comparisons that its sentences make, listed from its parameters alone; none for those of an older study,
+        which lack some.
+        """
+        whole = {*self.parameters.model_fields} <= {*config.__dict__}
+        return self.analysis.families(config) if self.compares and whole else []
 
     @property
     def figures(self) -> Mapping[str, Drawing]:
@@ -137,16 +141,20 @@ class Results:
         """What was found, a sentence each."""
         from ovit_core.study import families
 
-        failed = [f"**Not measured**: {failure}" for failure in self.failures]
-        compared = self.differences()
+        out, compared = [f"- **Not measured**: {failure}" for failure in self.failures], self.differences()
         for family in self.ablation.families(self.config):
-            lines = compared[compared.family == family.name].to_dict("records")
-            failed += [f"**{family.title}**", *(f"  - {families.sentence(line)}" for line in lines)]
-        said = (*failed, *self.ablation.analysis.answers(self.rows))
-        return Text("\n".join(line if line.startswith("  ") else f"- {line}" for line in said))
+            lines = compared[compared.family == family.name]
+            said = family.says(lines) if family.says else ""
+            out.append(f"- **{family.title}**" + f": {said}." * bool(said))
+            out += [f"  - {sentence}" for sentence in families.sentences(lines)]
+        return Text("\n".join([*out, *(f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows))]))
 
     def differences(self) -> "pd.DataFrame":
         """The comparisons that were listed beforehand, a line each, with intervals and Holm's p."""
+        return self._differences
+
+    @cached_property
+    def _differences(self) -> "pd.DataFrame":
         from ovit_core.study import families
 
         return families.differences(self.rows, self.ablation.families(self.config))

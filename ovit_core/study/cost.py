@@ -148,17 +148,20 @@ class Costs:
     def _modelled(self, task: Task) -> Estimate:
         c, columns, one = self.config, task.columns, shape(self.config)
         values, test = c.values(), self.images[1]
+        recovery = BACKWARD * values.get("recovery_images", 0) * (columns["epochs"] or 0)
         images = {
-            "recovered": BACKWARD * values.get("recovery_images", 0) * values.get("recovery_epochs", 0),
-            "gradual": BACKWARD * values.get("gradual_images", 0) * (columns["epochs"] or 0),
+            "dense_length": BACKWARD * (self.images[0] or 10 * IMAGES) * (columns["epochs"] or 0),
+            **dict.fromkeys(("recovered", "recovery_search", "gradual", "gradual_search"), recovery),
             "full": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0),
             "lr_search": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0) / 2,
             "linear": 3 * IMAGES,
         }.get(columns["phase"], 0)
         curved = columns["damp_rule"] != ""
         gradients = BACKWARD * columns["gradients"] * columns["gradient_batch"]
-        if curved and columns["phase"] in ("lambda_search", "gradual"):
-            images += gradients * max(1, columns["passes"]) / (1 if columns["phase"] == "gradual" else len(c.damps))
+        if curved and columns["passes"] > 1:
+            images += gradients * columns["passes"]
+        elif curved and columns["phase"] == "lambda_search":
+            images += gradients / len(c.damps)
         seconds, factor = self._seconds(images + test)
         seconds += PROBE if columns["phase"] == "linear" else 0
         if curved and one and (fit := elimination()):

@@ -5,12 +5,14 @@ a difference is resolved where p is then below .05. That there is none is said o
 a margin stated beforehand.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
 from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, contrast, images_of, pair, share, spread, under
@@ -35,6 +37,7 @@ class Contrast:
     where: Mapping[str, Any] = field(default_factory=dict)  # column -> its value, or a tuple of values
     rule: str = "own"  # of lambda
     metric: str = "top1"  # or ACCURACY
+    by: str = ""  # a column, such as a setting that a sweep varies, whose values are in the weights as METHOD@VALUE
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Family:
     title: str
     contrasts: tuple[Contrast, ...]
     margin: float | None = None  # within which a difference is none, in the unit of the metric
+    says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))
@@ -57,19 +61,23 @@ class Family:
 
 
 def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
-    """The rows that a contrast is made of."""
-    found = rows[(rows.scope == "all") & (rows.experiment != "sensitivity") & rows.method.isin(list(one.weights))]
-    found = under(found, one.rule)
+    """The rows that a contrast is made of; with `by` the sweep of that column beside the study's own rows."""
+    swept = (rows.experiment == "sensitivity") & ((rows.scope_name != one.by) if one.by else True)
+    whole = (rows.scope == "all") & ~swept
+    names = {method.partition("@")[0] for method in one.weights} if one.by else {*one.weights}
+    found = under(rows[whole & rows.method.isin(names)], one.rule)
     found = found[found.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])]
     for column, value in one.where.items():
         wanted = list(value) if isinstance(value, list | tuple) else [value]
-        free = (
-            False  # a method without sparsity is at every sparsity, in every regime, at a variant that it has none of
-        )
+        free = False  # a method without sparsity is everywhere, and at every variant that it has none of
         if column in ("sparsity_target", "allocation", "pattern", *VARIANTS):
             empty = found[column].isna() | (found[column] == "") if column in VARIANTS else True
             free = (found.sparsity_target == 0) & empty
         found = found[found[column].isin(wanted) | free]
+    if one.by:
+        shown = [f"{value:g}" if isinstance(value, Number) else value for value in found[one.by]]
+        found = found.assign(method=[f"{method}@{value}" for method, value in zip(found.method, shown)])
+        found = found[found.method.isin(list(one.weights))]
     return found
 
 
@@ -99,8 +107,6 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
 
 def holm(p: list[float]) -> list[float]:
     """p values after Holm, NaN where there is none."""
-    from statsmodels.stats.multitest import multipletests  # takes a second to load
-
     given = np.array(p, dtype=float)
     known = ~np.isnan(given)
     if known.any():
@@ -112,6 +118,8 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     about = dict(family=family.name, what=one.what, pair=pair(one.weights), rule=one.rule, metric=one.metric)
     about |= dict(margin=np.nan if family.margin is None else family.margin)
     on = [*WHERE, *VARIANTS, "sparsity_target"]
+    if one.by:  # what goes with the column differs with it: a phase has its length, passes their recomputations
+        on = [column for column in WHERE if column != one.by] + ["sparsity_target"]
     found = contrast(asked(rows, one), one.weights, on)
     found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
     if found.empty:
@@ -124,7 +132,7 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
             f"{one.what} ({about['pair']}) is asked for at more than one point: name its {', '.join(loose)} in `where`"
         )
     i = _over_datasets(found)
-    point = {column: found[column].iloc[0] for column in POINT}
+    point = {column: found[column].iloc[0] if column in found else "" for column in POINT}
     point["dataset"] = ", ".join(found.dataset.unique())
     numbers = dict(mean=i.mean, s=i.s, n=i.n, sigma=i.sigma, sigma_e=i.sigma_e, N=i.N, df=i.df, low=i.low, high=i.high)
     return about | point | numbers | dict(p=i.p)
@@ -161,14 +169,21 @@ def _within(line: Mapping[str, Any]) -> bool:
     return bool(-line["margin"] < line["low"] and line["high"] < line["margin"])
 
 
-def sentence(line: Mapping[str, Any]) -> str:
-    """A line of the table in words, with its interval and Holm's p; accuracies in percentage points."""
+def sentences(lines: pd.DataFrame) -> list[str]:
+    """The lines of a family in words, each with its interval and Holm's p; accuracies in percentage points. Where they
+    stand is named as far as it tells them apart.
+    """
+    differ = [column for column in POINT if lines[column].nunique(dropna=False) > 1]
+    return [sentence(line, differ) for line in lines.to_dict("records")]
+
+
+def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
+    """A line of the table in words; `named` are the columns that say where it stands."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    regime = line["pattern"] if line["pattern"] != "unstructured" else "uniform" * (line["allocation"] == "uniform")
-    at = [line["phase"], line["source_phase"], line["dataset"], regime, line["sparsity_target"]]
-    told = [one if isinstance(one, str) else share(one) for one in at if one == one and one != ""]
-    said = f"{line['what']} ({', '.join(told)}): `{line['pair']}`"
+    words = [share(one) if isinstance(one, float) else str(one) for one in map(line.get, named) if one == one]
+    where = ", ".join(word for word in words if word not in ("", "global", "unstructured"))
+    said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."
     size = f"{spread(line['mean'], line['high'] - line['mean'], form, scale)}{unit}"
@@ -180,8 +195,7 @@ def sentence(line: Mapping[str, Any]) -> str:
         "same": f"no difference: the interval lies inside {margin}",
         "not resolved": "not resolved",
     }[line["verdict"]]
-    low, high = (f"{scale * line[end]:{form}}" for end in ("low", "high"))
-    return f"{said} = {size} (95 % interval {low} to {high}; p after Holm {_p(line['p_holm'])}): {judged}."
+    return f"{said} = {size}, p after Holm {_p(line['p_holm'])}: {judged}."
 
 
 def _p(p: float) -> str:

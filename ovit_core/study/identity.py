@@ -64,15 +64,19 @@ def about_dense(config: Parameters) -> list[dict]:
     return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
-def resume(task: Task, step: int = 0) -> Path:
+def resume(task: Task) -> Path:
     """Where the training of a task is taken up again. Whoever has kept its rows calls `discard`."""
-    return paths.cache() / f"resume-{provenance.digest(dict(task.columns))}-{step}.pt"
+    return paths.cache() / f"resume-{provenance.digest(dict(task.columns))}.pt"
 
 
 def discard(task: Task) -> None:
     """Removes what the training of a task would be taken up from."""
-    for file in paths.cache().glob(f"resume-{provenance.digest(dict(task.columns))}-*"):
-        file.unlink(missing_ok=True)
+    resume(task).unlink(missing_ok=True)
+
+
+def kept(task: Task) -> Path:
+    """Where the model that a task has trained is kept, for those that begin with it."""
+    return paths.cache() / f"recovered-{provenance.digest(dict(task.columns))}.safetensors"
 
 
 @lru_cache(maxsize=64)

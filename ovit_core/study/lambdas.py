@@ -1,22 +1,35 @@
-"""How every method gets its lambda: tried by each seed on validation, chosen once for all of them."""
+"""How every method gets its lambda: tried by each seed on validation, chosen once for all of them, by two rules.
+
+    own     every method has the lambda that suits it: what is lost if a part is dropped and all is tuned for the rest
+    shared  every method takes oViT's, and so forms of one score share its mask: what a part is worth on that mask
+
+Lambda is chosen for each regime, and anew for every setting of the curvature.
+"""
 
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from ovit_core.methods import get_method
+from ovit_core.pattern import Pattern
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import SHARED, VALIDATION, Row, Task, World, best_of, task
 
 PHASE = "lambda_search"
-# Forms of a method that only differ in the update share its lambda, and so its mask: they ask what is lost or won by
-# that part, all else equal. So does `ovit_no_update`, which is oViT without it. Magnitude's mask knows no lambda.
-INHERITS = {
-    "ovit_mask_only": "ovit",
-    "ovit_no_update": "ovit",
-    "ovit_no_update_joint": "ovit",
-    "obert_mask_only": "obert",
-    "obert_joint": "obert",
-    "obc_mask_only": "obc",
-}
+OVIT = "ovit"  # whose lambda the others take under the rule `shared`
+
+
+class Regime(NamedTuple):
+    """How zeros are spread, as rows tell it."""
+
+    allocation: str = "global"
+    pattern: str = "unstructured"
+
+    def takes(self, method: str) -> bool:
+        """Whether a method is judged in it: losses of layers' outputs are no common currency for one threshold."""
+        return self.allocation != "global" or method == "dense" or get_method(method).curvature != "inputs"
+
+
+GLOBAL = Regime()
 
 
 def judged_by(world: World) -> str:
@@ -24,33 +37,77 @@ def judged_by(world: World) -> str:
     return "validation_r2" if world.headless else VALIDATION
 
 
-def searches(config: Parameters, seed: int, world: World, methods: Iterable[str]) -> list[Task]:
-    """Every lambda of the list at `damp_sparsity`, for every method that is tuned for itself."""
-    own = dict.fromkeys(INHERITS.get(m, m) for m in methods if get_method(m).needs_curvature)
+def values(config: Parameters, method: str) -> tuple[float, ...]:
+    """The lambdas that a method chooses from: absolute for gradients, relative to the mean diagonal for layer inputs."""
+    chosen = get_method(method)
+    if not chosen.needs_damp:
+        return ()
+    return config.input_damps if chosen.curvature == "inputs" else config.damps
+
+
+def place(config: Parameters, method: str, regime: Regime = GLOBAL, at: float | None = None, passes: int = 1) -> dict:
+    """The columns in which the searches of a method's lambda are the same."""
+    at = Pattern.parse(regime.pattern).target(config.damp_sparsity if at is None else at)
+    settings = {name: getattr(config, name) for name in ("block_size", "gradients", "gradient_batch")}
+    settings["gradients"] //= passes
+    more = dict(sparsity_target=at, passes=passes, recomputations=passes - 1)
+    return dict(phase=PHASE, method=method, **regime._asdict(), **more, **settings)
+
+
+def searches(
+    config: Parameters,
+    seed: int,
+    world: World,
+    methods: Iterable[str],
+    regime: Regime = GLOBAL,
+    at: float | None = None,
+    passes: int = 1,
+    around: Sequence[Row] | None = None,
+) -> list[Task]:
+    """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or the three around what
+    the rows `around` say is best with one pass, where more passes or a slower form of the method are tried.
+    """
+    listed = lambda m: values(config, m) if around is None else near(config, around, m, regime)
     return [
         task(
-            config, seed, world, "search", [judged_by(world)], experiment=SHARED, phase=PHASE, method=method,
-            sparsity_target=config.damp_sparsity, damp=damp, damp_rule="own",
+            config, seed, world, "search", [judged_by(world)], depends=["search_images"], experiment=SHARED, damp=damp,
+            damp_rule="own", **place(config, method, regime, at, passes),
         )
-        for method in own for damp in config.damps
+        for method in dict.fromkeys(methods) if regime.takes(method) for damp in listed(method)
     ]  # fmt: skip
 
 
-def chosen(config: Parameters, found: Sequence[Row], method: str) -> dict:
-    """The columns `damp` and `damp_rule` of a method: the lambda with the best mean over seeds, the larger of equals.
+def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL) -> tuple[float, ...]:
+    """The three lambdas, a decade apart, around the best of a method (for a sequential one, of its plain form)."""
+    best = best_damp(config, found, method.removesuffix("_sequential"), regime)
+    return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
 
-    Both are "" for a method without lambda; `damp` also before anything was searched.
+
+def best_damp(
+    config: Parameters, found: Iterable[Row], method: str, regime: Regime = GLOBAL, at: float | None = None, passes: int = 1
+) -> float | None:  # fmt: skip
+    """The lambda with the best mean over seeds, the larger of equals; None before it was searched."""
+    same = place(config, method, regime, at, passes).items()
+    return best_of([row for row in found if same <= row.items()], "damp", larger=True)
+
+
+def chosen(
+    config: Parameters,
+    found: Sequence[Row],
+    method: str,
+    regime: Regime = GLOBAL,
+    rule: str = "own",
+    passes: int = 1,
+) -> dict[str, Any]:
+    """The columns `damp` and `damp_rule` of a method under a rule. Both are "" for a method without lambda, `damp` also
+    before anything was searched.
     """
-    if method in ("dense", "") or not get_method(method).needs_curvature:
+    if method in ("dense", "") or not get_method(method).needs_damp:
         return dict(damp="", damp_rule="")
-    settings = ("block_size", "gradients", "gradient_batch")
-    own = INHERITS.get(method, method)
-    mine = [
-        row
-        for row in found
-        if row["phase"] == PHASE
-        and row["method"] == own
-        and all(row[name] == getattr(config, name) for name in settings)
-    ]
-    damp = best_of(mine, "damp", larger=True)
-    return dict(damp="" if damp is None else damp, damp_rule="own" if own == method else "shared")
+    best = best_damp(config, found, OVIT if rule == "shared" else method, regime, passes=passes)
+    return dict(damp="" if best is None else best, damp_rule=rule)
+
+
+def shares(method: str) -> bool:
+    """Whether a method has another lambda under the rule `shared` than under `own`."""
+    return method not in (OVIT, "dense") and get_method(method).needs_damp and get_method(method).curvature == "fisher"

@@ -1,15 +1,16 @@
 """One seed of an ablation at work: its dense model, and what every ablation measures of pruned copies."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ovit_core import masks, training
-from ovit_core.data.batches import EVAL_BATCH, batches
+from ovit_core import disk, masks, training
+from ovit_core.data.batches import EVAL_BATCH, Steps, batches
 from ovit_core.data.loading import Data
 from ovit_core.pattern import Pattern
-from ovit_core.study import dense
+from ovit_core.study import dense, identity, recovery
 from ovit_core.study.calibration import expected_calibration_error
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Images, Measured
@@ -18,6 +19,7 @@ from ovit_core.study.tasks import Task, World
 
 CHANGED = "has changed since the study began, or is another one on this machine: start anew"
 NOWHERE = World()
+TRAINED = ("recovered", "gradual", "full")  # phases that wait for a learning rate
 
 
 class NotFoundError(RuntimeError):
@@ -48,25 +50,72 @@ class Seed:
             RuntimeError: what it is to be measured at was to be found by a search, and that failed.
         """
         c = task.columns
-        for column, what, wanted in (("damp", "lambda", c["damp_rule"]), ("lr", "learning rate", c["phase"] == "full")):
+        for column, what, wanted in (
+            ("damp", "lambda", c["damp_rule"]),
+            ("lr", "learning rate", c["phase"] in TRAINED),
+        ):
             if wanted and c[column] == "":
                 raise NotFoundError(f"no {what} was found: its search failed")
         return [Measured(dict(task.columns) | one.row, one.images) for one in getattr(self, task.kind)(task)]
 
     def surgeon(self, task: Task) -> Surgeon:
         """The surgeon for a task's block size and gradients; the last one is kept."""
-        settings = {name: task.columns[name] for name in ("block_size", "gradients", "gradient_batch")}
-        key = tuple(settings.values())
+        columns = ("block_size", "gradients", "gradient_batch", "gradient_seed")
+        key = tuple(task.columns[name] for name in columns)
         if self._surgeon is None or self._surgeon[0] != key:
             self._surgeon = None  # freed before the next
-            self._surgeon = key, Surgeon(self.config.replace(**settings), self.upstream, self.seed)
+            settings = dict(zip(columns[:3], key))
+            self._surgeon = key, Surgeon(self.config.replace(**settings), self.upstream, key[3])
         return self._surgeon[1]
 
     def pruned(self, task: Task) -> nn.Module:
         """The pruned copy of the dense model that a task's columns describe."""
         c = task.columns
         regime = c["allocation"], Pattern.parse(c["pattern"])
-        return self.surgeon(task).pruned(c["method"], c["sparsity_target"], c["damp"] or None, regime)
+        damp, again = c["damp"] or None, c["recomputations"] or 0
+        return self.surgeon(task).pruned(c["method"], c["sparsity_target"], damp, regime, again)
+
+    def made(self, task: Task) -> nn.Module:
+        """The model that a one-shot or a recovered task describes; a recovered one is kept in the cache."""
+        if task.columns["phase"] != recovery.PHASE:
+            return self.pruned(task)
+        model, file = self.surgeon(task).pruned("dense", 0.0), identity.kept(task)
+        if not taken_up(model, file):
+            model = self.trained(task)
+            masks.save(model, file)
+            identity.discard(task)
+        return model
+
+    def trained(self, task: Task) -> nn.Module:
+        """A one-shot model trained on with its masks fixed, for the epochs and at the rate that the columns say."""
+        c = task.columns
+        return training.train(
+            self.pruned(task), self.recovery_epoch(), c["epochs"], c["lr"], self.config.weight_decay, seed=self.seed,
+            checkpoint=identity.resume(task), desc=str(task),
+        )  # fmt: skip
+
+    def recovery_epoch(self) -> Steps:
+        """Batches of one epoch of recovery: `recovery_images` of the training images, others in every epoch."""
+        c = self.config
+        assert isinstance(c, recovery.Recovery)
+        loader = batches(self.upstream.data.train, c.batch_size, self.seed, c.augment)
+        return Steps(loader, c.recovery_images // c.batch_size)
+
+    def recovery_rate(self, task: Task) -> Iterable[Measured]:
+        """What a learning rate of recovery gives on validation. One that diverges is right on no image."""
+        yield self.judged(task, self.trained)
+
+    def judged(self, task: Task, train: Callable[[Task], nn.Module]) -> Measured:
+        """What a model that `train` makes of a task gives on validation."""
+        try:
+            value = self.surgeon(task).judge(train(task))
+        except FloatingPointError:
+            value = 0.0
+        return Measured(dict(metric=task.metrics[0][0], value=value))
+
+    def recovered(self, task: Task) -> list[Measured]:
+        """A recovered model on the test split."""
+        return self.tested(self.made(task))
 
     def search(self, task: Task) -> Iterable[Measured]:
         """What a lambda gives on validation."""
@@ -93,3 +142,12 @@ class Seed:
 def sparsities(model: nn.Module) -> dict[str, Any]:
     """The columns that say how sparse a model is, counted."""
     return dict(sparsity=masks.sparsity(model), sparsity_model=masks.model_sparsity(model))
+
+
+def taken_up(model: nn.Module, file: Path) -> bool:
+    """Whether a file held a pruned model, which `model` then is; one that cannot be read is set aside."""
+    try:
+        return file.is_file() and masks.load(model, file) is model
+    except Exception as error:
+        disk.set_aside(file, error)
+        return False

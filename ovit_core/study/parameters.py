@@ -202,7 +202,9 @@ class Parameters(BaseModel):
     gradient_batch: Count
     block_size: Count
     damps: Annotated[Lambdas, AtLeastOne]
+    input_damps: Annotated[Lambdas, AtLeastOne]
     damp_sparsity: Share
+    search_images: Count
     device: Device
     engine: Literal["local", "ray", "dask"] = "local"
     workers: Annotated[StrictInt, Field(ge=0, le=4096)] = 0

@@ -73,7 +73,8 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
     one = Costs(config, [*there, *published], images).dense(_trained(config))
     untrained = [one for seed in seeds if not dense[seed]]
     lines = [Line("dense models", len(seeds), len(seeds) - len(untrained), untrained)]
-    rounds = [[e.seconds for e in untrained], [], []]  # training, searches, measurements: a barrier after each
+    # Training, then the ablations' stages: a barrier after each.
+    rounds = [[e.seconds for e in untrained], *([] for _ in range(max(len(a.stages) for a, _ in asked)))]
     for ablation, c in asked:
         world, costs = World(prints, dense), Costs(c, [*there, *published], images)
         kinds: dict[str, list] = {}
@@ -85,7 +86,7 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
                 todo = [None if found.of(task) else costs.of(task) for task in mine]
                 for task, estimate in zip(mine, todo):
                     kinds.setdefault(task.columns["phase"], []).append(estimate)
-                rounds[min(number, 1) + 1].append(sum(estimate.seconds for estimate in todo if estimate))
+                rounds[number + 1].append(sum(estimate.seconds for estimate in todo if estimate))
         for phase, all_of_it in kinds.items():
             left = [estimate for estimate in all_of_it if estimate]
             lines.append(Line(f"{ablation.name}, {phase}", len(all_of_it), len(all_of_it) - len(left), left))

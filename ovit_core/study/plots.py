@@ -35,6 +35,8 @@ STYLE = {
     "obc_mask_only": ("0.75", "H"),
     "wanda": (_DARK[8], ">"),
     "diag_fisher": ("0.35", "p"),
+    "diagonal_joint": (_DARK[0], "d"),
+    "obc_sequential": (_DARK[7], "8"),
     "random": ("0.6", "."),
 }
 RC = {
@@ -96,9 +98,9 @@ def reference(ax: Axes, found: pd.DataFrame, method: str, label: str, ls: Any = 
         ax.axhline(r["mean"], color="black", ls=ls, lw=1, label=label)
 
 
-def percent(ax: Axes, accuracy: bool = True) -> None:
+def percent(ax: Axes, accuracy: bool = True, axes: str = "xy") -> None:
     """Fractions in percent where ticks were not set. Intervals of accuracies may pass 0 or 100 %, their axes do not."""
-    for axis in (ax.xaxis, ax.yaxis):
+    for axis in (getattr(ax, f"{name}axis") for name in axes):
         if not isinstance(axis.get_major_locator(), FixedLocator):
             axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")

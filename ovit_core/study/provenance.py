@@ -16,8 +16,9 @@ from ovit_core.study.paths import ROOT
 # The pruner as a set: every kernel counts, also those that another machine would use.
 PRUNER = (
     "ovit_core.fisher", "ovit_core.inputs", "ovit_core.curvature", "ovit_core.elimination", "ovit_core.kernels",
-    "ovit_core.pattern", "ovit_core.methods", "ovit_core.plan", "ovit_core.pruning", "ovit_core.masks",
-    "ovit_core.checkpoints", "ovit_core.models", "ovit_core.training",
+    "ovit_core.pattern", "ovit_core.methods", "ovit_core.rows", "ovit_core.layer", "ovit_core.plan",
+    "ovit_core.sequential", "ovit_core.pruning", "ovit_core.masks", "ovit_core.checkpoints", "ovit_core.models",
+    "ovit_core.training",
 )  # fmt: skip
 # What turns stored images into what a model sees.
 DATA = ("ovit_core.data.batches", "ovit_core.data.files", "ovit_core.data.loading", "ovit_core.data.listing")

@@ -244,22 +244,15 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     images = "each" in rows and rows.each.notna().any()
     covers = "new seeds and new test images" if images else "new seeds, on the same test images"
     sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}. "
-    chosen = rows[rows.damp.notna() & (rows.phase != "lambda_search") & (rows.experiment != "sensitivity")]
-    damps = chosen.groupby("method", sort=False).damp.unique()
-    listed = "; ".join(f"`{m}` {', '.join(f'{d:.0e}' for d in sorted(v))}" for m, v in damps.items())
-    edges = [f"`{m}`" for m, v in damps.items() if {min(config.damps), max(config.damps)} & set(v)]
-    edge = f" At the edge of the list of λ: {', '.join(edges)}." if edges else ""
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
     once = (rows.damp_rule != "").any()  # else the rows are from before one was chosen for all
-    how = (
-        "the same for all seeds, the best in their mean"
-        if once
-        else "by each seed the largest within one standard error of its best"
-    )
+    how = "by each seed for itself"
+    if once:
+        how = "one a method and regime for all seeds, the best in their mean"
     seeds = rows.seed.nunique()
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies}. {sure}"
-        f"λ chosen on validation{seen}, with one threshold for the model at {share(config.damp_sparsity)}, {how}, and used "
-        f"in every regime (for layer inputs it is relative to the mean diagonal): {listed}.{edge}"
+        f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, {how}. Layer inputs take it relative to the "
+        "mean diagonal of their Hessian."
     )

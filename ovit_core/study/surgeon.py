@@ -1,18 +1,22 @@
 """One dense model, one seed: its curvature, and pruned copies at any sparsity and lambda."""
 
 import copy
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import nn
 
 from ovit_core import masks, models, training
 from ovit_core.curvature import SharedInverse, estimate
 from ovit_core.data.batches import EVAL_BATCH, batches
-from ovit_core.fisher import fit_block_size
+from ovit_core.fisher import BlockFisher, fit_block_size
+from ovit_core.inputs import InputHessian
 from ovit_core.methods import get_method
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.plan import Plan, Point, solve
 from ovit_core.pruning import already_removed, install
+from ovit_core.sequential import prune_in_turn
 from ovit_core.study.dense import Upstream
 from ovit_core.study.parameters import Parameters
 
@@ -20,6 +24,7 @@ Regime = tuple[str, Pattern]  # how zeros are spread: the allocation and the pat
 GLOBAL = ("global", UNSTRUCTURED)
 # The study's models are small: this keeps the smallest lambdas of the list meaningful.
 DTYPE = torch.float64
+CURVATURE = 0xF15E  # tells the stream of random numbers that draws the curvature's images from all others
 
 
 class Surgeon:
@@ -35,7 +40,7 @@ class Surgeon:
         implied = {pattern.sparsity for pattern in config.patterns}
         asked = {config.damp_sparsity, *(s for _, sparsities in config.points.values() for s in sparsities)} - implied
         already_removed(upstream.model, self.weights, min(asked, default=1), "global", UNSTRUCTURED)  # if it is sparse
-        self._curvatures: dict[tuple, SharedInverse] = {}  # each estimated once, when a method asks
+        self._curvatures: dict[tuple, SharedInverse | InputHessian] = {}  # each estimated once, when a method asks
         self._solved: tuple[tuple, Plan] | None = None  # the last plan: methods are asked for in turn
 
     def twin(self) -> "Surgeon":
@@ -44,30 +49,38 @@ class Surgeon:
         other._curvatures = dict(self._curvatures)
         return other
 
-    def curvature(self, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse:
+    def curvature(self, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse | InputHessian:
         """The Fisher ("fisher") or the input Hessian ("inputs") of the dense model; a pattern whose M does not divide
-        the blocks gets one of its own.
+        the Fisher's blocks gets one of its own.
         """
         size = self.config.block_size
-        key = (kind, *(fit_block_size(w[0].numel(), size, pattern.of) for w in self.weights.values()))
+        blocks = (fit_block_size(w[0].numel(), size, pattern.of) for w in self.weights.values())
+        key = (kind, *blocks) if kind == "fisher" else (kind,)
         if key not in self._curvatures:
             # A copy: layers that are listened to must see no images but the estimate's.
-            self._curvatures[key] = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
+            found = self._estimate(copy.deepcopy(self.upstream.model), kind, pattern)
+            self._curvatures[key] = SharedInverse(found) if isinstance(found, BlockFisher) else found
         return self._curvatures[key]
 
-    def _estimate(self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED) -> SharedInverse:
+    def _batches(self, step: int = 0) -> Iterable:
+        """The images of the curvature at a pruning step; every step draws its own."""
+        return batches(self.upstream.data.train, self.config.gradient_batch, seed=apart(self.seed, step))
+
+    def _estimate(
+        self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED, step: int = 0
+    ) -> BlockFisher | InputHessian:
         c = self.config
-        loader = batches(self.upstream.data.train, c.gradient_batch, seed=self.seed)
         if self.upstream.headless:
-            torch.manual_seed(self.seed)  # its loss is a random sketch of the outputs
+            torch.manual_seed(apart(self.seed, step))  # its loss is a random sketch of the outputs
         weights = models.prunable(model, c.prunable)
         options = dict(kind=kind, block_size=c.block_size, dtype=DTYPE, multiple=pattern.of)
-        return SharedInverse(estimate(model, weights, loader, c.gradients, **options))
+        return estimate(model, weights, self._batches(step), c.gradients, **options)
 
     @torch.no_grad()
     def judge(self, model: nn.Module) -> float:
         """A model's validation top-1; without a head the share of the dense features' variance that its own have."""
-        loader = batches(self.upstream.data.val, EVAL_BATCH)
+        val = self.upstream.data.val
+        loader = batches(val.take(np.arange(min(len(val), self.config.search_images))), EVAL_BATCH)
         if not self.upstream.headless:
             return training.evaluate(model, loader).accuracy
         device = models.pick_device(self.config.device)
@@ -79,16 +92,18 @@ class Surgeon:
     def forget(self) -> None:
         """Frees the last factorization and inverses, each as large as the Fisher; the sums they came from stay."""
         self._solved = None
+        self._forget_inverses()
+
+    def _forget_inverses(self, but: object = None) -> None:
         for curvature in self._curvatures.values():
-            curvature.forget()
+            if isinstance(curvature, SharedInverse) and curvature is not but:
+                curvature.forget()
 
     def solve(self, method: str, damp: float | None, pattern: Pattern = UNSTRUCTURED) -> Plan:
         """A method solved for the dense model's weights; lambda is None for one that needs none."""
         chosen = get_method(method)
         curvature = self.curvature(chosen.curvature, pattern) if chosen.needs_curvature else None
-        for other in self._curvatures.values():
-            if other is not curvature:
-                other.forget()  # one set of inverses in memory at a time
+        self._forget_inverses(but=curvature)  # one set of inverses in memory at a time
         options = dict(pattern=pattern, block_size=self.config.block_size, seed=self.seed)
         options |= dict(damp=damp, masks=masks.of(self.upstream.model))
         return solve(self.weights, chosen, curvature, **options)
@@ -102,16 +117,47 @@ class Surgeon:
             self._solved = key, self.solve(method, damp, pattern)
         return self._solved[1].at(sparsity, allocation)
 
-    def pruned(self, method: str, sparsity: float, damp: float | None = None, regime: Regime = GLOBAL) -> nn.Module:
-        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`."""
+    def pruned(
+        self,
+        method: str,
+        sparsity: float,
+        damp: float | None = None,
+        regime: Regime = GLOBAL,
+        recomputations: int = 0,
+    ) -> nn.Module:
+        """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`;
+        `recomputations` as of `prune`: curvature anew on the way, at evenly spaced sparsities.
+        """
         model = copy.deepcopy(self.upstream.model)
-        if method != "dense":
-            install(model, self.point(method, sparsity, damp, regime))
+        if method == "dense":
+            return model
+        if get_method(method).sequential:
+            allocation, pattern = regime
+            prune_in_turn(
+                model, models.prunable(model, self.config.prunable), get_method(method), self._batches(),
+                self.config.gradients, sparsity, allocation=allocation, pattern=pattern, damp=damp, dtype=DTYPE,
+                seed=self.seed,
+            )  # fmt: skip
+            return model
+        share = 1 / (recomputations + 1)  # of the way, a step
+        gone = masks.removed_share(masks.of(model)) if recomputations else 0.0
+        install(model, self.point(method, gone + (sparsity - gone) * share, damp, regime))
+        for step in range(1, recomputations + 1):
+            self.prune_again(model, method, gone + (sparsity - gone) * share * (step + 1), damp, step)
         return model
 
-    def prune_again(self, model: nn.Module, method: str, sparsity: float, damp: float | None) -> None:
-        """Prunes a model further in place: curvature of its current weights under their masks, zeros stay zero."""
+    def prune_again(self, model: nn.Module, method: str, sparsity: float, damp: float | None, step: int) -> None:
+        """Prunes a model further in place: curvature of its current weights under their masks, zeros stay zero. The
+        number of the `step` says which images are drawn for it.
+        """
         chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
-        curvature = self._estimate(model, chosen.curvature).curvature if chosen.needs_curvature else None
+        curvature = self._estimate(model, chosen.curvature, step=step) if chosen.needs_curvature else None
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))
+
+
+def apart(seed: int, step: int) -> int:
+    """The seed of the curvature's images at a pruning step: a stream of its own, so that they are not the images that
+    training with the same seed saw first, in the same order.
+    """
+    return int(np.random.SeedSequence([seed, step, CURVATURE]).generate_state(1)[0])

@@ -46,6 +46,12 @@ class Task:
     choose: tuple[str, tuple[float, ...]] | None = None  # a column chosen from values by rows of VALIDATION
     modules: tuple[str, ...] = ()  # the code that does it,
     code: str = ""  # and the hash of that code where the task was listed
+    sources: "tuple[Task, ...]" = ()  # those whose models it begins with, or compares
+
+    @property
+    def source(self) -> "Task":
+        """The task whose model it begins with."""
+        return self.sources[0]
 
     def __str__(self) -> str:
         c = self.columns
@@ -68,6 +74,7 @@ def task(
     datasets: Iterable[str] = (),
     modules: Iterable[str] = provenance.STUDY,
     choose: tuple[str, Sequence[float]] | None = None,
+    sources: Sequence[Task] = (),
     **columns: Any,
 ) -> Task:
     """A task of a seed, with the columns that every row has.
@@ -77,6 +84,7 @@ def task(
         datasets: those it reads besides the upstream one.
         modules: the code that its rows depend on.
         choose: a column, and the values it is chosen from on validation.
+        sources: tasks of the same seed whose models it begins with, or compares; its rows depend on all they depend on.
     """
     dense_seed = seed if config.dense_per_seed else 0
     method = get_method(columns["method"]) if columns["method"] in METHODS else None  # else dense, or a floor
@@ -92,11 +100,11 @@ def task(
     known = [world.fingerprints.get(name, "") for name in (config.upstream, *datasets)]
     code = provenance.code(*modules)
     told = {name: values[name] for name in ("prunable", *depends)}
-    run_id = provenance.digest(told, known, world.dense.get(dense_seed, ""), code)
+    run_id = provenance.digest(told, known, world.dense.get(dense_seed, ""), code, [dict(s.columns) for s in sources])
     pairs = tuple((metric, "all") if isinstance(metric, str) else metric for metric in metrics)
     chosen = (choose[0], tuple(choose[1])) if choose else None
     columns = dict.fromkeys(KEY, "") | common | dict(scope="all") | columns | dict(run_id=run_id)
-    return Task(kind, columns, pairs, chosen, tuple(modules), code)
+    return Task(kind, columns, pairs, chosen, tuple(modules), code, tuple(sources))
 
 
 def identity_of(task: Task) -> tuple:

@@ -165,7 +165,7 @@ def one(
 def order(task: Task) -> tuple:
     """Sorts tasks that share a factorization one after the other."""
     c = task.columns
-    settings = c["block_size"], c["gradients"], c["gradient_batch"]
+    settings = c["block_size"], c["gradients"], c["gradient_batch"], c["gradient_seed"], c["passes"]
     return c["experiment"] == "sensitivity", *settings, c["method"], c["pattern"], str(c["damp"])
 
 

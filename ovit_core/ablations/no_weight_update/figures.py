@@ -1,38 +1,44 @@
-"""Ablation A's figures: accuracy against sparsity, where the gain comes from, what it depends on, where it acts."""
+"""Ablation A's figures: accuracy against sparsity, where the gain comes from, what training leaves of it, what it depends
+on, where it acts.
+"""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovit_core.ablations.no_weight_update.analysis import SWEPT, TITLES, attribution, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.attribution import SCORES, UPDATES, attribution, cells
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.study.ablation import Drawing
-from ovit_core.study.plots import against, curves, legend, percent, reference
-from ovit_core.study.statistics import accuracy, main, share, summary
+from ovit_core.study.plots import STYLE, against, curves, legend, percent, reference, shown
+from ovit_core.study.statistics import accuracy, main, share, spread, summary, under
 
 BLUE, _, GREEN = sns.color_palette("colorblind")[:3]
 BARS = dict(score=GREEN, update=BLUE, interaction="0.6", total="white")
-SCORES = dict(static="oBERT's score", greedy_frozen="greedy score, never corrected", greedy="oViT's score")
+RULES = dict(own="each at its own λ", shared="all at oViT's λ")
+SCORE_WORDS = dict(
+    magnitude="magnitude", diagonal="diagonal Fisher", static="static (oBERT)", greedy_frozen="greedy, not corrected",
+    greedy="greedy (oViT)",
+)  # fmt: skip
 
 
-def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str, str], sharey: bool = False) -> Figure | None:
-    """Top-1 of every method, in panels of (title, phase, allocation, what is along x: sparsity_target or pattern);
+def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | None:
+    """One-shot top-1 of every method, in panels of (title, allocation, what is along x: sparsity_target or pattern);
     those that were not run are left out.
     """
-    found, drawn = accuracy(rows), []
-    for title, phase, allocation, along in panels:
-        here = found[(found.phase == phase) & (found.allocation == allocation) & (found.method != "dense")]
+    found, drawn = accuracy(rows[rows.phase == "one_shot"]), []
+    for title, allocation, along in panels:
+        here = found[(found.allocation == allocation) & (found.method != "dense")]
         here = here[(here.pattern != "unstructured") == (along == "pattern")]
         if len(here):
-            drawn.append((title, phase, here, along))
+            drawn.append((title, here, along))
     if not drawn:
         return None
-    size = (1.5 + 3.9 * len(drawn), 3.9)
-    fig, axes = plt.subplots(1, len(drawn), figsize=size, sharey=sharey, squeeze=False)
-    for ax, (title, phase, here, along) in zip(axes[0], drawn):
-        look = ("dense", "--") if phase == "one_shot" else ("dense, same training", "-.")
-        reference(ax, found[found.phase == phase], "dense", *look)
+    fig, axes = plt.subplots(1, len(drawn), figsize=(1.5 + 3.9 * len(drawn), 3.9), squeeze=False)
+    for ax, (title, here, along) in zip(axes[0], drawn):
+        reference(ax, found, "dense", "dense")
         against(ax, here, along)
         percent(ax)
         ax.set_title(title)
@@ -41,109 +47,238 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str, str], sharey: b
     return fig
 
 
-def parts(rows: pd.DataFrame, *phases: str) -> Figure | None:
-    """The gain over magnitude taken apart, a panel per phase and score: diverging bars with intervals, per sparsity."""
-    found = attribution(rows)
-    found = found[found.phase.isin(phases)]
-    panels = list(found.groupby(["phase", "score_kind"], sort=False))
-    if not panels:
+def calibration(rows: pd.DataFrame) -> Figure | None:
+    """Cross-entropy and expected calibration error of one-shot models against sparsity: they separate methods where
+    top-1 does not.
+    """
+    known = main(under(rows, "own"))
+    known = known[(known.phase == "one_shot") & (known.scope == "all") & (known.experiment != "sensitivity")]
+    titles = dict(cross_entropy="Cross-entropy", expected_calibration_error="Expected calibration error")
+    fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.7))
+    for ax, (metric, title) in zip(axes, titles.items()):
+        found = summary(known[known.metric == metric], ["method", "sparsity_target"])
+        pruned = found[found.sparsity_target > 0]
+        if pruned.empty:
+            plt.close(fig)
+            return None
+        reference(ax, found, "dense", "dense")
+        against(ax, pruned)
+        ax.set(title=title, yscale="log" if metric == "cross_entropy" else "linear")
+        percent(ax, accuracy=False, axes="x")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis(lambda v, _: f"{v:.3g}")
+    legend(fig)
+    return fig
+
+
+def parts(rows: pd.DataFrame) -> Figure | None:
+    """oViT's one-shot gain over magnitude taken apart, a panel per rule of lambda: diverging bars with intervals."""
+    found = {rule: attribution(rows[rows.phase == "one_shot"], rule, ["greedy"]) for rule in RULES}
+    found = {rule: here for rule, here in found.items() if len(here)}
+    if not found:
         return None
-    size = (max(6, 1.2 + 2.8 * len(panels)), 3.6)
-    fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for ax, ((phase, score), here) in zip(axes[0], panels):
+    fig, axes = plt.subplots(1, len(found), figsize=(1.6 + 3.6 * len(found), 3.6), sharey=True, squeeze=False)
+    for ax, (rule, here) in zip(axes[0], found.items()):
         groups = sorted(set(here.sparsity_target))
         for k, (part, colour) in enumerate(BARS.items()):
             p = here[here.part == part]
             x = p.sparsity_target.map(groups.index) + 0.2 * (k - 1.5)
             look = dict(color=colour, edgecolor="black", lw=0.6, capsize=2, error_kw=dict(lw=1), label=part)
             ax.bar(x, p["mean"], 0.2, yerr=p.half.fillna(0), **look)
-        ax.axhline(0, color="black", lw=0.8)
+        _points(ax)
         ax.set_xticks(range(len(groups)), [share(g) for g in groups])
-        ax.set(title=SCORES[score] if len(phases) == 1 else f"{TITLES[phase]}, {SCORES[score]}", xlabel="sparsity")
+        ax.set(title=RULES[rule], xlabel="sparsity")
         ax.grid(axis="x", visible=False)
-        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}" if v else "0")
     axes[0, 0].set_ylabel("gain over magnitude, points of top-1")
     legend(fig)
     return fig
 
 
+def heat(rows: pd.DataFrame) -> Figure | None:
+    """Every score with every update at its own lambda, a panel per sparsity: mean and half of the interval."""
+    found = cells(rows[rows.phase == "one_shot"])
+    at = sorted(set(found.sparsity_target))[-3:]
+    if found.empty:
+        return None
+    fig, axes = plt.subplots(1, len(at), figsize=(2.4 + 2.9 * len(at), 3.2), sharey=True, squeeze=False)
+    for ax, sparsity in zip(axes[0], at):
+        here = found[found.sparsity_target == sparsity]
+        words = here.assign(text=[spread(m, h, ".1f") for m, h in zip(here["mean"], here.half)])
+        wide, text = (
+            words.pivot(index="score", columns="update", values=value).reindex(index=SCORES, columns=UPDATES)
+            for value in ("mean", "text")
+        )
+        wide, text = (table.dropna(how="all", axis=0).dropna(how="all", axis=1) for table in (wide, text))
+        look = dict(cmap="cividis", fmt="", annot_kws=dict(size="x-small"), cbar=False)
+        sns.heatmap((100 * wide).rename(index=SCORE_WORDS), annot=text.fillna("").to_numpy(), ax=ax, **look)
+        ax.set(title=share(sparsity), xlabel="update", ylabel="score" if ax is axes[0, 0] else "")
+        ax.grid(False)
+    return fig
+
+
+def trained(rows: pd.DataFrame) -> Figure | None:
+    """Top-1 against the images that models were trained on after pruning, a panel per sparsity; at the right edge those
+    that were pruned gradually.
+    """
+    found = accuracy(main(rows))
+    curve = found[found.phase.isin(("one_shot", "recovered"))].assign(epochs=found.epochs.replace("", 0).fillna(0))
+    gradual = found[(found.phase == "gradual") & (found.method != "dense")]
+    at = sorted(set(curve[(curve.phase == "recovered") & (curve.sparsity_target > 0)].sparsity_target))
+    if not at:
+        return None
+    fig, axes = plt.subplots(1, len(at), figsize=(1.8 + 4.4 * len(at), 3.9), squeeze=False)
+    for ax, sparsity in zip(axes[0], at):
+        lengths = sorted(set(curve.epochs))
+        here = curve[curve.sparsity_target.isin((0, sparsity))]
+        here = here[here.method.isin(curve[curve.phase == "recovered"].method)]
+        place = {length: i for i, length in enumerate(lengths)}
+        for k, method in enumerate(methods := ("dense", *shown(here))):
+            f = here[here.method == method].sort_values("epochs")
+            colour, marker = STYLE.get(method, ("black", ""))
+            look = dict(color=colour, marker=marker, ms=5, lw=1.3, capsize=2.5, ls="--" if method == "dense" else "-")
+            aside = 0.3 * (k / len(methods) - 0.5)  # intervals side by side
+            ax.errorbar(f.epochs.map(place) + aside, f["mean"], f.half.fillna(0), label=method, **look)
+        after = gradual[gradual.sparsity_target == sparsity]
+        for i, method in enumerate(shown(after)):
+            f, (colour, marker) = after[after.method == method], STYLE[method]
+            x = len(lengths) - 0.3 + 0.25 * i
+            ax.errorbar([x], f["mean"], f.half.fillna(0), color=colour, marker=marker, ms=5, capsize=2.5, mfc="white")
+        ticks = [*(f"{length:g}" for length in lengths), *(["gradual"] if len(after) else [])]
+        ax.set_xticks(range(len(ticks)), ticks)
+        ax.set(title=f"Pruned to {share(sparsity)}", xlabel="epochs of training after pruning")
+        percent(ax)
+    axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test)")
+    legend(fig)
+    return fig
+
+
 def sensitivities(rows: pd.DataFrame) -> Figure | None:
-    """Against each setting that was varied, a column each: above, oViT with and without its update at the same mask,
-    beside magnitude and dense; below, the difference.
+    """Against each setting that was varied, a column each: above, oViT with and without its update beside magnitude and
+    dense, each point at its own lambda; below, the difference, at its own and at a fixed lambda.
     """
     gains = list(sensitivity(rows).groupby("column", sort=False))
     if not gains:
         return None
-    levels = summary(sweeps(rows), ["column", "setting", "method"]).rename(columns=dict(setting="sparsity_target"))
-    at = rows[rows.experiment == "sensitivity"].sparsity_target.iloc[0]
+    swept = sweeps(rows)
+    levels = summary(swept, ["column", "rule", "setting", "method"]).rename(columns=dict(setting="sparsity_target"))
+    at = swept.sparsity_target.iloc[0]
     plain = accuracy(main(rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at))]))
     size = (1.2 + 2.6 * len(gains), 5.4)
     fig, axes = plt.subplots(2, len(gains), figsize=size, sharex="col", sharey="row", squeeze=False)
     for (top, bottom), (column, gain) in zip(axes.T, gains):
         reference(top, plain, "dense", "dense")
         reference(top, plain, "magnitude", "magnitude", ":")
-        curves(top, levels[levels.column == column], PAIR)
+        main_rule = "fixed" if column == "damp" else "own"
+        curves(top, levels[(levels.column == column) & (levels.rule == main_rule)], PAIR)
         percent(top)
-        gain = gain.sort_values("setting")
-        bottom.errorbar(gain.setting, gain["mean"], gain.half.fillna(0), marker="o", ms=4.5, capsize=2.5, color="0.3")
-        bottom.axhline(0, color="black", lw=0.8)
+        for rule, look in dict(own=dict(color="0.2", marker="o"), fixed=dict(color="0.6", marker="s", ls=":")).items():
+            mine = gain[gain.rule == rule].sort_values("setting")
+            label = "update, own λ at each point" if rule == "own" else "update, both at the same λ"
+            bottom.errorbar(mine.setting, mine["mean"], mine.half.fillna(0), ms=4.5, capsize=2.5, label=label, **look)
+        _points(bottom)
+        ticks = sorted(set(gain.setting))
         bottom.set(xscale="log", xlabel=SWEPT[column])
-        bottom.set_xticks(gain.setting, [f"{v:g}" if v >= 1 else f"{v:.0e}".replace("e-0", "e-") for v in gain.setting])
+        bottom.set_xticks(ticks, [f"{v:g}" if v >= 1 else f"{v:.0e}".replace("e-0", "e-") for v in ticks], rotation=45)
         bottom.set_xticks([], minor=True)
-        bottom.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}" if v else "0")
     axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test)")
     axes[1, 0].set_ylabel("the update: difference, points")
     legend(fig)
     return fig
 
 
+def equal_compute(rows: pd.DataFrame) -> Figure | None:
+    """Methods with as many gradients in all, in one pass or shared out among several."""
+    found = compute(rows)
+    if found.empty:
+        return None
+    fig, ax = plt.subplots(figsize=(4.6, 3.6))
+    curves(ax, found.rename(columns=dict(setting="sparsity_target")), shown(found))
+    ticks = sorted(set(found.setting))
+    ax.set(xscale="log", xlabel=SWEPT["passes"], ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
+    legend(fig)
+    return fig
+
+
 def layers(rows: pd.DataFrame) -> Figure | None:
-    """Heat maps, layers by sparsity, means over seeds: what oViT removes, and where its correction acts."""
-    rows = rows[rows.scope == "layer"]
+    """Heat maps, layers by methods, means over seeds: what each removes, and where corrections move the kept weights."""
+    rows = rows[(rows.scope == "layer") & (rows.damp_rule != "shared")]
     if rows.empty:
         return None
     titles = dict(sparsity="Sparsity", correction_share="Share of the correction's squared norm")
-    fig, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * rows.scope_name.nunique()), sharey=True)
+    widths = [rows[rows.metric == metric].method.nunique() for metric in titles]
+    size = (3 + 0.42 * sum(widths), 1.9 + 0.24 * rows.scope_name.nunique())
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[max(w, 1) for w in widths])
     for ax, (metric, title) in zip(axes, titles.items()):
         here = rows[rows.metric == metric].assign(layer=rows.scope_name.str.removesuffix(".weight"))
-        table = 100 * here.pivot_table(index="layer", columns="sparsity_target", values="value", sort=False)
-        look = dict(cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"), cbar_kws=dict(label="%"))
-        sns.heatmap(table.sort_index(axis=1).rename(columns=share), ax=ax, **look)
-        ax.set(title=title, xlabel="sparsity of the model", ylabel="")
+        table = 100 * here.pivot_table(index="layer", columns="method", values="value", sort=False)
+        look = dict(cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"), cbar=False)
+        sns.heatmap(table[[m for m in STYLE if m in table]], ax=ax, **look)
+        ax.set(title=f"{title}, %", xlabel="", ylabel="")
         ax.grid(False)
     return fig
 
 
-ONE_SHOT = ("One-shot", "one_shot", "global", "sparsity_target")
-RECOVERED = ("One step, then trained, masks fixed", "recovered", "global", "sparsity_target")
-GRADUAL = ("Gradually, trained between steps", "gradual", "global", "sparsity_target")
-UNIFORM = ("The same sparsity in every weight", "one_shot", "uniform", "sparsity_target")
-PATTERNS = ("N:M patterns", "one_shot", "uniform", "pattern")
+def overlap(rows: pd.DataFrame) -> Figure | None:
+    """Heat map, methods by methods, means over seeds: intersection over union of what two methods keep."""
+    rows = rows[rows.metric == "mask_overlap"]
+    if rows.empty:
+        return None
+    both = pd.concat([rows, rows.assign(method=rows.scope_name, scope_name=rows.method)])
+    names = [m for m in STYLE if m in set(both.method)]
+    table = both.pivot_table(index="method", columns="scope_name", values="value").reindex(index=names, columns=names)
+    fig, ax = plt.subplots(figsize=(2.2 + 0.45 * len(names), 1.6 + 0.4 * len(names)))
+    look = dict(cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"), cbar=False)
+    sns.heatmap(100 * table, mask=table.isna(), ax=ax, **look)
+    at = rows.sparsity_target.iloc[0]
+    ax.set(
+        title=f"What two masks at {share(at)} have in common, % (by chance {100 * at / (2 - at):.0f})",
+        xlabel="",
+        ylabel="",
+    )
+    ax.grid(False)
+    return fig
+
+
+def _points(ax: Axes) -> None:
+    """Differences in points of accuracy."""
+    ax.axhline(0, color="black", lw=0.8)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}" if v else "0")
+
+
+ONE_SHOT = ("One threshold for the model", "global", "sparsity_target")
+UNIFORM = ("The same sparsity in every weight", "uniform", "sparsity_target")
+PATTERNS = ("N:M patterns", "uniform", "pattern")
 FIGURES = {
     "no_weight_update": Drawing(
-        lambda rows: accuracies(rows, ONE_SHOT, RECOVERED), "Accuracy against sparsity",
-        "Left one-shot, right after training with the masks fixed. Dashed: dense.",
+        lambda rows: accuracies(rows, ONE_SHOT), "Accuracy against sparsity",
+        "One-shot, every method at its own λ. Dashed: dense.",
+    ),
+    "calibration": Drawing(
+        calibration, "Where accuracy cannot tell yet", "Cross-entropy (logarithmic) and calibration of the same models."
     ),
     "attribution": Drawing(
-        lambda rows: parts(rows, "one_shot"), "Score, update, or both?",
-        "The gain over magnitude split into what the score alone, the update alone, and only both of them bring.",
+        parts, "Score, update, or both?",
+        "oViT's gain over magnitude: what its score alone, the update alone, and only both of them bring.",
+    ),
+    "cells": Drawing(
+        heat, "Every score with every update", "Top-1 in percent, each cell at its own λ."
+    ),
+    "recovery": Drawing(
+        trained, "What training leaves of it", "Masks fixed; hollow: pruned in several steps with training between them."
     ),
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
-        "One threshold per weight matrix, and N of every M consecutive inputs.",
-    ),
-    "gradual": Drawing(
-        lambda rows: accuracies(rows, RECOVERED, GRADUAL, sharey=True), "When the model is trained",
-        "One step then training, and several steps with training between.",
-    ),
-    "attribution_trained": Drawing(
-        lambda rows: parts(rows, "recovered", "gradual"), "The gain of trained models, taken apart",
-        "As above, after training.",
+        "One threshold per weight matrix, and N of every M consecutive inputs; λ chosen for each.",
     ),
     "sensitivity": Drawing(
-        sensitivities, "What the gain depends on", "The update at oViT's mask as one setting varies."
+        sensitivities, "What the update's worth depends on", "oViT's score with and without the update."
     ),
-    "layers": Drawing(
-        layers, "Where it acts", "What oViT removes from each layer, and where its correction moves the kept weights."
+    "compute": Drawing(
+        equal_compute, "At equal compute", "As many gradients in all, curvature estimated once or anew on the way."
     ),
+    "layers": Drawing(layers, "Where methods act", "Each layer's sparsity, and where corrections move kept weights."),
+    "overlap": Drawing(overlap, "Which weights", "Intersection over union of what two methods keep."),
 }  # fmt: skip

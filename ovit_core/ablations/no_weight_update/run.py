@@ -1,17 +1,16 @@
-"""Ablation A at work: where oViT acts, and what training makes of pruned models, after one step and between several."""
+"""Ablation A at work: where methods act, how long dense is trained, and pruning between epochs of training."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
-import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ovit_core import disk, masks, training
-from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate, cubic
-from ovit_core.data.batches import batches
-from ovit_core.study import identity, measure
+from ovit_core import masks, training
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.data.batches import EVAL_BATCH, batches
+from ovit_core.study import dense, identity, measure
 from ovit_core.study.store import Measured
-from ovit_core.study.tasks import Task
+from ovit_core.study.tasks import VALIDATION, Task, World, identity_of
 
 
 class Seed(measure.Seed):
@@ -19,72 +18,74 @@ class Seed(measure.Seed):
 
     config: NoWeightUpdate
 
-    def where_it_acts(self, task: Task) -> Iterable[Measured]:
-        """Per layer: oViT's sparsity and its share of the correction's squared norm; and the loss it predicts."""
-        c, surgeon = task.columns, self.surgeon(task)
-        point = surgeon.point(c["method"], c["sparsity_target"], c["damp"])
-        assert point.loss is not None  # oViT's score is a predicted loss
-        moved = {
-            name: float(((point.weights[name] - w.detach()) * point.masks[name]).square().sum())
-            for name, w in surgeon.weights.items()
-        }
-        yield Measured(dict(metric="predicted_loss_increase", value=point.loss))
-        for name, mask in point.masks.items():
-            layer = dict(scope="layer", scope_name=name)
-            yield Measured(layer | dict(metric="sparsity", value=1 - float(mask.float().mean())))
-            yield Measured(layer | dict(metric="correction_share", value=moved[name] / sum(moved.values())))
+    def __init__(self, config: NoWeightUpdate, seed: int, world: World = measure.NOWHERE):
+        super().__init__(config, seed, world)
+        self._removed: dict[
+            tuple, dict[str, Tensor]
+        ] = {}  # task -> its masks: every method is compared with all others
 
-    def recovered(self, task: Task) -> list[Measured]:
-        """One-shot, then finetuning with the masks fixed."""
-        c = self.config
-        model = training.train(
-            self.pruned(task), self.part(c.recovery_images), c.recovery_epochs, c.recovery_lr, c.weight_decay,
-            seed=self.seed, checkpoint=identity.resume(task), desc=str(task),
-        )  # fmt: skip
-        return self.tested(model)
+    def where_it_acts(self, task: Task) -> Iterable[Measured]:
+        """Per layer the sparsity, and the share of the correction's squared norm; intersection over union of what this
+        method and each of the others keep.
+        """
+        mine, *others = task.sources
+        for name, kept in self.kept(mine).items():
+            layer = dict(scope="layer", scope_name=name)
+            yield Measured(layer | dict(metric="sparsity", value=1 - float(kept.float().mean())))
+        if ("correction_share", "layer") in task.metrics:
+            moved, weights = self.pruned(mine), self.surgeon(mine).weights
+            squares = {
+                name: float(((moved.get_parameter(name) - w) * masks.of(moved)[name]).detach().square().sum())
+                for name, w in weights.items()
+            }
+            for name, square in squares.items():
+                layer = dict(scope="layer", scope_name=name)
+                yield Measured(layer | dict(metric="correction_share", value=square / (sum(squares.values()) or 1.0)))
+        for other in others:
+            pairs = [(kept, self.kept(other)[name]) for name, kept in self.kept(mine).items()]
+            both, either = (sum(int(f(a, b).sum()) for a, b in pairs) for f in (torch.logical_and, torch.logical_or))
+            where = dict(scope="method", scope_name=other.columns["method"])
+            yield Measured(where | dict(metric="mask_overlap", value=both / either))
+
+    def kept(self, task: Task) -> dict[str, Tensor]:
+        """The masks of a one-shot task: name -> boolean tensor, True = kept."""
+        key = identity_of(task)
+        if key not in self._kept:
+            self._kept[key] = masks.of(self.pruned(task))
+        return self._kept[key]
+
+    def dense_length(self, task: Task) -> Iterable[Measured]:
+        """What the dense model has on validation, or one trained for another number of epochs."""
+        other = dense.upstream(self.config.model_copy(update=dict(epochs=task.columns["epochs"])), self.seed)
+        found = training.evaluate(other.model, batches(other.data.val, EVAL_BATCH))
+        yield Measured(dict(metric=VALIDATION, value=found.accuracy))
 
     def gradual(self, task: Task) -> list[Measured]:
-        """Cycles of pruning and training, with a learning rate that falls linearly and starts anew at every pruning
-        step, as oViT section 4 does it; the dense control trains through the same cycles.
+        """A gradually pruned model on the test split."""
+        return self.tested(self.pruned_gradually(task))
 
-        What a pruning step made is kept beside the resume file of the training after it, so that neither is lost.
+    def gradual_rate(self, task: Task) -> Iterable[Measured]:
+        """What a learning rate of gradual pruning gives on validation."""
+        yield self.judged(task, self.pruned_gradually)
+
+    def pruned_gradually(self, task: Task) -> nn.Module:
+        """Pruning steps spread evenly over the training, a cycle of training after each and a last one to hold, in
+        which the learning rate falls linearly from its peak anew (oViT section 4); one optimizer throughout. The dense
+        control trains through the same cycles.
         """
-        c, method, at, damp = self.config, *(task.columns[name] for name in ("method", "sparsity_target", "damp"))
-        surgeon, model, loader = (
-            self.surgeon(task),
-            self.surgeon(task).pruned("dense", 0.0),
-            self.part(c.gradual_images),
-        )
-        dense = method == "dense"
-        steps = [0.0] * c.gradual_cycles if dense else cubic(c.gradual_start, at, c.gradual_cycles)
-        resumes = [identity.resume(task, i) for i in range(len(steps))]
-        kept = [resume.with_suffix(".safetensors") for resume in resumes]
-        begun = next((i for i in reversed(range(len(steps))) if _taken_up(model, kept[i])), -1)
-        for i, sparsity in enumerate(steps):
-            if i < begun:
-                continue
-            if i > begun:
-                if not dense:
-                    surgeon.prune_again(model, method, sparsity, damp or None)
-                masks.save(model, kept[i])
-            loader.epoch = i * c.gradual_epochs
-            training.train(
-                model, loader, c.gradual_epochs, c.gradual_lr, c.weight_decay, final_lr=c.gradual_final_lr, decay="linear",
-                warmup=0.0, seed=self.seed * 1009 + i, checkpoint=resumes[i], desc=f"{task}, step {i + 1}",
-            )  # fmt: skip
-        return self.tested(model)
+        c, method, damp = self.config, task.columns["method"], task.columns["damp"] or None
+        surgeon, epochs = self.surgeon(task), task.columns["epochs"]
+        model, cycle = surgeon.pruned("dense", 0.0), epochs // c.gradual_cycles
 
-    def part(self, count: int):
-        """Batches of a seeded part of the training images."""
-        c, images = self.config, self.upstream.data.train
-        images = images.take(np.random.default_rng(self.seed).permutation(len(images))[:count])
-        return batches(images, c.batch_size, self.seed, c.augment)
+        def prune(epoch: int) -> None:
+            step, rest = divmod(epoch, cycle)
+            if method != "dense" and not rest and step < len(c.gradual_steps):
+                surgeon.prune_again(model, method, c.gradual_steps[step], damp, step)
 
-
-def _taken_up(model: nn.Module, file: Path) -> bool:
-    """Whether a file held a pruned model, which `model` then is; one that cannot be read is set aside."""
-    try:
-        return file.is_file() and masks.load(model, file) is model
-    except Exception as error:
-        disk.set_aside(file, error)
-        return False
+        model = training.train(
+            model, self.recovery_epoch(), epochs, task.columns["lr"], c.weight_decay, final_lr=c.gradual_final_lr,
+            decay="linear", warmup=0.0, cycles=c.gradual_cycles, before_epoch=prune, seed=self.seed,
+            checkpoint=identity.resume(task), desc=str(task),
+        )  # fmt: skip
+        assert method == "dense" or masks.sparsity(model) > 0  # and raises where a removed weight came back
+        return model

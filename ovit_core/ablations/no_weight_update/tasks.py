@@ -1,92 +1,179 @@
-"""What ablation A measures: searches of lambda, then one-shot, recovered, gradual, and the sweeps."""
+"""What ablation A measures: searches of lambda, then of what waits for it, then every model at what was chosen."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from ovit_core.ablations.no_weight_update.parameters import PAIR, NoWeightUpdate, regime_of
-from ovit_core.methods import METHODS
-from ovit_core.study import lambdas, provenance
-from ovit_core.study.tasks import SHARED, TESTED, Row, Task, World, task
+from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
+from ovit_core.methods import get_method
+from ovit_core.study import lambdas, provenance, recovery
+from ovit_core.study.lambdas import GLOBAL, Regime
+from ovit_core.study.recovery import best_rate, models
+from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, task
 
 MODULES = (
-    *provenance.STUDY, "ovit_core.ablations.no_weight_update.run", "ovit_core.ablations.no_weight_update.parameters",
+    *provenance.STUDY, "ovit_core.study.recovery", "ovit_core.ablations.no_weight_update.run",
+    "ovit_core.ablations.no_weight_update.parameters",
 )  # fmt: skip
-TRAINING = ("weight_decay", "batch_size", "augment")  # what all training after pruning depends on
+SWEEP = dict(experiment="sensitivity", phase="one_shot")
+GRADUAL, RATES = "gradual", "gradual_search"
+LENGTH = "dense_length"  # the phase of rows that tell whether the dense model is trained long enough
 
 
 def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) -> list[Task]:
-    """Every lambda that is to be chosen, those of the sweeps too."""
-    methods = [method for asked, _ in config.points.values() for method in asked]
-    tasks = lambdas.searches(config, seed, world, methods)
-    for column, values in config.sweeps.items():
-        if column != "damp":
-            tasks += [
-                t for value in values for t in lambdas.searches(config.replace(**{column: value}), seed, world, PAIR)
-            ]
+    """Every lambda of every method's list, in every regime and at every point of a sweep; how long dense is trained."""
+    c, methods = config, dict.fromkeys(method for asked, _ in config.points.values() for method in asked)
+    plain = [method for method in methods if not get_method(method).sequential]
+    tasks = [t for regime in map(regime_of, c.regimes) for t in lambdas.searches(c, seed, world, plain, regime)]
+    # Trained models, sweeps and the comparison at equal compute take it, whatever the regimes.
+    more = [*(PAIR if any(c.sweeps.values()) or c.sensitivity_draws else ()), *(COMPUTE if c.compute_passes else ())]
+    tasks += lambdas.searches(c, seed, world, [*plain, *more])
+    for at in c.damp_checks:
+        tasks += lambdas.searches(c, seed, world, c.methods, at=at)
+    for column, values in c.sweeps.items():
+        tasks += [t for v in values for t in lambdas.searches(c.replace(**{column: v}), seed, world, PAIR)]
+    if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
+        tasks += [
+            task(
+                c, seed, world, "dense_length", [VALIDATION], depends=("model_args", "lr", *recovery.TRAINING[:3]),
+                modules=(*MODULES, "ovit_core.study.dense"), phase=LENGTH, method="dense", epochs=epochs,
+            )
+            for epochs in (c.epochs, c.epochs // 2)
+        ]  # fmt: skip
+    return tasks
+
+
+def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
+    """What begins with a lambda: three around it for several passes and for sequential forms; learning rates."""
+    c, tasks = config, []
+    for regime in map(regime_of, c.regimes):
+        slow = [method for method in c.methods if get_method(method).sequential]
+        tasks += lambdas.searches(c, seed, world, slow, regime, around=found)
+    for passes in c.compute_passes:
+        tasks += lambdas.searches(c, seed, world, COMPUTE, passes=passes, around=found)
+    tasks += recovery.rates(c, seed, world, found, *c.points["recovered"])
+    if len(c.gradual_lrs) > 1 and seed in c.finetune_seeds:
+        epochs = c.gradual_cycles * max(1, c.gradual_epochs // 2)  # half as long
+        tasks += [
+            _gradual(c, seed, world, found, "gradual_rate", method, at, phase=RATES, lr=lr, epochs=epochs)
+            for (method, at), lr in product(models(*c.points[GRADUAL]), c.gradual_lrs)
+        ]
     return tasks
 
 
 def measurements(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """All there is to measure at the lambdas that were chosen."""
+    """All there is to measure at what was chosen."""
     return [
         *_one_shot(config, seed, world, found),
-        *_trained(config, seed, world, found),
+        *_masks(config, seed, world, found),
+        *(_trained(config, seed, world, found) if seed in config.finetune_seeds else ()),
         *_swept(config, seed, world, found),
+        *_computed(config, seed, world, found),
     ]
 
 
+def _copy(
+    config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row], method: str, at: float,
+    regime: Regime = GLOBAL, rule: str = "own",
+) -> Task:  # fmt: skip
+    """A one-shot copy."""
+    known = lambdas.chosen(config, found, method, regime, rule)
+    return task(
+        config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot", method=method, sparsity_target=at,
+        **regime._asdict(), **known,
+    )  # fmt: skip
+
+
 def _one_shot(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    make = lambda kind, metrics, **more: task(config, seed, world, kind, metrics, phase="one_shot", **more)
-    yield make("one_shot", TESTED, experiment=SHARED, method="dense")
-    for method, regime in product(config.methods, config.regimes):
-        allocation, pattern = regime_of(regime)
-        columns = dict(method=method, allocation=allocation, pattern=str(pattern)) | lambdas.chosen(
-            config, found, method
+    """Every method in every regime at its own lambda; with one threshold at oViT's too."""
+    yield _copy(config, seed, world, found, "dense", 0.0)
+    for method, regime in product(config.methods, map(regime_of, config.regimes)):
+        if regime.takes(method):
+            implied = lambdas.place(config, method, regime)["sparsity_target"]
+            for at in config.sparsities if regime.pattern == "unstructured" else (implied,):
+                yield _copy(config, seed, world, found, method, at, regime)
+                if regime == GLOBAL and lambdas.shares(method):
+                    yield _copy(config, seed, world, found, method, at, regime, "shared")
+
+
+def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
+    """Where methods act: each layer's sparsity, what the correction moves, and what two masks have in common."""
+    methods = [m for m in config.methods if GLOBAL.takes(m) and "global" in config.regimes]
+    at = config.sensitivity_sparsity
+    for i, method in enumerate(methods):
+        mine, rest = (
+            _copy(config, seed, world, found, method, at),
+            [_copy(config, seed, world, found, other, at) for other in methods[i + 1 :]],
         )
-        sparsities = config.sparsities if pattern.sparsity is None else (pattern.sparsity,)
-        for at in sparsities:
-            yield make("one_shot", TESTED, experiment=SHARED, sparsity_target=at, **columns)
-        if method == "ovit" and regime == "global":
-            what = ("predicted_loss_increase", ("sparsity", "layer"), ("correction_share", "layer"))
-            yield from (
-                make("where_it_acts", what, modules=MODULES, sparsity_target=at, **columns) for at in sparsities
-            )
+        what = [
+            ("sparsity", "layer"),
+            *([("correction_share", "layer")] if get_method(method).update != "none" else []),
+        ]
+        what += [("mask_overlap", "method")] * bool(rest)
+        columns = {name: mine.columns[name] for name in ("method", "sparsity_target", "damp", "damp_rule")}
+        yield task(
+            config,
+            seed,
+            world,
+            "where_it_acts",
+            what,
+            modules=MODULES,
+            phase="one_shot",
+            sources=[mine, *rest],
+            **columns,
+        )
 
 
 def _trained(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    """The dense control once, for it has no sparsity."""
+    """Recovered for every length, and pruned gradually; dense through the same training."""
     c = config
-    schedules = dict(
-        recovered=("recovery_images",),
-        gradual=("gradual_images", "gradual_start", "gradual_cycles", "gradual_epochs", "gradual_final_lr"),
-    )
-    columns = dict(
-        recovered=dict(epochs=c.recovery_epochs, lr=c.recovery_lr),
-        gradual=dict(epochs=c.gradual_cycles * c.gradual_epochs, lr=c.gradual_lr),
-    )
-    for phase, own in schedules.items():
-        methods, sparsities = c.points[phase]
-        points = list(product(methods, sparsities))
-        for method, at in [("dense", 0.0)] * bool(points) + points:
-            more = columns[phase] | lambdas.chosen(c, found, method)
-            if phase == "gradual" and method in METHODS and METHODS[method].needs_curvature:
-                more |= dict(passes=c.gradual_cycles)
-            yield task(
-                c, seed, world, phase, TESTED, depends=(*TRAINING, *own), modules=MODULES, phase=phase, method=method,
-                sparsity_target=at, finetune_seed=seed, **more,
-            )  # fmt: skip
+    for (method, at), epochs in product(models(*c.points["recovered"]), c.recovery_epochs):
+        yield recovery.recovered(c, seed, world, found, method, at, epochs)
+    for method, at in models(*c.points[GRADUAL]):
+        lr = best_rate(found, c.gradual_lrs, phase=RATES, method=method)
+        epochs = c.gradual_cycles * c.gradual_epochs
+        yield _gradual(c, seed, world, found, GRADUAL, method, at, phase=GRADUAL, lr=lr, epochs=epochs)
+
+
+def _gradual(
+    config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row], kind: str, method: str, at: float, **columns
+) -> Task:  # fmt: skip
+    curved = method != "dense" and get_method(method).needs_curvature
+    metrics, more = (TESTED, ()) if kind == GRADUAL else ([VALIDATION], ("search_images",))
+    return task(
+        config, seed, world, kind, metrics, modules=MODULES, method=method, sparsity_target=at, finetune_seed=seed,
+        depends=(*recovery.TRAINING, "gradual_steps", "gradual_final_lr", *more),
+        passes=len(config.gradual_steps) if curved else 0, **columns, **lambdas.chosen(config, found, method),
+    )  # fmt: skip
 
 
 def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    """oViT with and without its update as one setting varies; lambda is chosen anew, unless it is what varies."""
+    """oViT with and without its update as one setting varies: with a lambda of its own at every point, and with the
+    one that oViT has at the study's own setting; against lambda itself; and with other images for the curvature.
+    """
+    make = lambda varied, column, method, **more: task(
+        varied, seed, world, "one_shot", TESTED, **SWEEP, method=method, scope_name=column,
+        sparsity_target=config.sensitivity_sparsity, **more,
+    )  # fmt: skip
+    fixed = lambdas.chosen(config, found, lambdas.OVIT)["damp"]
     for column, values in config.sweeps.items():
         for value, method in product(values, PAIR):
-            varied = config if column == "damp" else config.replace(**{column: value})
-            damp = dict(damp=value, damp_rule="shared") if column == "damp" else lambdas.chosen(varied, found, method)
-            yield task(
-                varied, seed, world, "one_shot", TESTED, experiment="sensitivity", phase="one_shot", method=method,
-                sparsity_target=config.sensitivity_sparsity, scope_name=column, **damp,
-            )  # fmt: skip
+            varied = config.replace(**{column: value})
+            yield make(varied, column, method, **lambdas.chosen(varied, found, method))
+            yield make(varied, column, method, damp=fixed, damp_rule="shared")
+    for damp, method in product(config.sensitivity_damps, PAIR):
+        yield make(config, "damp", method, damp=damp, damp_rule="shared")
+    for draw, method in product(config.sensitivity_draws, PAIR):
+        yield make(
+            config, "gradient_seed", method, gradient_seed=seed + 1000 * draw, **lambdas.chosen(config, found, method)
+        )
 
 
-STAGES = (searches, measurements)
+def _computed(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
+    """Methods that see as many gradients in all, at once or shared out among several passes."""
+    for passes, method in product(config.compute_passes, COMPUTE):
+        known = lambdas.place(config, method, at=config.sensitivity_sparsity, passes=passes) | SWEEP
+        known |= lambdas.chosen(config, found, method, passes=passes)
+        yield task(config, seed, world, "one_shot", TESTED, scope_name="passes", **known)
+
+
+STAGES = (searches, finer_searches, measurements)

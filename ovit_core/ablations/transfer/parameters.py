@@ -4,14 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, StrictStr
 
-from ovit_core.study.parameters import AtLeastOne, Count, Lambdas, Methods, Parameters, Sparsities, different
+from ovit_core.study.parameters import AtLeastOne, Count, Lambdas, Methods, Sparsities, different
+from ovit_core.study.recovery import Recovery
 
 # What transfer from nothing gives, by protocol: no claim is made where dense barely beats it.
 FLOORS = {"linear": ("random_init", "raw_pixels"), "full": ("from_scratch",)}
 NOTHING = tuple(floor for floors in FLOORS.values() for floor in floors)
 
 
-class Transfer(Parameters):
+class Transfer(Recovery):
     """Ablation B."""
 
     experiment: ClassVar[str] = "transfer"

@@ -1,0 +1,147 @@
+"""The comparisons of ablation A, in families listed before anything is measured."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, parts, relation
+from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
+from ovit_core.study.families import MOST, Contrast, Family
+from ovit_core.study.lambdas import GLOBAL, place
+from ovit_core.study.statistics import share
+
+MARGIN = 0.01  # a point of top-1: a difference inside it is none
+UPDATE, NO_UPDATE = PAIR
+# What oViT is compared with once models are trained: its mask alone, then each simpler method.
+TRAINED = (NO_UPDATE, "ovit_no_update", "magnitude", "magnitude_joint", "diag_fisher")
+ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
+
+
+def families(config: NoWeightUpdate) -> list[Family]:
+    """All of them; comparisons with a method that is not run are left out."""
+    return [family for group in (_parts, _along, _regimes, _trained, _settings) for family in group(config)]
+
+
+def _family(
+    name: str, title: str, contrasts: Iterable[Contrast], run: Iterable[str], margin: float | None = MARGIN,
+    says: Callable | None = None,
+) -> list[Family]:  # fmt: skip
+    """A family of the contrasts whose methods are run; none if none is."""
+    there = [one for one in contrasts if {method.partition("@")[0] for method in one.weights} <= {*run, "dense"}]
+    return [Family(name, title, tuple(there[:MOST]), margin, says)] if there else []
+
+
+def _minus(a: str, b: str) -> dict[str, float]:
+    return {a: 1, b: -1}
+
+
+def _parts(config: NoWeightUpdate) -> list[Family]:
+    """At the headline's sparsity: what the update adds to each score, what each score adds, and the rivals."""
+    c, at = config, dict(ONE_SHOT, sparsity_target=config.sensitivity_sparsity)
+    word = share(c.sensitivity_sparsity)
+    updates = [
+        Contrast(f"the update with the score {score}", _minus(CELLS[score, "joint"], CELLS[score, "none"]), at)
+        for score in SCORES
+    ]
+    scores = [
+        Contrast(f"the score {score} without update", _minus(CELLS[score, "none"], CELLS["magnitude", "none"]), at)
+        for score in SCORES[1:]
+    ]
+    with_update = [
+        Contrast(f"the score {score} with the update", _minus(CELLS[score, "joint"], CELLS["magnitude", "joint"]), at)
+        for score in SCORES[1:]
+    ]
+    rivals = [
+        Contrast(f"oViT against {other}", _minus(UPDATE, other), at)
+        for other in ("magnitude", "diag_fisher", "magnitude_joint", "obert", "obert_joint")
+    ]
+    return [
+        *_family("update", f"What the update adds to each score, one-shot at {word}", updates, c.methods),
+        *_family("score", f"What each score adds, without update, one-shot at {word}", scores, c.methods),
+        *_family("score_updated", f"What each score adds, with the update, one-shot at {word}", with_update, c.methods),
+        *_family("rivals", f"oViT against other methods, one-shot at {word}", rivals, c.methods),
+    ]
+
+
+def _along(config: NoWeightUpdate) -> list[Family]:
+    """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
+    c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
+
+    def along(what: str, weights: Mapping[str, float], sparsities: Iterable[float], **more) -> list[Contrast]:
+        return [Contrast(what, weights, dict(ONE_SHOT, sparsity_target=at), **more) for at in sparsities]
+
+    interaction = dict(what="score and update together beyond each alone", weights=greedy["interaction"])
+    mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
+    loss = along("the update's cross-entropy", greedy["update_other"], low, metric="cross_entropy")
+    return [
+        *_family("interaction", "Substitutes or complements, each form at its own λ", along(**interaction, sparsities=high), c.methods, says=relation),
+        *_family("interaction_shared", "Substitutes or complements, all forms at oViT's λ", along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
+        *_family("update_shared", "What the update is worth on oViT's own mask", mask, c.methods),
+        *_family("cross_entropy", "Cross-entropy of oViT less that of its score without update (lower is better)", loss, c.methods, None),
+    ]  # fmt: skip
+
+
+def _regimes(config: NoWeightUpdate) -> list[Family]:
+    """Layer-wise rivals, which one threshold for the model would not do justice, where zeros are spread evenly."""
+    out = []
+    pairs = (
+        ("oViT's update", UPDATE, NO_UPDATE), ("oViT against OBC", UPDATE, "obc"), ("OBC's update", "obc", "obc_mask_only"),
+        ("OBC on the inputs that pruned layers leave", "obc_sequential", "obc"), ("oViT against Wanda", UPDATE, "wanda"),
+    )  # fmt: skip
+    for name in config.regimes:
+        if (regime := regime_of(name)) != GLOBAL:
+            at = place(config, UPDATE, regime, config.sensitivity_sparsity)["sparsity_target"]
+            where = dict(phase="one_shot", **regime._asdict(), sparsity_target=at)
+            contrasts = [Contrast(what, _minus(a, b), where) for what, a, b in pairs]
+            title = f"One-shot, {name}" + ("" if regime.pattern != "unstructured" else f" at {share(at)}")
+            out += _family(f"regime_{name.replace(':', '_')}", title, contrasts, config.methods)
+    return out
+
+
+def _trained(config: NoWeightUpdate) -> list[Family]:
+    """What is left of oViT's lead after training, for each length; and whether training harms the dense control."""
+    c, out = config, []
+    for at in c.recovery_sparsities:
+        for epochs in c.recovery_epochs:
+            where = dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs)
+            contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]
+            title = f"Pruned to {share(at)}, then trained for {epochs} × {c.recovery_images:,} images"
+            out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
+    at = c.gradual_steps[-1]
+    where = dict(phase="gradual", **GLOBAL._asdict(), sparsity_target=at)
+    contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]
+    out += _family("gradual", f"Pruned gradually to {share(at)}", contrasts, c.gradual_methods)
+    control = [
+        Contrast(f"dense after {words}, less before", _minus(f"dense@{phase}", "dense@one_shot"),
+                 dict(phase=("one_shot", phase), sparsity_target=0.0, **more), by="phase")
+        for phase, words, more, asked in (
+            ("recovered", "the longest recovery", dict(epochs=max(c.recovery_epochs, default=0)), c.recovery_methods),
+            ("gradual", "the training of gradual pruning", {}, c.gradual_methods),
+        ) if asked
+    ]  # fmt: skip
+    return [*out, *_family("control", "What the same training does to the dense model", control, ())]
+
+
+def _settings(config: NoWeightUpdate) -> list[Family]:
+    """Whether the update's worth depends on a setting of the curvature, each point at its own lambda; and methods at
+    equal numbers of gradients.
+    """
+    c, out, at = config, [], dict(ONE_SHOT, sparsity_target=config.sensitivity_sparsity)
+    for column, values in c.sweeps.items():
+        own = getattr(c, column)
+        gain = lambda v: {f"{UPDATE}@{v:g}": 1, f"{NO_UPDATE}@{v:g}": -1}
+        contrasts = [
+            Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column)
+            for v in values
+        ]  # fmt: skip
+        out += _family(f"sweep_{column}", f"Whether the update's worth depends on {column}", contrasts, PAIR)
+    if c.compute_passes:
+        most = max(c.compute_passes)
+        more = [
+            Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes")
+            for m in COMPUTE
+        ]
+        best = [
+            Contrast(f"oViT in one pass less {m} in {most}", _minus(f"{UPDATE}@1", f"{m}@{most}"), at, by="passes")
+            for m in COMPUTE[1:]
+        ]
+        out += _family("compute", f"As many gradients in all, in one pass or in {most}", [*more, *best], COMPUTE)
+    return out

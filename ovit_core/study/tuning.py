@@ -1,0 +1,85 @@
+"""What was chosen on validation, and whether the list it was chosen from was wide enough."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ovit_core.study.tasks import best_of
+
+# What tells one search from another; the columns of what is searched are `damp`, `lr` and `C`.
+SEARCH = [
+    "phase", "dataset", "source_phase", "shots", "method", "allocation", "pattern", "sparsity_target", "block_size",
+    "gradients", "gradient_batch", "passes", "epochs",
+]  # fmt: skip
+LARGER = {"damp": True, "lr": False, "C": False}  # which of equals is taken
+
+
+def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Every search of a column, a line each.
+
+    Args:
+        rows: of a study.
+        column: `damp`, `lr` or `C`.
+
+    Returns:
+        Columns SEARCH; `best`, by the mean over seeds; its validation accuracy `value`; `second` and `second_value` of
+        the runner-up; `tried`, how many there were; `edge`: "lowest" or "highest" where the best is that of the list.
+    """
+    tried = rows[rows.metric.str.startswith("validation") & (rows.scope == "all") & rows[column].notna()]
+    if column == "C":
+        tried = tried[~tried.phase.str.endswith("_search")]
+    else:
+        tried = tried[tried.phase == ("lambda_search" if column == "damp" else tried.phase)]
+        tried = tried[tried.phase.str.endswith("_search")]
+        tried = tried[tried.phase != "lambda_search"] if column == "lr" else tried
+    found = []
+    for at, group in tried.groupby(SEARCH, sort=False, dropna=False):
+        means = group.groupby(column).value.mean()
+        best = best_of(group[["seed", column, "value"]].to_dict("records"), column, LARGER[column])
+        rest = means.drop(best)
+        second = rest.idxmax() if len(rest) else float("nan")
+        edge = "" if len(means) < 2 else {min(means.index): "lowest", max(means.index): "highest"}.get(best, "")
+        found.append((*at, best, means[best], second, rest.max() if len(rest) else float("nan"), len(means), edge))
+    return pd.DataFrame(found, columns=[*SEARCH, "best", "value", "second", "second_value", "tried", "edge"])
+
+
+def edges(found: pd.DataFrame) -> list[str]:
+    """What lies at the edge of the list it was chosen from, a line for each method."""
+    out = []
+    for method, lines in found[found.edge != ""].groupby("method", sort=False):
+        where = dict.fromkeys(f"{line.edge} ({line.best:g})" for line in lines.itertuples())
+        out.append(f"`{method}` {', '.join(where)}")
+    return out
+
+
+def lambda_table(rows: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame | None:
+    """The lambda of every method in every regime, a star at one that lies at the edge of its list; at other sparsities
+    as a check. None if nothing was searched.
+    """
+    found = searched(rows, "damp")
+    common = found[(found.passes == 1) & found.method.isin(list(methods))]
+    for column in ("block_size", "gradients", "gradient_batch"):  # those of the study, not of a sweep's points
+        common = common[common[column] == common[column].mode().iloc[0]] if len(common) else common
+    if common.empty:
+        return None
+    regime = [
+        p if p != "unstructured" else f"{a} {100 * s:g} %"
+        for a, p, s in zip(common.allocation, common.pattern, common.sparsity_target)
+    ]
+    text = [f"{best:.0e}".replace("e-0", "e-") + "*" * bool(edge) for best, edge in zip(common.best, common.edge)]
+    wide = common.assign(regime=regime, text=text).pivot(index="method", columns="regime", values="text").fillna("")
+    return wide.loc[common.method.unique(), list(dict.fromkeys(regime))].rename_axis(columns="λ")
+
+
+def rate_table(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The learning rates that were chosen, with the validation accuracy of the best and of the runner-up, a star at one
+    that lies at the edge of its list; None where there was no choice.
+    """
+    found = searched(rows, "lr")
+    if found.empty:
+        return None
+    say = lambda lr, value: "" if lr != lr else f"{lr:g} ({100 * value:.1f} %)"
+    best = [say(line.best, line.value) + "*" * bool(line.edge) for line in found.itertuples()]
+    second = [say(line.second, line.second_value) for line in found.itertuples()]
+    shown = found[["phase", "dataset", "source_phase", "method", "sparsity_target"]].assign(best=best, second=second)
+    return shown.loc[:, (shown != "").any()].set_index("method").rename(columns=dict(second="runner-up"))
