@@ -56,9 +56,9 @@ def test_differences_have_the_interval_of_their_images_and_holms_p():
     assert table.p_holm[:3].tolist() == pytest.approx(holm(table.p[:3].tolist())) and table.p_holm[0] > table.p[0]
     assert table.verdict.tolist() == ["resolved", "not resolved", "resolved", "not run"]
     said = [sentence(line) for line in table.to_dict("records")]
-    size = f"{100 * wanted.mean:+.1f} ± {100 * wanted.half:.1f} points (95 % interval {100 * wanted.low:+.1f} to"
+    size = f"{100 * wanted.mean:+.1f} ± {100 * wanted.half:.1f} points, p after"
     assert said[0].startswith(f"against magnitude (one_shot, d, 90 %): `ovit - magnitude` = {size}")
-    assert said[0].endswith("p after Holm below 0.001): resolved.") and said[1].endswith("): not resolved.")
+    assert said[0].endswith("p after Holm below 0.001: resolved.") and said[1].endswith(": not resolved.")
     assert said[3] == "against random (one_shot, d, e): `ovit - random`: not run."
 
 
@@ -127,6 +127,6 @@ def test_losses_are_no_points_and_the_rule_is_the_contrasts():
     family = Family("f", "F", [Contrast("a", pairs, rule=rule, metric="cross_entropy") for rule in ("own", "shared")])
     table = differences(r, [family])
     assert table["mean"].tolist() == pytest.approx([0.34, 1.34])
-    assert "`ovit_no_update - ovit` = +1.340 ± 0.224 (95 %" in sentence(table.iloc[1].to_dict())
+    assert "`ovit_no_update - ovit` = +1.340 ± 0.224, p after" in sentence(table.iloc[1].to_dict())
     half = Family("f", "F", family.contrasts[:1])
     assert used(r, [half]).tolist() == [True] * 3 + [False] * 3 + [True] * 3 and not used(r, []).any()

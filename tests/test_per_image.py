@@ -134,7 +134,7 @@ def test_what_is_published_reads_back_the_same(published):
                 assert a is b is None or np.array_equal(a, b)
         pd.testing.assert_frame_equal(there.differences(), mine.differences())
         assert (
-            there.answers() == mine.answers() and "against magnitude (one_shot, a, 90 %): `ovit - " in there.answers()
+            there.answers() == mine.answers() and "against magnitude (one_shot, a): `ovit - " in there.answers()
         )
         assert "new seeds and new test images" in there.setting()
     lines = pd.read_csv(paths.figures("tiny") / "differences.csv")
@@ -226,7 +226,7 @@ def test_results_without_images_are_read_with_intervals_over_seeds(tmp_path, mon
     for mine in report.load("fashion").values():
         found = statistics.accuracy(mine.rows)
         assert mine.rows.each.isna().all() and (found.N == 0).all() and found.half.notna().any()
-        assert "new seeds, on the same test images" in mine.setting()
+        assert "new seeds, on the same test images" in statistics.setting(mine.rows, mine.config)
 
 
 def test_differences_that_cannot_be_read_are_set_aside(published, caplog):
