@@ -133,9 +133,7 @@ def test_what_is_published_reads_back_the_same(published):
             for a, b in zip(there.rows[column], mine.rows[column]):
                 assert a is b is None or np.array_equal(a, b)
         pd.testing.assert_frame_equal(there.differences(), mine.differences())
-        assert (
-            there.answers() == mine.answers() and "against magnitude (one_shot, a): `ovit - " in there.answers()
-        )
+        assert there.answers() == mine.answers() and "against magnitude (one_shot, a): `ovit - " in there.answers()
         assert "new seeds and new test images" in there.setting()
     lines = pd.read_csv(paths.figures("tiny") / "differences.csv")
     assert lines.experiment.tolist() == ["first"] * 3 + ["second"] * 3

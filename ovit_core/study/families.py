@@ -16,7 +16,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
-from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, contrast, images_of, pair, share, spread, under
+from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, behind, contrast, pair, share, spread, under
 
 MOST = 5  # contrasts of a family
 LEVEL = 0.05  # the error rate of a family
@@ -147,7 +147,7 @@ def _over_datasets(found: pd.DataFrame) -> intervals.Interval:
     """The interval of a contrast's mean over datasets; every seed has all of them."""
     found = found.sort_values("seed")
     values = found.groupby("seed").value.mean().to_numpy()
-    parts = [images_of(here) for _, here in found.groupby("dataset", sort=False)]
+    parts = [behind(here)[1:] for _, here in found.groupby("dataset", sort=False)]
     all_each, strata, weights = [], [], []
     for each, labels in parts:
         if each is None:
