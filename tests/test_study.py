@@ -29,7 +29,7 @@ from ovit_core.study import profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 from ovit_core.study.store import Store
-from ovit_core.study.tasks import COLUMNS, TESTED, TESTED
+from ovit_core.study.tasks import COLUMNS, TESTED
 
 pytestmark = pytest.mark.notebook
 ABLATIONS = registry.ablations()
