@@ -1,56 +1,161 @@
-"""Ablation B: the linear probe against scikit-learn, finetuning that keeps masks exact, and what its rows say."""
+"""Ablation B: what is read out of features, against scikit-learn and by hand; finetuning that keeps masks exact; which
+images each step sees; sources that are the very models of ablation A.
+"""
 
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from conftest import quick
+from conftest import TINY, quick
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ovit_core import masks
-from ovit_core.ablations.transfer import analysis, run
-from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.ablations.transfer import readout, run
+from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.ablations.transfer.similarity import cka
+from ovit_core.ablations.transfer.tasks import DENSE, Model, models
+from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import load
 from ovit_core.pruning import prune
-from ovit_core.study.tasks import COLUMNS
+from ovit_core.study import grid, paths, registry
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import HELD_OUT, VALIDATION, World
+
+
+def clouds(classes, each, width=32, seed=0, noise=0.5):
+    """Labelled features: a cloud per class, badly conditioned, as features are."""
+    generator = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, width)) @ np.diag(np.linspace(1, 0.05, width))
+    y = np.repeat(np.arange(classes), each)
+    return (centres[y] + noise * generator.normal(size=(len(y), width))).astype(np.float32), y
+
+
+def by_hand(features, C):
+    scale = StandardScaler().fit(features[0])
+    fit = LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(scale.transform(features[0]), features[1])
+    return lambda x: fit.predict_proba(scale.transform(x))
 
 
 def test_probe_equals_scikit_learn_on_the_same_features(tiny):
     d = load("digits")
-    (x, y), (x_val, y_val), (x_test, y_test) = (run.extract(tiny, part) for part in (d.train, d.val, d.test))
-    assert x.shape == (len(d.train), 24)
-    scale = StandardScaler().fit(x)
-    scores = {C: LogisticRegression(C=C, max_iter=1000, tol=1e-5).fit(scale.transform(x), y) for C in (0.001, 1.0)}
-    best = max(scores, key=lambda C: scores[C].score(scale.transform(x_val), y_val))
-    tried, chosen, found = run.probe(lambda part: run.extract(tiny, part), d, [0.001, 1.0])
-    assert chosen == best and tried == {C: fit.score(scale.transform(x_val), y_val) for C, fit in scores.items()}
-    assert np.array_equal(found.correct, scores[best].predict(scale.transform(x_test)) == y_test)
-    odds = scores[best].predict_proba(scale.transform(x_test))
-    np.testing.assert_allclose(found.loss, -np.log(odds[np.arange(len(y_test)), y_test]), rtol=1e-5)  # float32
+    train, val, test = (run.extract(tiny, part) for part in (d.train, d.val, d.test))
+    assert train[0].shape == (len(d.train), 24)
+    tried, chosen, fit = readout.choose(train, val, [0.001, 1.0])
+    right = lambda C, part: by_hand(train, C)(part[0]).argmax(1) == part[1]
+    assert tried == {C: right(C, val).mean() for C in (0.001, 1.0)} and chosen == max(tried, key=tried.get)
+    found, odds = readout.told(fit, test), by_hand(train, chosen)(test[0])
+    assert np.array_equal(found.correct, right(chosen, test))
+    np.testing.assert_allclose(found.loss, -np.log(odds[np.arange(len(test[1])), test[1]]), rtol=1e-5)
     np.testing.assert_allclose(found.top, odds.max(1), rtol=1e-5)
 
 
 def test_probe_is_the_converged_one_where_classes_are_many():
     """A hundred classes make the mean loss's gradient small before anything is fitted."""
-    generator = np.random.default_rng(0)
-    centres = generator.normal(size=(100, 32)) @ np.diag(np.linspace(1, 0.05, 32))  # badly conditioned, as features are
-    y = np.repeat(np.arange(100), 20)
-    parts = [(centres[y] + 0.5 * generator.normal(size=(len(y), 32)), y) for _ in range(3)]
-    split = SimpleNamespace(train=0, val=1, test=2, classes=range(100))
-    _, chosen, found = run.probe(lambda part: parts[part], split, [10.0])
-    scale = StandardScaler().fit(parts[0][0])
-    tight = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(scale.transform(parts[0][0]), y)
-    assert abs(found.correct.mean() - tight.score(scale.transform(parts[2][0]), y)) <= 0.002 and chosen == 10.0
+    train, test = clouds(100, 20), clouds(100, 20, seed=1)
+    scale = StandardScaler().fit(train[0])
+    tight = LogisticRegression(C=10.0, max_iter=5000, tol=1e-8).fit(scale.transform(train[0]), train[1])
+    found = readout.told(readout.probe(train, 10.0), test)
+    assert abs(found.correct.mean() - tight.score(scale.transform(test[0]), test[1])) <= 0.002
+
+
+def test_a_class_that_was_never_seen_is_never_right():
+    train, test = clouds(5, 30), clouds(5, 4)
+    known = train[1] != 2
+    found = readout.told(readout.probe((train[0][known], train[1][known]), 1.0), test)
+    assert not found.correct[test[1] == 2].any() and found.loss[test[1] == 2].min() > 100
+    assert found.correct[test[1] == 4].mean() > 0.5
+
+
+def test_neighbours_equal_brute_force():
+    (x, y), (queries, truth) = clouds(4, 25, noise=2), clouds(4, 10, seed=1, noise=2)
+    unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True)
+    nearest = np.argsort(-(unit(queries) @ unit(x).T), axis=1)[:, :20]  # (40, 20)
+    votes = np.stack([np.bincount(y[of], minlength=4) for of in nearest])  # (40, 4)
+    found = readout.told(readout.neighbours((x, y)), (queries, truth))
+    assert np.array_equal(found.correct, votes.argmax(1) == truth)
+    np.testing.assert_allclose(found.top, votes.max(1) / 20)
+    assert 0.3 < found.correct.mean() < 1  # not all alike
+    assert readout.neighbours(clouds(2, 3)).n_neighbors == 6  # all, where there are fewer
+
+
+def test_draws_of_few_images_are_nested_and_take_what_a_class_has():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 3, 12]))
+    five, twenty = (readout.few(labels, shots, seed=4) for shots in (5, 20))
+    assert np.bincount(labels[five]).tolist() == [5, 3, 5] and np.bincount(labels[twenty]).tolist() == [20, 3, 12]
+    assert set(five) < set(twenty) and len(set(twenty)) == len(twenty)
+    assert set(readout.few(labels, 5, seed=5)) != set(five)
+    assert set(readout.some(100, 10, 4)) < set(readout.some(100, 30, 4)) and len(readout.some(7, 30, 4)) == 7
+
+
+def seen(monkeypatch, task, train, val, test, Cs=(0.01, 1.0)):
+    """What a stand-in for a seed measures of features, and the labelled images that each fit saw."""
+    fits, one = [], SimpleNamespace(config=SimpleNamespace(probe_Cs=Cs), seed=0)
+    for name in ("probe", "neighbours"):
+        make = getattr(readout, name)
+        monkeypatch.setattr(readout, name, lambda features, *C, make=make: fits.append(features) or make(features, *C))
+    one.features = lambda _, part: dict(train=train, val=val, test=test)[part]
+    one.model = lambda _: torch.nn.Linear(1, 1)
+    one.data = lambda _: SimpleNamespace(labels=lambda _: test[1], metric="top1", classes=range(5))
+    one.held_out = lambda *given: run.Seed.held_out(one, *given)
+    one.told = lambda *given: run.Seed.told(one, *given)
+    return list(getattr(run.Seed, task.columns["phase"])(one, task)), fits
+
+
+def a_task(phase, shots=""):
+    return SimpleNamespace(columns=dict(phase=phase, shots=shots), metrics=(("top1", "all"), (HELD_OUT, "all")))
+
+
+def test_validation_images_are_given_back_before_the_final_fit(monkeypatch):
+    train, val, test = clouds(5, 20), clouds(5, 8, seed=1), clouds(5, 10, seed=2)
+    measured, fits = seen(monkeypatch, a_task("linear"), train, val, test)
+    assert [len(y) for _, y in fits] == [100, 100, 140]  # each C on train, the best on both
+    value = {m.row["metric"]: m.row["value"] for m in measured}
+    tried = {m.row["C"]: m.row["value"] for m in measured if m.row["metric"] == VALIDATION}
+    best = max(tried, key=tried.get)
+    both = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
+    assert value["top1"] == (by_hand(both, best)(test[0]).argmax(1) == test[1]).mean()
+    assert value[HELD_OUT] == (by_hand(train, best)(val[0]).argmax(1) == val[1]).mean()  # not on what it has learnt
+    assert [len(m.images.correct) for m in measured if m.images] == [40, 50]
+    measured, fits = seen(monkeypatch, a_task("knn"), train, val, test)
+    assert [len(y) for _, y in fits][-2:] == [100, 140] and [m.row["metric"] for m in measured] == [HELD_OUT, "top1"]
+
+
+def test_a_few_images_stay_few_and_so_do_those_that_C_is_chosen_by(monkeypatch):
+    train, val, test = clouds(5, 20), clouds(5, 8, seed=1), clouds(5, 10, seed=2)
+    scored, score = [], readout.choose
+    monkeypatch.setattr(readout, "choose", lambda few, some, Cs: scored.append((few, some)) or score(few, some, Cs))
+    measured, fits = seen(monkeypatch, a_task("linear", 5), train, val, test)
+    assert [len(y) for _, y in fits] == [25, 25]  # one for each C, and none anew
+    assert len(scored[0][1][1]) == 25  # of 40
+    assert [len(m.images.correct) for m in measured if m.images] == [40, 50]  # whether the set tells: on all of them
+
+
+def test_full_finetuning_sees_the_validation_images_in_the_end():
+    for data in (load("digits"), as_files(load("digits"))):
+        both = run.whole(data)
+        assert len(both) == len(data.train) + len(data.val)
+        labels = np.concatenate([np.asarray(part.labels) for part in (data.train, data.val)])
+        assert np.array_equal(np.asarray(both.labels), labels)
+    images = run.whole(load("digits")).images
+    assert torch.equal(images[-len(load("digits").val) :], load("digits").val.images)
+
+
+def as_files(data):
+    """The same data as images that are opened one by one."""
+    parts = {name: getattr(data, name) for name in ("train", "val")}
+    made = {n: ImageFiles(p.images, np.asarray(p.labels), lambda x: x) for n, p in parts.items()}
+    return SimpleNamespace(**made)
 
 
 def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
     prune(tiny, "magnitude", 0.9)
     tiny.reset_classifier(26)
     before = {n: m.clone() for n, m in masks.of(tiny).items()}
-    model = run.finetune(tiny, load("digits"), quick(Transfer), 1e-3, 6, 0, "test")
+    model = run.finetune(tiny, load("digits").train, 10, quick(Transfer), 1e-3, 6, 0, "test")
     assert model.head.out_features == 10 and tiny.head.out_features == 26  # a copy
     for name, mask in before.items():
         assert torch.equal(masks.of(model)[name], mask)
@@ -62,58 +167,91 @@ def test_mean_per_class_by_hand():
     assert run.mean_per_class(np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1])) == 0.375
 
 
-FIXED = dict.fromkeys(COLUMNS, "") | dict(
-    experiment="transfer", allocation="global", pattern="unstructured", scope="all", scope_name="", metric="top1"
+def test_cka_is_the_u_statistic_over_all_quadruples():
+    """Song et al., theorem 2: the mean over quadruples of different images."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(7, 3)), generator.normal(size=(7, 5))
+    y[:, :2] += x[:, :2]
+
+    def hsic(K, L):
+        each = [K[i, j] * (L[i, j] + L[q, r] - 2 * L[i, q]) for i, j, q, r in permutations(range(len(K)), 4)]
+        return np.mean(each)
+
+    K, L = x @ x.T, y @ y.T
+    assert cka(x, y) == pytest.approx(hsic(K, L) / np.sqrt(hsic(K, K) * hsic(L, L)), rel=1e-9)
+
+
+def test_cka_knows_rotation_scale_and_shift_and_nothing_in_common():
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(200, 16))
+    turn = np.linalg.qr(generator.normal(size=(16, 16)))[0]
+    assert cka(x, 3 * x @ turn + 7) == pytest.approx(1) == cka(x, x)
+    assert cka(x, 1e-4 * x) == pytest.approx(1)
+    wide = [cka(generator.normal(size=(60, 500)), generator.normal(size=(60, 500))) for _ in range(20)]
+    assert abs(np.mean(wide)) < 0.02  # the biased one would give some .9
+    assert cka(x, np.full((200, 4), 0.1, np.float32)) == 0.0
+    with pytest.raises(ValueError, match="the same images"):
+        cka(x, x[:-1])
+
+
+SMALL = [
+    "profile=tiny", "upstream=digits", "epochs=1", f"model_args={TINY}", "seeds=[0, 1]", "finetune_seeds=[0]",
+    "gradients=8", "batch_size=32", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "few_shots=[]",
+    "transfer_methods=[ovit]", "transfer_sparsities=[0.9]", "recovery_images=100", "recovery_lrs=[1.0e-3]", "source_epochs=1",
+    "probe_Cs=[0.1]", "workers=1", "methods=[ovit]", "sparsities=[0.9]", "damp_checks=[]", "recovery_methods=[ovit]",
+    "recovery_epochs=[1]", "gradual_methods=[]", "sensitivity_damps=[]", "sensitivity_draws=[]",
+]  # fmt: skip
+
+
+def test_a_recovered_source_is_the_model_of_ablation_a_and_trained_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    grid.run(registry.get("no_weight_update"), quick(NoWeightUpdate, *SMALL))
+    kept = lambda: {file.name: file.stat().st_mtime_ns for file in paths.cache().glob("recovered-*")}
+    before = kept()
+    b = grid.run(registry.get("transfer"), quick(Transfer, *SMALL)).rows
+    assert len(before) == 2 and kept() == before  # ablation A's, and the dense control
+    linear = b[(b.phase == "linear") & (b.metric == "top1") & (b.scope == "all") & (b.method == "ovit")]
+    assert set(map(tuple, linear[["source_phase", "seed"]].values)) == {
+        ("one_shot", 0), ("one_shot", 1), ("recovered", 0)
+    }  # fmt: skip
+    ablation, config = registry.get("transfer"), quick(Transfer, *SMALL)
+    seed = ablation.seed(config, 0)
+    world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
+    (task,) = [
+        t for t in ablation.stages[-1](config, 0, world, Store("tiny").rows())
+        if t.kind == "linear" and t.columns["source_phase"] == "recovered" and t.columns["method"] == "ovit"
+    ]  # fmt: skip
+    one, anew = seed.model(task), seed.trained(task.source)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), anew.state_dict().values()))
+    one_shot = seed.pruned(task.source)
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), one_shot.parameters()))
+    assert masks.sparsity(one) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_every_protocol_measures_dense_itself_and_its_floors():
+    config = quick(Transfer, "full_sources=[recovered]", "transfer_sources=[recovered]")
+    for protocol in config.protocols:
+        found = models(config, 0, World(), protocol)
+        assert found[0] == DENSE and Model("dense", 0.0, "recovered") in found
+        assert [m.method for m in found if m.decides][1:] == [m.method for m in found if not m.source]
+    assert not [m for m in models(config, 0, World(headless=True), "linear") if m.source == "recovered"]
+    few = quick(Transfer, "finetune_seeds=[1]")
+    assert models(few, 0, World(), "full") == [] and models(few, 1, World(), "full")
+    assert {m.source for m in models(few, 0, World(), "knn")} == {"one_shot", ""}
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (["transfer_methods=[ovit, obc]"], "transfer_methods must be judged with one threshold"),
+        (["full_methods=[wanda]"], "full_methods must be judged with one threshold"),
+        (["full_datasets=[glyph_typefaces]"], "full_datasets must be some of the datasets"),
+        (["full_datasets=[]"], "full finetuning needs full_datasets"),
+        (["source_sparsities=[]"], "source_sparsities must be a list of at least one"),
+        (["finetune_seeds=[7]"], "finetune_seeds must hold one of the seeds"),
+    ],
 )
-
-
-def rows(values, **columns):
-    """(phase, dataset, method, sparsity, seed) -> accuracy, as rows."""
-    names = ("phase", "dataset", "method", "sparsity_target", "seed")
-    return pd.DataFrame([FIXED | dict(zip(names, k)) | dict(value=v) | columns for k, v in values.items()])
-
-
-def linear(dataset, dense, floor, **pruned):
-    """Two seeds: dense and its floors, and pruned methods at 90 % (a value per seed)."""
-    out = {("linear", dataset, "dense", 0.0, k): dense for k in range(2)}
-    out |= {("linear", dataset, f, 0.0, k): floor for f in FLOORS["linear"] for k in range(2)}
-    return out | {("linear", dataset, m, 0.9, k): v for m, both in pruned.items() for k, v in enumerate(both)}
-
-
-def test_no_claim_where_dense_barely_beats_a_floor():
-    (sentence,) = analysis.answers(rows(linear("a", 0.50, 0.47, ovit=(0.2, 0.2))))
-    assert "nothing is claimed" in sentence and "47.0 %" in sentence
-
-
-def test_error_increase_averages_the_telling_datasets_within_a_seed():
-    values = linear("a", 0.9, 0.1, ovit=(0.8, 0.9)) | linear("b", 0.5, 0.1, ovit=(0.25, 0.5))
-    values |= linear("c", 0.5, 0.49, ovit=(0.0, 0.0))  # cannot tell, so it does not count
-    (found,) = analysis.error_increase(rows(values)).to_dict("records")
-    # seed 0: errors 0.1 -> 0.2 (+100 %) and 0.5 -> 0.75 (+50 %), mean +75 %; seed 1: none
-    assert found["mean"] == pytest.approx(0.375) and (found["datasets"], found["seeds"]) == (2, 2)
-    said = analysis.answers(rows(values))
-    assert any("errors relative to dense over the 2 datasets that can tell: `ovit` +38 ±" in s for s in said)
-
-
-def test_sentences_compare_with_dense_and_with_both_forms_without_update():
-    values = linear("a", 0.9, 0.1, ovit=(0.801, 0.799), ovit_mask_only=(0.5, 0.5), ovit_no_update=(0.6, 0.6))
-    said = analysis.answers(rows(values))
-    for text in (
-        "`ovit` is below `dense` by -10.0",
-        "above `ovit_mask_only` by +30.0",
-        "above `ovit_no_update` by +20.0",
-    ):
-        assert any(text in s for s in said), text
-
-
-def test_correlation_with_upstream_is_by_rank_and_by_seed():
-    accuracy = dict(ovit=0.9, obert=0.8, magnitude=0.7, ovit_mask_only=0.6, ovit_no_update=0.5)
-    values = linear("a", 0.95, 0.1, **{m: (v, 1 - v) for m, v in accuracy.items()})
-    top1 = {("one_shot", "up", m, 0.9, k): v**2 for m, v in accuracy.items() for k in range(2)}
-    (found,) = analysis.correlation(rows(values | top1)).to_dict("records")
-    assert found["mean"] == pytest.approx(0) and found["models"] == 5  # +1 in one seed, -1 in the other
-    said = analysis.answers(rows(values | top1))
-    assert any(
-        "no relation of upstream top-1 and transfer accuracy is resolved (rank correlation +0.00" in s for s in said
-    )
-    assert analysis.correlation(rows(linear("a", 0.9, 0.1, ovit=(0.8, 0.8)) | top1)).empty  # too few models
+def test_what_does_not_fit_together_is_one_error(settings, said):
+    with pytest.raises(ValueError, match=said) as error:
+        quick(Transfer, *settings)
+    assert "\n" not in str(error.value)

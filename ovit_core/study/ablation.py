@@ -143,6 +143,9 @@ class Results:
 
         out, compared = [f"- **Not measured**: {failure}" for failure in self.failures], self.differences()
         for family in self.ablation.families(self.config):
+            if why := family.silent(self.rows) if family.silent else "":
+                out.append(f"- **{family.title}**: {why}.")
+                continue
             lines = compared[compared.family == family.name]
             said = family.says(lines) if family.says else ""
             out.append(f"- **{family.title}**" + f": {said}." * bool(said))

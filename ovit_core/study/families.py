@@ -54,6 +54,7 @@ class Family:
     contrasts: tuple[Contrast, ...]
     margin: float | None = None  # within which a difference is none, in the unit of the metric
     says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
+    silent: Callable[[pd.DataFrame], str] | None = None  # from all rows, why no sentence is made of it; "" where one is
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))

@@ -19,7 +19,7 @@ from ovit_core.study.tasks import Task, World
 
 CHANGED = "has changed since the study began, or is another one on this machine: start anew"
 NOWHERE = World()
-TRAINED = ("recovered", "gradual", "full")  # phases that wait for a learning rate
+TRAINED = ("recovered", "gradual", "full", "full_length")  # phases that wait for a learning rate
 
 
 class NotFoundError(RuntimeError):
@@ -49,13 +49,11 @@ class Seed:
         Raises:
             RuntimeError: what it is to be measured at was to be found by a search, and that failed.
         """
-        c = task.columns
-        for column, what, wanted in (
-            ("damp", "lambda", c["damp_rule"]),
-            ("lr", "learning rate", c["phase"] in TRAINED),
-        ):
-            if wanted and c[column] == "":
-                raise NotFoundError(f"no {what} was found: its search failed")
+        for c in (task.columns, *(source.columns for source in task.sources)):
+            waits = ("damp", "lambda", c["damp_rule"]), ("lr", "learning rate", c["phase"] in TRAINED)
+            for column, what, wanted in waits:
+                if wanted and c[column] == "":
+                    raise NotFoundError(f"no {what} was found: its search failed")
         return [Measured(dict(task.columns) | one.row, one.images) for one in getattr(self, task.kind)(task)]
 
     def surgeon(self, task: Task) -> Surgeon:

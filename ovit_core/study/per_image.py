@@ -27,7 +27,7 @@ import pandas as pd
 from ovit_core import disk
 from ovit_core.study import intervals
 from ovit_core.study.store import Images
-from ovit_core.study.tasks import KEY
+from ovit_core.study.tasks import HELD_OUT, KEY
 
 FILE = "per_image.npz"
 MOST = 2**30  # bytes once unpacked: more is no file of ours
@@ -51,8 +51,8 @@ def with_images(rows: pd.DataFrame, images: Sequence[Images | None]) -> pd.DataF
         images: of each of its rows.
 
     Returns:
-        `each`: (N,) float32, what each test image contributes to `value`: whether it is right for `top1` and
-            `mean_per_class`, its loss for `cross_entropy`, kept with the accuracy of the same model.
+        `each`: (N,) float32, what each image contributes to `value`: whether it is right for an accuracy of a whole split,
+            its loss for `cross_entropy`, kept with the accuracy of the same model.
         `labels`: (N,) labels of the split where the value is a mean over classes.
     """
     models = _models(rows)
@@ -62,7 +62,7 @@ def with_images(rows: pd.DataFrame, images: Sequence[Images | None]) -> pd.DataF
         split = one.labels if one is not None and metric == "mean_per_class" else None
         if metric == "cross_entropy" and key in losses:
             each.append(losses[key].astype(np.float32))
-        elif one is not None and (metric == "top1" or split is not None):
+        elif one is not None and (metric in ("top1", HELD_OUT) or split is not None):
             each.append(one.correct.astype(np.float32))
         else:
             each.append(None)
@@ -147,7 +147,7 @@ def _split(arrays: np.lib.npyio.NpzFile, name: str, rows: pd.DataFrame) -> dict[
     if (lines < 0).any() or (lines >= len(rows)).any():
         raise ValueError("it belongs to another results.csv")
     here = rows.iloc[lines]
-    for metric, strata in dict(top1=None, mean_per_class=labels).items():
+    for metric, strata in {"top1": None, HELD_OUT: None, "mean_per_class": labels}.items():
         mine = (here.metric == metric).to_numpy()
         if metric == "mean_per_class" and strata is None:
             continue

@@ -61,6 +61,7 @@ class Task:
 
 Stage = Callable[[Any, int, World, Sequence[Row]], list[Task]]  # (parameters, seed, world, rows of the stages before)
 VALIDATION = "validation_top1"  # the metric of rows by which something is chosen
+HELD_OUT = "held_out_top1"  # likewise on validation, of what was chosen: whether a dataset can tell anything
 
 
 def task(

@@ -1,123 +1,191 @@
-"""What ablation B's rows say: which sets can tell anything, errors relative to dense, upstream top-1 as a predictor."""
+"""What ablation B says beside its comparisons: whether finetuning is long enough, what lies at the edge of a list, errors
+relative to dense, upstream accuracy as a predictor, pruned models that transfer better than dense, what was not run.
+"""
 
 import numpy as np
 import pandas as pd
 
-from ovit_core.ablations.transfer.parameters import NOTHING, Transfer
+from ovit_core.ablations.transfer import telling
+from ovit_core.ablations.transfer.families import SOURCES, families
+from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.ablations.transfer.relations import (
+    beside_similarity,
+    beside_upstream,
+    better,
+    correlation,
+    error_increase,
+    headline,
+)
+from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
-from ovit_core.study import statistics
-from ovit_core.study.statistics import accuracies, accuracy, difference, share, spread, spreads, summary, verdict
+from ovit_core.study import tuning
+from ovit_core.study.recovery import Recovery
+from ovit_core.study.statistics import share, spread, spreads
+from ovit_core.study.tasks import HELD_OUT
 
-PROTOCOLS = dict(linear="linear probe", full="full finetuning")
-MARGIN = 0.05  # dense must beat its best floor by this much for a set to say anything about transfer
-# What oViT is compared with: what is lost, what the update brings in two ways, and the plain rival.
-RIVALS = ("dense", "ovit_mask_only", "ovit_no_update", "magnitude")
-
-
-def floors(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per protocol and dataset the mean accuracy of `dense` and of its best `floor`, and whether the set `tells`: dense
-    beats the floor by MARGIN. No claim is made about the others.
-    """
-    found = accuracy(rows[rows.phase.isin(PROTOCOLS)]).set_index(["phase", "dataset"])
-    out = found[found.method == "dense"][["mean"]].rename(columns=dict(mean="dense"))
-    out["floor"] = found[found.method.isin(NOTHING)].groupby(["phase", "dataset"])["mean"].max()
-    return out.assign(tells=out.dense >= out.floor + MARGIN)
-
-
-def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
-    """`summary` of (error - dense error) / dense error (0.1 is a tenth more errors), averaged over the telling datasets
-    of each seed, with their number as `datasets`, per phase, method and sparsity_target.
-    """
-    key, sets = ["phase", "method", "sparsity_target"], floors(rows)
-    told = accuracies(rows).merge(sets[sets.tells].reset_index()[["phase", "dataset"]])
-    more = statistics.paired(told[told.sparsity_target > 0], told[told.method == "dense"], ["phase", "dataset", "seed"])
-    # A dense model without errors has none to be relative to: such a set is left out, of every seed.
-    more = more[more.groupby(["phase", "dataset"]).other.transform("max") < 1]
-    more["value"] = -more.value / (1 - more.other)
-    found = summary(more.groupby([*key, "seed"], sort=False).value.mean().reset_index(), key)
-    return found.assign(datasets=found.phase.map(more.groupby("phase").dataset.nunique()))
-
-
-def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every model's transfer accuracy beside its upstream top-1: `value`, `upstream_top1` per phase, dataset, method,
-    sparsity_target and seed.
-    """
-    model = ["method", "sparsity_target", "seed"]
-    top1 = accuracies(rows[rows.phase == "one_shot"]).rename(columns=dict(value="upstream_top1"))
-    return accuracies(rows[rows.phase.isin(PROTOCOLS)]).merge(top1[[*model, "upstream_top1"]], on=model)
-
-
-def correlation(rows: pd.DataFrame) -> pd.DataFrame:
-    """`summary` of Spearman's rank correlation of transfer and upstream accuracy over the pruned models of a seed, with
-    their number as `models`, per phase and dataset. Five models at least.
-    """
-    both, key = beside_upstream(rows), ["phase", "dataset", "models"]
-    pruned = both[both.sparsity_target > 0].groupby(["phase", "dataset", "seed"], sort=False)
-    seeds = [
-        (phase, dataset, len(models), models.value.corr(models.upstream_top1, method="spearman"))
-        for (phase, dataset, _), models in pruned
-        if len(models) >= 5
-    ]
-    return summary(pd.DataFrame(seeds, columns=[*key, "value"]).dropna(), key)
+__all__ = ["answers", "families", "length", "not_run", "rates"]
+RATES = "lr_search"
+LONG_ENOUGH = 0.01  # a run of half the length lies less than this below
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
-    """What ablation B found, a sentence per comparison; where dense barely beats its floor, that nothing is claimed."""
-    sets, out = floors(rows), []
-    for (phase, dataset), level in sets.iterrows():
-        if not level.tells:
-            out.append(
-                f"{dataset}, {PROTOCOLS[phase]}: dense ({100 * level.dense:.1f} %) does not beat the best floor "
-                f"({100 * level.floor:.1f} %) by {100 * MARGIN:g} points, so nothing is claimed about transfer here."
-            )
-            continue
-        here = _headline(rows[(rows.phase == phase) & (rows.dataset == dataset)])
-        for rival in RIVALS:
-            for _, r in difference(here, "ovit", rival).iterrows():
-                said = verdict(r["mean"], r.half, "`ovit`", f"`{rival}`")
-                out.append(f"{dataset}, {PROTOCOLS[phase]}, {share(r.sparsity_target)}: {said}.")
-    if (compared := sum("`" in sentence for sentence in out)) > 1:
+    """What ablation B found, besides its comparisons, from the rows alone."""
+    return [*_lengths(rows), *_edges(rows), *_errors(rows), *_predicted(rows), *_better(rows)]
+
+
+def length(rows: pd.DataFrame) -> pd.DataFrame:
+    """The half-length test of full finetuning: per dataset and method (dense, from scratch) the validation accuracy at
+    `half` the length and at `full` length, means over the `seeds`, and whether it is `enough`.
+    """
+    full = rows[(rows.phase == LENGTH) & (rows.metric == HELD_OUT)]
+    half = rows[(rows.phase == RATES) & (rows.scope == "all")]
+    on = ["dataset", "method", "seed", "lr"]
+    both = full[[*on, "value"]].merge(
+        half[half.source_phase.isin(("one_shot", ""))][[*on, "value"]], on=on, suffixes=("", "_half")
+    )
+    found = both.groupby(on[:2], sort=False).agg(
+        full=("value", "mean"), half=("value_half", "mean"), seeds=("seed", "nunique")
+    )
+    return found.reset_index().assign(enough=lambda f: f.full - f.half < LONG_ENOUGH)
+
+
+def rates(rows: pd.DataFrame) -> pd.DataFrame | None:
+    """The learning rates of full finetuning with the runner-up, as `tuning.rate_table` shows them; None without any."""
+    return tuning.rate_table(rows[rows.phase == RATES])
+
+
+def _lengths(rows: pd.DataFrame) -> list[str]:
+    out = []
+    for dataset, lines in length(rows).groupby("dataset", sort=False):
+        parts = [
+            f"{line.method.replace('_', ' ')} {100 * line.half:.1f} and {100 * line.full:.1f} %"
+            for line in lines.itertuples()
+        ]
+        said = "long enough" if lines.enough.all() else "NOT long enough"
         out.append(
-            f"These are {compared} comparisons, each with an interval of 95 % of its own: of twenty without a "
-            "difference, one would be called resolved by chance."
+            f"{dataset}, full finetuning is {said}: on validation half the length, on a schedule of its own, and the whole "
+            f"length give {', '.join(parts)} (means of {lines.seeds.max()} seeds; the test asks for less than "
+            f"{100 * LONG_ENOUGH:g} point)."
+            + ("" if lines.enough.all() else " Its numbers are those of a short training.")
         )
-    for phase, more in error_increase(rows).groupby("phase", sort=False):
-        more = _headline(more)
-        at, count = more.sparsity_target.iloc[0], more.datasets.iloc[0]
-        parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
-        out.append(
-            f"{PROTOCOLS[phase].capitalize()}, {share(at)}, errors relative to dense over the "
-            f"{count} dataset{'s' if count > 1 else ''} that can tell: {parts}."
-        )
-    for _, r in correlation(rows).iterrows():
-        if sets.tells[r.phase, r.dataset]:
-            said = _predicts(r["mean"], r.half)
-            out.append(f"{r.dataset}, {PROTOCOLS[r.phase]}: {said} over the {r.models} pruned models.")
     return out
 
 
-def _headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that sentences speak of: at 90 % where it was run, else at the highest sparsity; and dense."""
-    at = 0.9 if (rows.sparsity_target == 0.9).any() else rows.sparsity_target.max()
-    return rows[rows.sparsity_target.isin((0, at))]
+def _edges(rows: pd.DataFrame) -> list[str]:
+    """What was chosen at the edge of its list, for each list, protocol and dataset."""
+    out = []
+    for column, what in (("damp", "λ"), ("C", "C"), ("lr", "learning rates")):
+        found = tuning.searched(rows, column)
+        for (phase, shots, dataset), lines in found[found.edge != ""].groupby(POINT, sort=False, dropna=False):
+            place = "" if column == "damp" else _place(phase, shots, dataset)
+            parts = []
+            for (edge, best), same in lines.groupby(["edge", "best"], sort=False):
+                names = dict.fromkeys(f"`{line.method}`{_which(line)}" for line in same.itertuples())
+                parts.append(f"the {edge} ({best:g}) for {', '.join(names)}")
+            out.append(
+                f"{place}at the edge of the list of {what} is {'; '.join(parts)}: a wider list may suit them better."
+            )
+    return [sentence[0].upper() + sentence[1:] for sentence in out]
 
 
-def _predicts(rho: float, half: float) -> str:
-    """Whether upstream top-1 predicts transfer, in words that follow the interval."""
-    if np.isnan(half):
-        return f"the rank correlation of upstream top-1 and transfer accuracy is {rho:+.2f} (one seed, no interval)"
-    size = f"rank correlation {spread(rho, half, '+.2f', 1)}"
-    if abs(rho) <= half:
-        return f"no relation of upstream top-1 and transfer accuracy is resolved ({size})"
-    return f"transfer accuracy {'rises' if rho > 0 else 'falls'} with upstream top-1 ({size})"
+def _place(phase: str, shots: float, dataset: str) -> str:
+    if phase == "recovery_search":
+        return "recovery: "
+    words = "full finetuning" if phase == RATES else protocol(pd.Series(dict(phase=phase, shots=shots))).words
+    return f"{dataset}, {words}: "
+
+
+def _which(line) -> str:
+    """Which of a method's models it is."""
+    source = f", {SOURCES[line.source_phase]}" if line.source_phase in SOURCES else ""
+    at = f" at {share(line.sparsity_target)}" if line.sparsity_target else ""
+    return f" ({at.strip()}{source})" if at else f" ({source.strip(', ')})" if source else ""
+
+
+def _errors(rows: pd.DataFrame) -> list[str]:
+    out = []
+    found = error_increase(rows)
+    for (phase, shots, source), more in found.groupby(["phase", "shots", "source_phase"], sort=False, dropna=False):
+        at = headline(rows, more)
+        more = more[more.sparsity_target == at]
+        parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
+        words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
+        out.append(
+            f"{words[0].upper()}{words[1:]}, models {SOURCES[source]} at {share(at)}, errors relative to dense over the "
+            f"datasets that can tell ({more.datasets.iloc[0]}): {parts} (95 % intervals over seeds)."
+        )
+    return out
+
+
+def _predicted(rows: pd.DataFrame) -> list[str]:
+    """Whether upstream top-1, or likeness of features, goes with transfer, where a set tells something."""
+    out, known = [], telling.sets(rows)
+    kinds = (
+        (beside_upstream(rows), "upstream_top1", "upstream top-1"),
+        (beside_similarity(rows), "cka", "likeness of features to dense's (CKA)"),
+    )
+    for both, column, what in kinds:
+        for line in correlation(both, column).merge(known[known.tells][POINT]).itertuples():
+            out.append(f"{_place(line.phase, line.shots, line.dataset)}{predicts(line, what)}.")
+    return out
+
+
+def predicts(line, what: str) -> str:
+    """Whether something predicts transfer, in words that follow the interval."""
+    if np.isnan(line.rho):
+        return f"no relation of transfer to {what} can be seen over {line.models} pruned models, for one does not vary"
+    size = f"rank correlation {line.rho:+.2f}, 95 % interval {line.low:+.2f} to {line.high:+.2f}, over {line.models} pruned models"
+    if line.low <= 0 <= line.high:
+        return f"no relation of transfer accuracy to {what} is resolved ({size})"
+    return f"transfer accuracy {'rises' if line.rho > 0 else 'FALLS'} with {what} ({size})"
+
+
+def _better(rows: pd.DataFrame) -> list[str]:
+    """Where damage helps: pruned models above dense downstream and below it upstream."""
+    out = []
+    for (phase, shots, dataset), lines in better(rows).groupby(POINT, sort=False, dropna=False):
+        parts = [
+            f"`{line.method}`{_which(line)} by {spread(line.mean_, line.half)} points ({100 * line.upstream:+.1f} upstream)"
+            for line in lines.rename(columns=dict(mean="mean_")).itertuples()
+        ]
+        out.append(
+            f"{_place(phase, shots, dataset)}pruned models transfer BETTER than dense, though dense is better upstream: "
+            f"{', '.join(parts)}. So transfer here does not measure how much of the model is left."
+        )
+    return out
 
 
 def not_run(config: Transfer) -> str:
-    """Which parts of ablation B the parameters leave out."""
-    out = [name for phase, name in PROTOCOLS.items() if phase not in config.protocols]
-    fewer = [share(s) for s in config.transfer_sparsities if s not in config.full_sparsities]
-    if fewer and "full" in config.protocols:
-        out.append(f"{PROTOCOLS['full']} at {', '.join(fewer)}")
+    """Which parts of ablation B the parameters leave out, so that what is not shown is not taken for no effect."""
+    if not isinstance(config, Recovery):  # parameters of an older study
+        return ""
+    out = [name for phase, name in NAMES.items() if phase not in config.protocols]
+    if "linear" in config.protocols and not config.few_shots:
+        out.append("probes on a few images a class")
+    out += [f"models {SOURCES[source]}" for source in SOURCES if source not in config.transfer_sources]
+    if "recovered" in config.transfer_sources:
+        if fewer := [share(s) for s in config.transfer_sparsities if s not in config.source_sparsities]:
+            out.append(f"recovered models at {', '.join(fewer)}")
+        if fewer := [str(seed) for seed in config.seeds if seed not in config.finetune_seeds]:
+            out.append(f"recovered models of the seeds {', '.join(fewer)}")
+    if "full" in config.protocols:
+        out += _not_finetuned(config)
     if others := [f"`{m}`" for m in METHODS if m not in config.transfer_methods]:
         out.append(", ".join(others))
     return f"Not run: {'; '.join(out)}." if out else ""
+
+
+def _not_finetuned(config: Transfer) -> list[str]:
+    """What full finetuning leaves out of what the frozen protocols have."""
+    name, out = NAMES["full"], []
+    for what, every, some in (
+        ("on", config.datasets, config.full_datasets),
+        ("of", [f"`{m}`" for m in config.transfer_methods], [f"`{m}`" for m in config.full_methods]),
+        ("at", [share(s) for s in config.transfer_sparsities], [share(s) for s in config.full_sparsities]),
+        ("of models", [SOURCES[s] for s in SOURCES], [SOURCES[s] for s in config.full_sources]),
+        ("of the seeds", map(str, config.seeds), map(str, config.finetune_seeds)),
+    ):
+        some = list(some)
+        if fewer := [one for one in every if one not in some]:
+            out.append(f"{name} {what} {', '.join(fewer)}")
+    return out

@@ -1,111 +1,214 @@
-"""Ablation B's figures: accuracy by dataset, errors relative to dense, upstream accuracy as a predictor."""
+"""Ablation B's figures: accuracy by dataset and source, few-shot curves, errors relative to dense, and what goes with
+transfer. Grey is a dataset that tells nothing by a protocol.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovit_core.ablations.transfer.analysis import PROTOCOLS, beside_upstream, correlation, error_increase, floors
+from ovit_core.ablations.transfer.families import SOURCES
 from ovit_core.ablations.transfer.parameters import FLOORS
+from ovit_core.ablations.transfer.relations import (
+    MODEL,
+    beside_similarity,
+    beside_upstream,
+    correlation,
+    error_increase,
+    headline,
+    transferred,
+)
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, protocol, sets
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.plots import STYLE, against, legend, percent, reference, shown
-from ovit_core.study.statistics import accuracies, accuracy, spreads, summary
+from ovit_core.study.statistics import share, summary
 
 FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": (0, (3, 1, 1, 1))}
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
+GREY = "0.72"
 
 
 def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
-    """Accuracy of one protocol against sparsity, a panel per dataset, dense and the floors as lines."""
-    rows = accuracies(rows[rows.phase == phase])
-    if rows.empty:
+    """Accuracy of a protocol on all images against sparsity: a column per dataset, a line for models as pruned and one
+    for recovered ones, dense (trained as long) and the floors as lines.
+    """
+    one = Protocol(phase)
+    here = transferred(of(rows, one))
+    sources = [source for source in SOURCES if (here.sparsity_target > 0)[here.source_phase == source].any()]
+    if not sources:
         return None
-    fig, axes = _panels(rows.dataset.unique())
-    for dataset, ax in axes.items():
-        here = rows[rows.dataset == dataset]
-        found = accuracy(here)
-        reference(ax, found, "dense", "dense")
-        _floors(ax, found, phase)
-        against(ax, found[found.sparsity_target > 0])
-        percent(ax)
-        ax.set_title(f"{dataset}\n{METRICS[here.metric.iloc[0]]}", fontsize="medium")
-    fig.supylabel(f"test accuracy, {PROTOCOLS[phase]}", fontsize="medium")
+    datasets, tells, silent = list(here.dataset.unique()), telling(rows, one), []
+    fig, grid = _grid(len(sources), len(datasets), sharey="col")
+    for source, line in zip(sources, grid):
+        for dataset, ax in zip(datasets, line):
+            mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
+            found = summary(mine, ["method", "sparsity_target"])
+            reference(ax, found, "dense", "dense, the same source")
+            _floors(ax, found, mine.method)
+            against(ax, found[found.sparsity_target > 0])
+            percent(ax)
+            if source == sources[0]:
+                ax.set_title(f"{dataset}\n{METRICS[mine.metric.iloc[0]]}", fontsize="medium")
+            silent += [] if dataset in tells else [ax]
+        line[0].set_ylabel(f"models {SOURCES[source]}")
+    fig.supylabel(f"test accuracy, {one.words}", fontsize="medium")
+    legend(fig)
+    grey(silent)
+    return fig
+
+
+def few(rows: pd.DataFrame) -> Figure | None:
+    """Accuracy of linear probes against the images a class that they learn from, at the sparsity that sentences speak of."""
+    here = transferred(rows[rows.phase == "linear"])
+    pruned = here[here.sparsity_target > 0]
+    if pruned.empty or here.shots.isna().all():
+        return None
+    at = headline(rows, pruned)
+    here = here[here.sparsity_target.isin((0, at))]
+    sources = [source for source in SOURCES if (pruned.source_phase == source).any()]
+    datasets, lengths = list(here.dataset.unique()), [*sorted(here.shots.dropna().unique()), np.nan]
+    tells = {shots: telling(rows, Protocol("linear", 0 if np.isnan(shots) else int(shots))) for shots in lengths}
+    fig, grid = _grid(len(sources), len(datasets), sharey="col")
+    for source, line in zip(sources, grid):
+        for dataset, ax in zip(datasets, line):
+            mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
+            found = summary(mine, ["method", "shots"])
+            found["x"] = found.shots.fillna(0).map({0 if np.isnan(s) else s: i for i, s in enumerate(lengths)})
+            drawn = ("dense", *FLOORS["linear"], *shown(found))
+            for i, method in enumerate(drawn):
+                f = found[found.method == method].sort_values("x")
+                colour, marker = STYLE.get(method, ("black", ""))
+                look = dict(color=colour, marker=marker, ms=4.5, lw=1.3, ls=FLOOR_STYLE.get(method, "-"))
+                label = "dense, the same source" if method == "dense" else method.replace("_", " ")
+                x = f.x + 0.3 * ((i + 0.5) / len(drawn) - 0.5)
+                ax.errorbar(x, f["mean"], f.half.fillna(0), label=method if method in STYLE else label, **look)
+            silent = [i for i, shots in enumerate(lengths) if dataset not in tells[shots]]
+            for i in silent:
+                ax.axvspan(i - 0.4, i + 0.4, color=GREY, alpha=0.35, lw=0)
+            ax.set_xticks(range(len(lengths)), ["all" if np.isnan(s) else f"{s:g}" for s in lengths])
+            ax.set_xlabel("training images a class")
+            percent(ax)
+            if source == sources[0]:
+                ax.set_title(dataset, fontsize="medium")
+        line[0].set_ylabel(f"models {SOURCES[source]}")
+    fig.supylabel(f"test accuracy of linear probes, pruned to {share(at)}", fontsize="medium")
     legend(fig)
     return fig
 
 
 def errors(rows: pd.DataFrame) -> Figure | None:
-    """The relative increase in error, averaged over the datasets that can tell, a panel per protocol."""
-    found, sets = list(error_increase(rows).groupby("phase", sort=False)), floors(rows)
-    if not found:
+    """The relative increase in error, averaged over the datasets that can tell: a column per protocol, a line per
+    source.
+    """
+    found = error_increase(rows)
+    if found.empty:
         return None
-    fig, axes = plt.subplots(1, len(found), figsize=(1.5 + 3.6 * len(found), 3.6), squeeze=False)
-    for (phase, more), ax in zip(found, axes[0]):
-        ax.axhline(0, color="black", ls="--", lw=1, label="dense")
-        against(ax, more)
-        percent(ax, accuracy=False)
-        names = sets[sets.tells].loc[phase].index
-        ax.set_title(f"{PROTOCOLS[phase].capitalize()}\n{', '.join(names)}", fontsize="medium")
-    axes[0, 0].set_ylabel("errors relative to dense")
+    kinds = list(found.groupby(["phase", "shots"], sort=False, dropna=False))
+    sources = [source for source in SOURCES if (found.source_phase == source).any()]
+    fig, grid = _grid(len(sources), len(kinds), sharey="row")
+    for source, line in zip(sources, grid):
+        for ((phase, shots), more), ax in zip(kinds, line):
+            here = more[more.source_phase == source]
+            if here.empty:
+                ax.axis("off")
+                continue
+            ax.axhline(0, color="black", ls="--", lw=1, label="dense, the same source")
+            against(ax, here)
+            percent(ax, accuracy=False)
+            if source == sources[0]:
+                words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
+                ax.set_title(f"{words[0].upper()}{words[1:]}\n{more.datasets.iloc[0]}", fontsize="small")
+        line[0].set_ylabel(f"models {SOURCES[source]}")
+    fig.supylabel("errors relative to dense", fontsize="medium")
     legend(fig)
     return fig
 
 
-def upstream(rows: pd.DataFrame) -> Figure | None:
-    """Transfer accuracy against upstream top-1: a point per model, a panel per dataset, linear probe filled and full
-    finetuning hollow, the floors as lines; above, the rank correlation, or that dense barely beats a floor.
+def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], column: str, label: str) -> Figure | None:
+    """Transfer accuracy against another number: a point per model, filled as pruned, hollow recovered; a column per
+    dataset, a line per protocol on all images; above, the rank correlation, or that the set tells nothing.
     """
-    both = beside_upstream(rows)
+    both = make(rows)
+    both = both[both.shots.isna()]
     if both[both.sparsity_target > 0].empty:
         return None
-    key = ["phase", "dataset", "method", "sparsity_target"]
-    found = summary(both, key).merge(
-        summary(both.assign(value=both.upstream_top1, each=None), key), on=key, suffixes=("", "_x")
-    )
-    sets, levels = floors(rows), accuracy(rows)
-    ranks = correlation(rows).set_index(["phase", "dataset"])
-    ranks = dict(zip(ranks.index, spreads(ranks, "+.2f", 1)))
-    fig, axes = _panels(found.dataset.unique())
-    for dataset, ax in axes.items():
-        title = dataset
-        for phase, here in found[found.dataset == dataset].groupby("phase", sort=False):
+    key, known = [*POINT, *MODEL], sets(rows)
+    xs = summary(both.assign(value=both[column], each=None, labels=None), key)
+    found = summary(both, key).merge(xs, on=key, suffixes=("", "_x"))
+    ranks = {tuple(r[:3]): r for r in correlation(both.assign(shots=0), column).itertuples(index=False)}
+    phases, datasets = [p for p in NAMES if (found.phase == p).any()], list(found.dataset.unique())
+    silent = []
+    fig, grid = _grid(len(phases), len(datasets))
+    for phase, line in zip(phases, grid):
+        tells = set(of(known, Protocol(phase)).query("tells").dataset)
+        for dataset, ax in zip(datasets, line):
+            here = found[(found.phase == phase) & (found.dataset == dataset)]
+            if here.empty:
+                ax.axis("off")
+                continue
             for method in ("dense", *shown(here)):
-                f = here[here.method == method].fillna(0)
                 colour, marker = STYLE.get(method, ("black", "*"))
-                label = method if phase == found.phase.iloc[0] else None
-                look = dict(ls="", marker=marker, ms=6, lw=0.7, color=colour, label=label)
-                ax.errorbar(f.mean_x, f["mean"], f.half, f.half_x, mfc=colour if phase == "linear" else "white", **look)
-            _floors(ax, levels[(levels.dataset == dataset) & (levels.phase == phase)], phase)
-            rank = ranks.get((phase, dataset), "of too few models")
-            title += f"\n{phase}: " + (f"ρ {rank}" if sets.tells[phase, dataset] else "no claim")
-        ax.set_title(title, fontsize="small")
-        percent(ax)
-        ax.set_xlabel("upstream top-1 (test)")
-    fig.supylabel("transfer accuracy (test); hollow: full finetuning", fontsize="medium")
+                for source in SOURCES:
+                    f = here[(here.method == method) & (here.source_phase == source)].fillna(0)
+                    face = colour if source == "one_shot" else "white"
+                    look = dict(ls="", marker=marker, ms=6, lw=0.7, color=colour, mfc=face)
+                    ax.errorbar(f.mean_x, f["mean"], f.half, f.half_x, label=method if len(f) else None, **look)
+            ax.set_title(f"{dataset}\n{_rank(ranks.get((phase, 0, dataset)))}", fontsize="small")
+            percent(ax)
+            ax.set_xlabel(label)
+            silent += [] if dataset in tells else [ax]
+        line[0].set_ylabel(NAMES[phase])
+    fig.supylabel("transfer accuracy (test); hollow: recovered", fontsize="medium")
     legend(fig)
+    grey(silent)
     return fig
 
 
-def _panels(datasets: Iterable[str]) -> tuple[Figure, dict[str, Axes]]:
-    """A panel per dataset, up to three in a row; the figure, and dataset -> axes."""
-    columns = min(3, len(datasets))
-    lines = -(-len(datasets) // columns)
-    fig, axes = plt.subplots(lines, columns, figsize=(1.0 + 3.0 * columns, 0.6 + 3.2 * lines), squeeze=False)
-    for ax in axes.flat[len(datasets) :]:
-        ax.remove()
-    return fig, dict(zip(datasets, axes.flat))
+def _rank(line) -> str:
+    """A rank correlation as a title tells it."""
+    if line is None:
+        return "too few models"
+    return f"ρ {line.rho:+.2f} [{line.low:+.2f}, {line.high:+.2f}]" if line.rho == line.rho else "ρ: nothing varies"
 
 
-def _floors(ax: Axes, found: pd.DataFrame, phase: str) -> None:
-    for floor in FLOORS[phase]:
-        reference(ax, found, floor, floor.replace("_", " "), FLOOR_STYLE[floor])
+def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
+    """The datasets that tell something by a protocol."""
+    found = of(sets(rows), one)
+    return set(found[found.tells].dataset)
+
+
+def grey(panels: Iterable[Axes]) -> None:
+    """Takes the colours out of panels of which no sentence speaks, once there is a legend."""
+    for ax in panels:
+        for line in ax.lines:
+            hollow = line.get_markerfacecolor() == "white"
+            line.set(color=GREY, markeredgecolor=GREY, markerfacecolor="white" if hollow else GREY)
+        for bars in ax.collections:
+            bars.set_color(GREY)
+        ax.text(0.02, 0.02, "tells nothing", transform=ax.transAxes, color="0.45", fontsize="small")
+
+
+def _grid(lines: int, columns: int, **shared: str) -> tuple[Figure, np.ndarray]:
+    """(lines, columns) panels."""
+    return plt.subplots(lines, columns, figsize=(1.2 + 2.9 * columns, 0.7 + 2.7 * lines), squeeze=False, **shared)
+
+
+def _floors(ax: Axes, found: pd.DataFrame, methods: Iterable[str]) -> None:
+    for floor, look in FLOOR_STYLE.items():
+        if floor in set(methods):
+            reference(ax, found, floor, floor.replace("_", " "), look)
 
 
 FIGURES = {
     "transfer_linear": Drawing(
         lambda rows: transfer(rows, "linear"), "Linear probe", "A linear classifier on frozen features."
+    ),
+    "transfer_few": Drawing(few, "A few images a class", "Linear probes that learn from 5 or 20 images a class."),
+    "transfer_knn": Drawing(
+        lambda rows: transfer(rows, "knn"), "Nearest neighbours", "The vote of 20 neighbours by cosine: nothing is tuned."
     ),
     "transfer_full": Drawing(
         lambda rows: transfer(rows, "full"), "Full finetuning", "All kept weights trained, masks held."
@@ -114,7 +217,11 @@ FIGURES = {
         errors, "All datasets together", "Errors relative to dense, over the datasets where dense beats its floor."
     ),
     "transfer_upstream": Drawing(
-        upstream, "Does upstream accuracy predict transfer?",
-        "A point per pruned model; the rank correlation is over the models of a seed.",
+        lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
+        "Does upstream accuracy predict transfer?", "A point per model; the rank correlation is over the pruned ones.",
+    ),
+    "transfer_similarity": Drawing(
+        lambda rows: beside(rows, beside_similarity, "cka", "CKA with dense's features"),
+        "Do features that stay alike transfer?", "Likeness of a model's features to dense's, beside its accuracy.",
     ),
 }  # fmt: skip

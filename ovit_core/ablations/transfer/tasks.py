@@ -1,91 +1,163 @@
-"""What ablation B measures: searches of lambda, then of learning rates, then every model on every downstream set."""
+"""What ablation B measures: searches of lambda and of rates of recovery, the models that are transferred, searches of
+finetuning's rates, then every model on every downstream set.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
-from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING, Transfer
+from ovit_core.ablations.transfer.parameters import FLOORS, FROZEN, NOTHING, Transfer
 from ovit_core.data import catalog
-from ovit_core.study import lambdas, provenance
-from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, best_of, task
+from ovit_core.study import lambdas, provenance, recovery
+from ovit_core.study.tasks import HELD_OUT, SHARED, TESTED, VALIDATION, Row, Task, World, task
 
 MODULES = (
-    *provenance.STUDY, "ovit_core.study.dense", "ovit_core.ablations.transfer.run",
+    *provenance.STUDY, "ovit_core.study.dense", "ovit_core.study.recovery", "ovit_core.ablations.transfer.run",
+    "ovit_core.ablations.transfer.readout", "ovit_core.ablations.transfer.similarity",
     "ovit_core.ablations.transfer.parameters",
 )  # fmt: skip
 FULL = ("full_steps", "full_batch_size", "weight_decay")  # what full finetuning depends on
-RATES = "lr_search"
+RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
+Rows = Sequence[Row]
 
 
-def searches(config: Transfer, seed: int, world: World, _: Sequence[Row]) -> list[Task]:
-    """Every lambda that is to be chosen."""
-    return lambdas.searches(config, seed, world, config.transfer_methods)
+class Model(NamedTuple):
+    """A model that is transferred."""
+
+    method: str  # or a floor
+    at: float  # its sparsity
+    source: str  # "one_shot" or "recovered"; "" for a floor
+
+    @property
+    def decides(self) -> bool:
+        """Whether a set tells something by this model: the dense one itself, and the floors."""
+        return self.source == "" or self == DENSE
 
 
-def rates(config: Transfer, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """Every learning rate of full finetuning at half its length, where there is a choice."""
-    if "full" not in config.protocols or len(config.full_lrs) == 1:
+DENSE = Model("dense", 0.0, "one_shot")
+
+
+def models(config: Transfer, seed: int, world: World, protocol: str) -> list[Model]:
+    """The models that a seed measures by a protocol: dense first, the floors last. What is trained is for some seeds."""
+    trains, found = seed in config.finetune_seeds, [DENSE]
+    if protocol == "full" and not trains:
         return []
+    for source, methods, sparsities in config.sources.get(protocol, ()):
+        if source == "one_shot" or (trains and not world.headless):
+            found += [Model(method, at, source) for method, at in (DENSE[:2], *product(methods, sparsities))]
+    return [*dict.fromkeys(found), *(Model(floor, 0.0, "") for floor in FLOORS[protocol])]
+
+
+def searches(config: Transfer, seed: int, world: World, _: Rows) -> list[Task]:
+    """Every lambda that is to be chosen."""
+    asked = dict.fromkeys(method for methods, _ in config.points.values() for method in methods)
+    return lambdas.searches(config, seed, world, asked)
+
+
+def recovery_rates(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """Every learning rate of recovery."""
+    asked = [one for models in config.sources.values() for one in models if one[0] == "recovered"]
+    asked = [] if world.headless else asked
+    return [t for _, methods, at in asked for t in recovery.rates(config, seed, world, found, methods, at)]
+
+
+def upstream(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """Every model that is to be transferred, on the upstream test split: so each is trained once."""
+    asked = dict.fromkeys(model for protocol in config.protocols for model in models(config, seed, world, protocol))
+    return [] if world.headless else [_made(config, seed, world, found, model) for model in asked if model.source]
+
+
+def rates(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """Every learning rate of full finetuning at half its length, where there is a choice, or a length to be judged."""
+    asked = models(config, seed, world, "full") if "full" in config.protocols else []
     return [
-        task(config, seed, world, "rate", [VALIDATION], phase=RATES, lr=lr, **_full(config, found, seed, method, at, name))
-        for method, at in _targets(config, "full") for name in config.datasets for lr in config.full_lrs
+        _full(config, seed, world, found, "rate", model, name, [VALIDATION], phase=RATES, lr=lr)
+        for model, name in product(asked, config.full_datasets) if model.decides or len(config.full_lrs) > 1
+        for lr in config.full_lrs
     ]  # fmt: skip
 
 
-def measurements(config: Transfer, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """Upstream top-1 of every pruned model, and its accuracy on every set by every protocol."""
-    return [*_upstream(config, seed, world, found), *_downstream(config, seed, world, found)]
+def measurements(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """Every model on every set by every protocol."""
+    return [*_frozen(config, seed, world, found), *_finetuned(config, seed, world, found)]
 
 
-def _targets(config: Transfer, protocol: str) -> list[tuple[str, float]]:
-    """Method and sparsity of what a protocol measures: dense first, the floors last."""
-    pruned = product(config.transfer_methods, config.sparsities[protocol])
-    return [("dense", 0.0), *pruned, *((floor, 0.0) for floor in FLOORS[protocol])]
+def _frozen(config: Transfer, seed: int, world: World, found: Rows) -> Iterator[Task]:
+    """Model by model and set by set, for features are read once; how alike they are to the dense model's."""
+    protocols = [protocol for protocol in FROZEN if protocol in config.protocols]
+    asked = {protocol: models(config, seed, world, protocol) for protocol in protocols}
+    if "full" in config.protocols and "linear" not in protocols:
+        asked["linear"] = [Model(floor, 0.0, "") for floor in FLOORS["linear"]]
+    for model, name in product(dict.fromkeys(sum(asked.values(), [])), config.datasets):
+        common = _common(config, seed, world, found, model, name)
+        decides = [HELD_OUT] * model.decides
+        if model in asked.get("linear", ()):
+            for shots in ("", *(config.few_shots if "linear" in protocols else ())):
+                metrics = [*_metrics(config, model, name, by_class=shots == ""), *decides]
+                more = dict(common, shots=shots, choose=("C", config.probe_Cs))
+                yield task(config, seed, world, "linear", metrics, phase="linear", **more)
+        if model in asked.get("knn", ()):
+            yield task(config, seed, world, "knn", [*_metrics(config, model, name), *decides], phase="knn", **common)
+        if model.source and model != DENSE:
+            both = [*common["sources"], _made(config, seed, world, found, DENSE)]
+            yield task(config, seed, world, "similarity", ["cka"], phase=FEATURES, **common | dict(sources=both))
 
 
-def _upstream(config: Transfer, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    asked = dict.fromkeys(target for protocol in config.protocols for target in _targets(config, protocol))
-    for method, at in asked if not world.headless else ():
-        if method not in NOTHING:
-            more = lambdas.chosen(config, found, method)
-            yield task(
-                config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot",
-                method=method, sparsity_target=at, **more,
-            )  # fmt: skip
+def _finetuned(config: Transfer, seed: int, world: World, found: Rows) -> Iterator[Task]:
+    """Full finetuning on all images; of what decides whether a set tells something, without those of validation too."""
+    asked = models(config, seed, world, "full") if "full" in config.protocols else []
+    for model, name in product(asked, config.full_datasets):
+        lr = rate(config, found, model, name)
+        metrics = _metrics(config, model, name, by_class=True)
+        yield _full(config, seed, world, found, "full", model, name, metrics, phase="full", lr=lr)
+        if model.decides:
+            yield _full(config, seed, world, found, LENGTH, model, name, [HELD_OUT], phase=LENGTH, lr=lr)
 
 
-def _downstream(config: Transfer, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    """For dense and the highest sparsity by class too."""
-    for protocol in config.protocols:
-        for (method, at), name in product(_targets(config, protocol), config.datasets):
-            by_class = method not in NOTHING and at in (0.0, max(config.sparsities[protocol], default=0.0))
-            metrics = (catalog.find(name).metric, *([("top1", "class")] if by_class else []))
-            if protocol == "full":
-                more = _full(config, found, seed, method, at, name) | dict(lr=_rate(config, found, method, at, name))
-            else:
-                more = _common(config, found, method, at, name) | dict(choose=("C", config.probe_Cs))
-            yield task(config, seed, world, protocol, metrics, phase=protocol, **more)
+def _metrics(config: Transfer, model: Model, name: str, by_class: bool = False) -> list[str | tuple[str, str]]:
+    """What is measured on a test split; by class too for dense and the highest sparsity."""
+    shown = model.source and model.at in (0.0, max(config.transfer_sparsities))
+    return [catalog.find(name).metric, *([("top1", "class")] if by_class and shown else [])]
 
 
-def _common(config: Transfer, found: Sequence[Row], method: str, at: float, name: str) -> dict:
-    known = lambdas.chosen(config, found, "dense" if method in NOTHING else method)
-    source = "" if method in NOTHING else "one_shot"
-    return dict(
-        modules=MODULES, depends=("model_args",), datasets=[name], dataset=name, method=method, sparsity_target=at,
-        source_phase=source, **known,
+def _made(config: Transfer, seed: int, world: World, found: Rows, model: Model) -> Task:
+    """The task whose model is transferred, as other ablations ask for it too."""
+    method, at, source = model
+    if source == "recovered":
+        return recovery.recovered(config, seed, world, found, method, at, config.source_epochs)
+    more = lambdas.GLOBAL._asdict() | lambdas.chosen(config, found, method)
+    return task(
+        config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot", method=method, sparsity_target=at,
+        **more,
     )  # fmt: skip
 
 
-def _full(config: Transfer, found: Sequence[Row], seed: int, method: str, at: float, name: str) -> dict:
-    return _common(config, found, method, at, name) | dict(depends=("model_args", *FULL), finetune_seed=seed)
+def _common(config: Transfer, seed: int, world: World, found: Rows, model: Model, name: str) -> dict:
+    """What all tasks of a model on a set have in common; `epochs` are those of its recovery."""
+    method, at, source = model
+    known = lambdas.chosen(config, found, "dense" if method in NOTHING else method)
+    made = [_made(config, seed, world, found, model)] if source else []
+    trained = dict(epochs=config.source_epochs, finetune_seed=seed) if source == "recovered" else {}
+    return dict(
+        modules=MODULES, depends=("model_args",), datasets=[name], dataset=name, method=method, sparsity_target=at,
+        source_phase=source, sources=made, **trained, **known,
+    )  # fmt: skip
 
 
-def _rate(config: Transfer, found: Sequence[Row], method: str, at: float, name: str) -> float | str:
-    """The learning rate with the best mean over seeds, the smaller of equals; "" before it was searched."""
-    if len(config.full_lrs) == 1:
-        return config.full_lrs[0]
-    asked = dict(phase=RATES, method=method, sparsity_target=at, dataset=name)
-    best = best_of([row for row in found if asked.items() <= row.items()], "lr", larger=False)
-    return "" if best is None else best
+def _full(
+    config: Transfer, seed: int, world: World, found: Rows, kind: str, model: Model, name: str, metrics: Sequence,
+    **columns: object,
+) -> Task:  # fmt: skip
+    common = _common(config, seed, world, found, model, name)
+    common |= dict(depends=("model_args", *FULL), finetune_seed=seed)
+    return task(config, seed, world, kind, metrics, **common | columns)
 
 
-STAGES = (searches, rates, measurements)
+def rate(config: Transfer, found: Rows, model: Model, name: str) -> float | str:
+    """The learning rate with the best mean over seeds at half length, the smaller of equals; "" before the search."""
+    method, at, source = model
+    where = dict(phase=RATES, method=method, sparsity_target=at, source_phase=source, dataset=name)
+    return recovery.best_rate(found, config.full_lrs, **where)
+
+
+STAGES = (searches, recovery_rates, upstream, rates, measurements)

@@ -1,0 +1,93 @@
+"""Which datasets can tell anything about transfer: where the dense model clearly beats what transfer from nothing gives.
+
+That is decided on validation images alone, for each protocol, before a test row is looked at.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ovit_core.ablations.transfer.parameters import FLOORS
+from ovit_core.study.statistics import contrast, summary
+from ovit_core.study.tasks import HELD_OUT
+
+MARGIN = 0.05  # by which the dense model must beat its floor, and the lower end of the interval of that lies above 0
+NAMES = dict(linear="linear probe", knn="nearest neighbours", full="full finetuning")
+LENGTH = "full_length"  # the phase of full finetuning without the validation images
+POINT = ["phase", "shots", "dataset"]  # what a set tells something by: the protocol, and how many images it learns from
+SETS = [*POINT, "floor", "dense", "level", "mean", "half", "low", "tells"]
+
+
+class Protocol(NamedTuple):
+    """A phase, and the images a class that it learns from; 0 for all."""
+
+    phase: str
+    shots: int = 0
+
+    @property
+    def words(self) -> str:
+        return NAMES[self.phase] + (f" on {self.shots} images a class" if self.shots else "")
+
+
+def protocol(row: pd.Series) -> Protocol:
+    """The protocol of a row."""
+    return Protocol(row.phase, 0 if np.isnan(row.shots) else int(row.shots))
+
+
+def of(rows: pd.DataFrame, one: Protocol) -> pd.DataFrame:
+    """The rows of a protocol."""
+    return rows[(rows.phase == one.phase) & (rows.shots.fillna(0) == one.shots)]
+
+
+def deciding(rows: pd.DataFrame) -> pd.DataFrame:
+    """The validation rows of the dense model itself and of the floors; the phase is the protocol that they decide.
+
+    Full finetuning has to beat its own floor, training from scratch, and those of the linear probe.
+    """
+    held = rows[(rows.metric == HELD_OUT) & rows.source_phase.isin(("one_shot", ""))]
+    full, linear = held[held.phase == LENGTH], of(held, Protocol("linear"))
+    trained = full[["dataset", "seed"]].drop_duplicates()
+    floors = linear[linear.method.isin(FLOORS["linear"])].merge(trained)
+    found = [held[held.phase.isin(("linear", "knn"))], full.assign(phase="full"), floors.assign(phase="full")]
+    return pd.concat([one for one in found if len(one)] or [held])
+
+
+def sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per protocol, shots and dataset the better `floor` (the name) and its `level`, the level of `dense`, the `mean`,
+    `half` and `low` of the distance between the two, all on validation, and whether the set `tells`.
+    """
+    found = []
+    for at, here in deciding(rows).groupby(POINT, sort=False, dropna=False):
+        floors = here[here.method != "dense"].groupby("method").value.mean()
+        dense = here[here.method == "dense"].value.mean()
+        if floors.empty or np.isnan(dense):
+            continue
+        best = floors.idxmax()
+        for gap in summary(contrast(here, {"dense": 1, best: -1}, POINT), POINT).itertuples():
+            tells = gap.mean >= MARGIN and gap.low > 0
+            found.append((*at, best, dense, floors[best], gap.mean, gap.half, gap.low, tells))
+    return pd.DataFrame(found, columns=SETS).astype(dict(shots=float, tells=bool))
+
+
+def told(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the protocols and datasets that tell something."""
+    known = sets(rows)
+    return rows.merge(known[known.tells][POINT])
+
+
+def silence(rows: pd.DataFrame, one: Protocol, dataset: str) -> str:
+    """Why nothing is said of a dataset by a protocol; "" where it tells something."""
+    found = of(sets(rows), one)
+    found = found[found.dataset == dataset]
+    if found.empty:
+        return "nothing is said, for its floors were not measured"
+    line = found.iloc[0]
+    if line.tells:
+        return ""
+    sure = "one seed gives no interval" if np.isnan(line.half) else f"95 % interval from {100 * line.low:+.1f}"
+    return (
+        f"nothing is said about transfer here, for on validation dense ({100 * line.dense:.1f} %) is not clearly above what "
+        f"{line.floor.replace('_', ' ')} gives ({100 * line.level:.1f} %): {100 * line['mean']:+.1f} points, {sure}, where "
+        f"{100 * MARGIN:g} are asked for"
+    )

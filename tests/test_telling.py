@@ -1,0 +1,227 @@
+"""What ablation B's rows say: sets that tell are found on validation, and what is said of them follows from the rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import quick
+
+from ovit_core.ablations.transfer import analysis, figures, relations, telling
+from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
+from ovit_core.study import families, registry
+from ovit_core.study.ablation import Results
+from ovit_core.study.tasks import COLUMNS, HELD_OUT, NUMBERS, VALIDATION
+
+N = 400  # images of a split
+
+
+def table(lines):
+    """Rows from dicts of what is not usual, each with the images behind it."""
+    usual = dict.fromkeys(COLUMNS, "") | dict.fromkeys(NUMBERS, np.nan)
+    usual |= dict(experiment="transfer", profile="tiny", allocation="global", pattern="unstructured", scope="all",
+                  metric="top1", sparsity_target=0.0, source_phase="one_shot", block_size=64, labels=None, each=None)  # fmt: skip
+    rows = pd.DataFrame([usual | line for line in lines])
+    return rows.assign(each=[behind(*one) for one in zip(rows.value, rows.method, rows.metric)])
+
+
+def behind(value, method, metric):
+    """(N,) images of which `value` are right, others for each method; None where rows have none."""
+    if metric not in ("top1", HELD_OUT) or np.isnan(value):
+        return None
+    right = np.arange(N) < round(N * value)
+    return np.random.default_rng(len(method)).permutation(right).astype(np.float32)
+
+
+def measured(dataset, dense, floor, phase="linear", shots=np.nan, seeds=2, val=None, **pruned):
+    """Dense and its floors on test, and on validation (`val` for both levels, else the same); methods at 90 %."""
+    at = dict(phase=phase, dataset=dataset, shots=shots)
+    out, levels = [], val or (dense, floor)
+    for seed in range(seeds):
+        for i, name in enumerate(("dense", *FLOORS[phase])):
+            one = dict(at, method=name, seed=seed, source_phase="" if i else "one_shot")
+            out.append(one | dict(value=floor if i else dense))
+            where = dict(phase="full_length") if phase == "full" else {}
+            out.append(one | dict(metric=HELD_OUT, value=levels[bool(i)]) | where)
+        for method, value in pruned.items():
+            value = value[seed] if isinstance(value, tuple) else value
+            out.append(dict(at, method=method, seed=seed, value=value, sparsity_target=0.9, damp_rule="own"))
+    return out
+
+
+def upstream(seeds=2, **methods):
+    return [
+        dict(phase="one_shot", dataset="up", source_phase="", method=m, seed=seed, value=v, sparsity_target=0.9 * (m != "dense"))
+        for seed in range(seeds) for m, v in methods.items()
+    ]  # fmt: skip
+
+
+def test_a_set_tells_where_dense_is_five_points_above_its_better_floor_and_surely_above_it():
+    clear = measured("clear", 0.80, 0.60)
+    near = measured("near", 0.80, 0.76)
+    few = measured("one", 0.80, 0.60, seeds=1)
+    found = telling.sets(table([*clear, *near, *few])).set_index("dataset")
+    assert found.tells.to_dict() == dict(clear=True, near=False, one=False)
+    assert found.loc["clear", "mean"] == pytest.approx(0.2) and found.low.clear > 0.05
+    apart = table(
+        [
+            *clear,
+            dict(
+                phase="linear",
+                dataset="clear",
+                method="raw_pixels",
+                metric=HELD_OUT,
+                seed=0,
+                value=0.1,
+                source_phase="",
+            ),
+        ]
+    )
+    apart = apart.drop_duplicates(["phase", "dataset", "method", "metric", "seed"], keep="last")
+    assert telling.sets(apart).floor.item() == "random_init"  # the better one, in the mean over seeds
+
+
+def test_the_verdict_is_decided_on_validation_alone():
+    rows = table(measured("a", 0.8, 0.6) + measured("b", 0.9, 0.1, val=(0.60, 0.58)))
+    found = telling.sets(rows)
+    assert dict(zip(found.dataset, found.tells)) == dict(a=True, b=False)
+    tested = rows.metric == "top1"
+    for level in (0.0, 1.0):
+        other = rows.assign(value=rows.value.where(~tested, level), each=rows.each.where(~tested, None))
+        assert telling.sets(other).equals(found)
+
+
+def test_full_finetuning_has_to_beat_the_floors_of_the_linear_probe_too():
+    full = measured("a", 0.80, 0.40, phase="full")
+    low, high = (table([*full, *measured("a", 0.9, floor)]) for floor in (0.5, 0.78))
+    one = lambda rows: telling.of(telling.sets(rows), telling.Protocol("full")).iloc[0]
+    assert one(low).tells and not one(high).tells and one(high).floor in FLOORS["linear"]
+    assert one(table([*full, *measured("a", 0.9, 0.3)])).floor == "from_scratch"
+
+
+def test_few_shots_are_judged_for_themselves():
+    rows = table(measured("a", 0.8, 0.6) + measured("a", 0.5, 0.6, shots=5.0))
+    found = telling.sets(rows)
+    assert found.tells.tolist() == [True, False]
+    assert set(telling.told(rows).shots.fillna(0)) == {0}
+
+
+def test_families_are_listed_from_parameters_and_silent_where_a_set_tells_nothing():
+    config = quick(Transfer, "datasets=[digits, glyph_symbols]", "few_shots=[5]")
+    listed = analysis.families(config)
+    assert max(len(family.contrasts) for family in listed) <= families.MOST
+    assert len({family.name for family in listed}) == len(listed) == 2 * 3 * 2 + 1
+    assert listed[0].contrasts[0].weights == {"ovit": 1, "dense": -1}
+    rows = measured("digits", 0.8, 0.6, ovit=0.7, ovit_mask_only=0.5, magnitude=0.3)
+    rows += measured("glyph_symbols", 0.5, 0.5, ovit=0.4, ovit_mask_only=0.3)
+    results = Results(registry.get("transfer"), config, table(rows))
+    said = results.answers()
+    assert "`ovit - ovit_mask_only` = +20.0" in said and "`ovit - dense` = -10.0" in said
+    silent = [line for line in said.splitlines() if "nothing is said about transfer here" in line]
+    assert len(silent) == 2 and all("glyph_symbols" in line for line in silent)  # both kinds of source
+    assert "(linear, glyph_symbols" not in said
+    assert (results.differences().dataset == "glyph_symbols").any()  # published all the same
+
+
+def test_error_increase_averages_the_telling_datasets_within_a_seed():
+    values = measured("a", 0.9, 0.1, ovit=(0.8, 0.9)) + measured("b", 0.5, 0.1, ovit=(0.25, 0.5))
+    values += measured("c", 0.5, 0.49, ovit=(0.0, 0.0))  # cannot tell, so it does not count
+    (found,) = relations.error_increase(table(values)).to_dict("records")
+    # seed 0: errors 0.1 -> 0.2 (+100 %) and 0.5 -> 0.75 (+50 %), mean +75 %; seed 1: none
+    assert found["mean"] == pytest.approx(0.375) and (found["datasets"], found["seeds"]) == ("a, b", 2)
+    assert any("errors relative to dense over the datasets that can tell (a, b): `ovit` +38 ±" in s
+               for s in analysis.answers(table(values)))  # fmt: skip
+
+
+METHODS = ("ovit", "obert", "magnitude", "ovit_mask_only", "ovit_no_update", "random")
+
+
+def test_a_correlation_is_by_rank_over_models_with_fishers_interval():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):  # what the interval claims
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 12).T
+        rho, low, high = relations.ranked(x, y)
+        assert low <= rho <= high and -1 <= low and high <= 1
+        inside += low <= 6 / np.pi * np.arcsin(0.3) <= high  # Spearman's rho of a normal pair
+    assert inside / 300 > 0.92
+    rho, low, high = relations.ranked(np.arange(8.0), np.arange(8.0) ** 3)
+    assert rho == high == 1 and 0.6 < low < 1
+    assert relations.ranked(np.arange(8.0), -np.arange(8.0))[:2] == (-1, -1)
+    assert np.isnan(relations.ranked(np.arange(6.0), np.full(6, 0.3))).all()
+
+
+def test_what_does_not_vary_predicts_nothing_and_is_said_so():
+    up = upstream(dense=0.9, **dict(zip(METHODS, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3))))
+    flat = analysis.answers(table(measured("a", 0.95, 0.1, **dict.fromkeys(METHODS, 0.8)) + up))
+    assert any("no relation of transfer to upstream top-1 can be seen over 6 pruned models" in s for s in flat)
+    rising = dict(zip(METHODS, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)))
+    said = analysis.answers(table(measured("a", 0.95, 0.1, **rising) + up))
+    assert any("transfer accuracy rises with upstream top-1 (rank correlation +1.00" in s for s in said)
+    silent = analysis.answers(table(measured("a", 0.95, 0.94, **rising) + up))
+    assert not any("rank correlation" in s for s in silent)
+    few = analysis.answers(table(measured("a", 0.95, 0.1, ovit=0.9, obert=0.8) + up))
+    assert not any("upstream top-1" in s for s in few)
+
+
+def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
+    up = upstream(dense=0.9, ovit=0.8, magnitude=0.2, obert=0.95)
+    said = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.8, obert=0.8) + up))
+    (found,) = [s for s in said if "transfer BETTER than dense" in s]
+    assert "`magnitude` (at 90 %, as pruned) by +30.0" in found and "(-70.0 upstream)" in found
+    assert "ovit" not in found and "obert" not in found  # as good as dense; better upstream too
+    none = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.4) + up))
+    assert not any("BETTER" in s for s in none)
+
+
+def lengths(full, half, other=0.2, lr=(1e-3, 3e-3, 9e-3)):
+    """Validation after half the length at three rates, the middle one the best, and after the whole length."""
+    out = []
+    for seed, method in ((s, m) for s in range(2) for m in ("dense", "from_scratch")):
+        one = dict(dataset="a", method=method, seed=seed, source_phase="" if method == "from_scratch" else "one_shot")
+        for i, rate in enumerate(lr):
+            value = half if i == 1 else other
+            out.append(one | dict(phase="lr_search", metric=VALIDATION, lr=rate, value=value))
+        out.append(one | dict(phase="full_length", metric=HELD_OUT, lr=lr[1], value=full))
+    return out
+
+
+def test_finetuning_is_long_enough_where_half_of_it_is_nearly_as_good():
+    assert analysis.length(table(lengths(0.905, 0.90))).enough.tolist() == [True, True]
+    short = table(lengths(0.915, 0.90))
+    assert not analysis.length(short).enough.any()
+    assert any("full finetuning is NOT long enough" in s and "90.0 and 91.5 %" in s for s in analysis.answers(short))
+
+
+def test_the_runner_up_is_shown_and_a_best_value_at_an_edge_told():
+    rows = table(lengths(0.9, 0.89, other=0.8))
+    shown = analysis.rates(rows).reset_index()
+    assert shown["best"].tolist() == ["0.003 (89.0 %)"] * 2 and shown["runner-up"].str.contains("80.0 %").all()
+    assert not any("edge" in s for s in analysis.answers(rows))
+    at_edge = analysis.answers(table(lengths(0.9, 0.7, other=0.8, lr=(1e-3, 3e-3))))
+    assert any("full finetuning: at the edge of the list of learning rates is the lowest (0.001)" in s for s in at_edge)
+    tried = [dict(phase="linear", dataset="a", method=m, seed=0, metric=VALIDATION, C=C, value=C, source_phase=s)
+             for m, s in (("dense", "one_shot"), ("raw_pixels", "")) for C in (0.1, 1.0)]  # fmt: skip
+    said = [s for s in analysis.answers(table(tried)) if "list of C" in s]
+    assert len(said) == 1 and "the highest (1) for `dense` (as pruned), `raw_pixels`" in said[0]
+
+
+def test_figures_are_grey_where_a_set_tells_nothing():
+    rows = table(measured("a", 0.9, 0.1, ovit=0.8) + measured("b", 0.9, 0.88, ovit=0.8))
+    fig = figures.transfer(rows, "linear")
+    said = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["a", "b"] and said == [[], ["tells nothing"]]
+    colours = [{line.get_color() for line in ax.lines} for ax in fig.axes]
+    assert colours[1] == {figures.GREY} and figures.GREY not in colours[0]
+    assert figures.transfer(rows, "full") is None and figures.few(rows) is None
+
+
+def test_what_was_not_run_is_listed():
+    said = analysis.not_run(quick(Transfer, "protocols=[linear]", "few_shots=[]", "transfer_sources=[one_shot]"))
+    for words in ("nearest neighbours", "full finetuning", "a few images a class", "models recovered", "`obert`"):
+        assert words in said
+    said = analysis.not_run(quick(Transfer))
+    for words in (
+        "recovered models at 95 %",
+        "full finetuning on glyph_symbols",
+        "full finetuning of `ovit_no_update`",
+    ):
+        assert words in said
