@@ -103,7 +103,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert ((pruned.sparsity * WEIGHTS).round() == wanted).all()  # after training too
     assert rows[rows.metric.isin(("top1", "mean_per_class", "sparsity"))].value.between(0, 1).all()
     metrics = {
-        "no_weight_update": {*TESTED, "correction_share", "sparsity", "predicted_loss_increase"},
+        "no_weight_update": {*TESTED, "correction_share", "sparsity", "mask_overlap"},
         "transfer": {*TESTED},
     }
     assert set(rows.metric) == metrics[name] | {"validation_top1"}
