@@ -35,11 +35,6 @@ class Method(NamedTuple):
         return self.score not in ("magnitude", "random") or self.update != "none"
 
     @property
-    def needs_damp(self) -> bool:
-        """Whether it has a lambda to tune."""
-        return self.needs_curvature and self.score != "wanda"
-
-    @property
     def needs_inverse(self) -> bool:
         return self.score in ("greedy", "greedy_frozen", "static") or self.update != "none"
 

@@ -25,7 +25,8 @@ from ovit_core.study.tasks import COLUMNS
 SMALL = [
     "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "damps=[1.0e-5]",
     "methods=[ovit, magnitude]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[ovit]", "workers=1",
-    "recovery_sparsities=[0.9]", "recovery_images=200", "gradual_methods=[ovit]", "gradual_images=200", "batch_size=32",
+    "recovery_sparsities=[0.9]", "recovery_images=200", "recovery_epochs=[1]", "recovery_lrs=[5.0e-4]", "gradual_methods=[ovit]", "batch_size=32",
+    "sensitivity_draws=[]", "damp_checks=[]",
     "sensitivity_damps=[]", "datasets=[digits]", "protocols=[linear]", "transfer_methods=[ovit]",
     "transfer_sparsities=[0.9]", "probe_Cs=[0.1]",
 ]  # fmt: skip
@@ -248,9 +249,9 @@ def test_leftovers_of_processes_that_are_no_more_are_removed(home):
 
 
 def test_a_loss_that_is_not_finite_fails_alone_and_shows_on_the_page_and_in_the_status(copied):
-    failures = grid.measure(asked("recovery_lr=1.0e+30", only="no_weight_update"))
+    failures = grid.measure(asked("recovery_lrs=[1.0e+30]", only="no_weight_update"))
     assert len(failures) == 2 and all("the loss is nan after epoch" in failure for failure in failures)
-    ablation, config = asked("recovery_lr=1.0e+30", only="no_weight_update")[0]
+    ablation, config = asked("recovery_lrs=[1.0e+30]", only="no_weight_update")[0]
     results = grid.run(ablation, config)
     assert set(results.rows.phase) >= {"one_shot", "gradual"} and "recovered" not in set(results.rows.phase)
     assert "**Not measured**: seed 0, recovered of ovit at 0.9 on digits: " in results.answers()
@@ -344,7 +345,7 @@ def test_rows_that_are_not_there_are_told(copied):
 
 def test_training_is_taken_up_until_its_rows_are_kept(home, monkeypatch):
     """A full store after hours of training does not cost them."""
-    add, (ablation, config) = Store.add, asked("recovery_epochs=2", only="no_weight_update")[0]
+    add, (ablation, config) = Store.add, asked("recovery_epochs=[2]", only="no_weight_update")[0]
 
     def refuse(self, measured):
         if any(one.row["phase"] in ("recovered", "gradual") for one in measured):

@@ -34,8 +34,8 @@ def config(tmp_path, monkeypatch):
 def test_ablation_b_reads_its_features(config):
     results = grid.run(registry.get("transfer"), config("transfer"))
     rows = results.rows
-    assert set(rows.metric) == {"validation_r2", "validation_top1", "top1"}
-    assert set(rows.phase) == {"lambda_search", "linear"}
+    assert set(rows.metric) == {"validation_r2", "validation_top1", "held_out_top1", "top1", "cka"}
+    assert set(rows.phase) == {"lambda_search", "linear", "features"}  # there is nothing to recover it by
     r2 = rows[rows.metric == "validation_r2"]
     assert r2.value.max() <= 1 and rows[rows.method == "ovit"].damp.notna().all()
     best = r2.loc[r2.value.idxmax(), "damp"]
@@ -55,7 +55,7 @@ def test_a_sparse_checkpoint_stays_sparse_where_its_zeros_are_taken_for_masks(co
     prune(model, "random", 0.6)
     zeros = {n: ~m for n, m in masks.of(model).items()}
     sparse = config("no_weight_update", masks_from_zeros=True, sparsities=[0.8, 0.9], damp_sparsity=0.8, regimes=["global", "2:4"],
-                    recovery_sparsities=[0.8], gradual_sparsities=[], sensitivity_sparsity=0.9)  # fmt: skip
+                    recovery_sparsities=[0.8], gradual_steps=[0.8], sensitivity_sparsity=0.9)  # fmt: skip
     save_file(masks.detach(model).state_dict(), sparse.checkpoint_path)
     upstream = dense.upstream(sparse, 0)
     surgeon = Surgeon(sparse, upstream, 0)

@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS = [
     "profile=tiny", "upstream=digits", "epochs=5", "batch_size=32", f"model_args={MODEL}", "seeds=[0, 1]",
     "dense_per_seed=true", "gradients=8", "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.9]", "recovery_images=200",
-    "recovery_epochs=2", "recovery_sparsities=[0.9]", "gradual_images=200", "gradual_epochs=2", "regimes=[global]",
+    "recovery_epochs=[2]", "recovery_lrs=[5.0e-4, 1.0e-3]", "recovery_search_epochs=1", "gradual_steps=[0.6, 0.9]",
+    "recovery_methods=[ovit, magnitude]", "damp_checks=[]", "regimes=[global]",
     "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "datasets=[digits]", "transfer_sparsities=[0.9]",
     "full_steps=8", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1, 1.0]", "workers=2",
 ]  # fmt: skip
@@ -95,7 +96,7 @@ def test_killed_at_twelve_points_of_all_phases_it_ends_with_the_same_rows(tmp_pa
     ends = sorted(draw.sample(range(5, 140), 4))
     points = [
         there(tmp_path, "results/tiny.sqlite"), there(cache, "dense-*.resume.pt"), there(cache, "dense-*.safetensors"),
-        count(1), there(cache, "resume-*.pt"), there(cache, "resume-*.safetensors"), *map(count, ends),
+        count(1), there(cache, "resume-*.pt"), there(cache, "recovered-*.safetensors"), *map(count, ends),
         there(tmp_path, "runs/tiny/*.ipynb"), there(tmp_path, "figures/tiny/*.csv"),
     ]  # fmt: skip
     reached = 0

@@ -1,4 +1,4 @@
-"""Ablation A beyond one step: gradual pruning, and the attribution of the gain by hand."""
+"""Ablation A: training after pruning, equal compute, the attribution of the gain by hand, what is compared and told."""
 
 import copy
 from itertools import chain, islice
@@ -10,18 +10,22 @@ from conftest import TINY, quick
 
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
-from ovit_core.ablations.no_weight_update.analysis import answer_attribution, attribution, not_run, sensitivity
+from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run, sensitivity
+from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import Steps, batches
 from ovit_core.data.loading import load
+from ovit_core.methods import METHODS
 from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
 from ovit_core.study import measure, recovery
 from ovit_core.study.dense import Upstream
+from ovit_core.study.families import differences
 from ovit_core.study.intervals import interval
 from ovit_core.study.surgeon import DTYPE, Surgeon, apart
 from ovit_core.study.tasks import COLUMNS, World
+from ovit_core.study.tuning import edges, lambda_table, searched
 
 
 def gradual(tmp_path, monkeypatch, *settings):
@@ -157,18 +161,28 @@ def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), seed.pruned(task).parameters()))
 
 
-def rows(values):
+def rows(values, **more):
     """One row per (method, seed) of accuracy at 90 %."""
     columns = dict(experiment="no_weight_update", phase="one_shot", dataset="d", allocation="global", scope="all",
-                   pattern="unstructured", sparsity_target=0.9, metric="top1")  # fmt: skip
+                   pattern="unstructured", sparsity_target=0.9, metric="top1", damp_rule="own") | more  # fmt: skip
+    told = lambda m: dict(zip(("score", "update"), METHODS[m][:2])) if m in METHODS else {}
     return pd.DataFrame(
-        [dict.fromkeys(COLUMNS, "") | columns | dict(method=m, seed=s, value=v) for (m, s), v in values.items()]
+        [
+            dict.fromkeys(COLUMNS, "") | columns | told(m) | dict(method=m, seed=s, value=v)
+            for (m, s), v in values.items()
+        ]
     )
 
 
+FOUR = {"magnitude": (0.3, 0.4), "magnitude_joint": (0.5, 0.7), "ovit_mask_only": (0.2, 0.2), "ovit": (0.8, 0.8)}
+
+
+def by_seed(methods):
+    return {(m, s): v for m, both in methods.items() for s, v in enumerate(both)}
+
+
 def test_attribution_by_hand():
-    a = {"magnitude": (0.3, 0.4), "magnitude_joint": (0.5, 0.7), "ovit_mask_only": (0.2, 0.2), "ovit": (0.8, 0.8)}
-    found = attribution(rows({(m, s): v for m, both in a.items() for s, v in enumerate(both)}))
+    found = attribution(rows(by_seed(FOUR)))
     part = found[found.score_kind == "greedy"].set_index("part")
     assert part.loc["score", "mean"] == pytest.approx(-0.15)  # (-0.1 - 0.2) / 2
     assert part.loc["update", "mean"] == pytest.approx(0.25)
@@ -178,36 +192,129 @@ def test_attribution_by_hand():
     assert part.loc["update_other", "mean"] == pytest.approx(0.6)
     assert part.loc["score_shapley", "mean"] + part.loc["update_shapley", "mean"] == pytest.approx(0.45)
     assert part.loc["score", "half"] == pytest.approx(interval([-0.1, -0.2]).half)
-    assert set(found.score_kind) == {"greedy"}  # the other scores have no rows
-    assert (
-        "of oViT's +45.0"
-        in answer_attribution(rows({(m, 0): v[0] for m, v in a.items()} | {(m, 1): v[1] for m, v in a.items()}))[0]
+    both = found[found.part == "interaction"].score_kind
+    assert set(both) == {"greedy"} and set(found.score_kind) == {"greedy", "diagonal", "static", "greedy_frozen"}
+    assert set(found[found.score_kind == "diagonal"].part) == {"update"}  # of the other scores only magnitude's rows
+
+
+def test_the_two_rules_of_lambda_are_never_mixed():
+    """Under `shared` the mask alone is taken at oViT's lambda, under `own` at its own; oViT itself has one value."""
+    shared = rows(by_seed({"ovit_mask_only": (0.6, 0.6), "magnitude_joint": (0.4, 0.5)}), damp_rule="shared")
+    both = pd.concat([rows(by_seed(FOUR)), shared], ignore_index=True)
+    update = lambda rule: attribution(both, rule).query("score_kind == 'greedy'").set_index("part")["mean"]
+    assert update("own")["update_other"] == pytest.approx(0.6) and update("own")["update"] == pytest.approx(0.25)
+    assert update("shared")["update_other"] == pytest.approx(0.2) and update("shared")["update"] == pytest.approx(0.1)
+    assert update("shared")["total"] == update("own")["total"] == pytest.approx(0.45)
+    wide = parts_table(both)
+    assert wide.loc[("each its own", "interaction"), "90 %"].startswith("+35.0")
+    assert wide.loc[("oViT's for all", "interaction"), "90 %"].startswith("+10.0")
+    top1 = cells(both).set_index(["score", "update"])["mean"].to_dict()
+    wanted = {m: sum(v) / 2 for m, v in FOUR.items()}
+    assert top1 == pytest.approx({(METHODS[m].score, METHODS[m].update): v for m, v in wanted.items()})
+
+
+def line(at, mean, half, p):
+    resolved = "resolved" if p < 0.05 else "not resolved"
+    return dict(sparsity_target=at, mean=mean, low=mean - half, high=mean + half, verdict=resolved)
+
+
+def test_what_score_and_update_are_to_each_other_may_turn_along_the_curve():
+    lines = pd.DataFrame([line(0.5, 0.001, 0.02, 0.9), line(0.8, -0.1, 0.05, 0.01), line(0.95, 0.2, 0.1, 0.02)])
+    said = relation(lines)
+    assert said == (
+        "substitutes at 80 % (-10.0 ± 5.0); complements at 95 % (+20.0 ± 10.0); not resolved at 50 % (+0.1 ± 2.0)"
     )
+    assert relation(lines.assign(verdict="not run")) == ""
+
+
+def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
+    listed = {family.name: family for family in families(quick(NoWeightUpdate))}
+    assert all(1 <= len(family.contrasts) <= 5 for family in listed.values())
+    assert len(listed["interaction"].contrasts) == 3 and listed["interaction"].says is relation
+    assert {one.rule for one in listed["interaction_shared"].contrasts} == {"shared"}
+    assert all(one.metric == "cross_entropy" for one in listed["cross_entropy"].contrasts)
+    assert "regime_uniform" not in listed  # it is not run
+    more = quick(NoWeightUpdate, "regimes=[global, uniform, 2:4]", "compute_passes=[4]", "sensitivity_gradients=[32]")
+    listed = {family.name: family for family in families(more)}
+    assert {"regime_uniform", "regime_2_4", "compute", "sweep_gradients"} <= listed.keys()
+    assert {"ovit@4", "ovit@1"} == {*listed["compute"].contrasts[0].weights}
+    few = {family.name for family in families(quick(NoWeightUpdate, "methods=[ovit, magnitude]"))}
+    assert "interaction" not in few and "rivals" in few
+
+
+def test_a_setting_is_compared_between_its_values_seed_by_seed():
+    """Whether the update matters more at B = 16: a difference of differences, from a sweep's rows and the study's own."""
+    value = {("ovit", 0): 0.8, ("ovit", 1): 0.9, ("ovit_mask_only", 0): 0.5, ("ovit_mask_only", 1): 0.4}
+    own = rows(value, block_size=64.0)
+    swept = rows({k: v - 0.1 * (k[0] == "ovit") for k, v in value.items()}, experiment="sensitivity", block_size=16.0)
+    swept = swept.assign(scope_name="block_size")
+    other = swept.assign(scope_name="gradients", value=0.0)  # another sweep's rows do not count
+    config = quick(NoWeightUpdate, "sensitivity_block_sizes=[16]")
+    (family,) = (family for family in families(config) if family.name == "sweep_block_size")
+    found = differences(pd.concat([own, swept, other], ignore_index=True), [family]).iloc[0]
+    assert found.pair == "ovit@16 - ovit_mask_only@16 - ovit@64 + ovit_mask_only@64"
+    assert found["mean"] == pytest.approx(-0.1) and found.n == 2
+
+
+def test_the_dense_control_is_compared_with_itself_before_training():
+    before = rows({("dense", 0): 0.8, ("dense", 1): 0.9}, sparsity_target=0.0, damp_rule="")
+    after = rows(
+        {("dense", 0): 0.81, ("dense", 1): 0.9}, sparsity_target=0.0, phase="recovered", epochs=5.0, damp_rule=""
+    )
+    short = after.assign(epochs=1.0, value=0.0)
+    (family,) = (family for family in families(quick(NoWeightUpdate)) if family.name == "control")
+    found = differences(pd.concat([before, after, short], ignore_index=True), [family]).iloc[0]
+    assert found["mean"] == pytest.approx(0.005) and found.pair == "dense@recovered - dense@one_shot"
 
 
 def test_sensitivity_pairs_by_seed():
     base = rows({("ovit", 0): 0.8, ("ovit", 1): 0.9, ("ovit_mask_only", 0): 0.5, ("ovit_mask_only", 1): 0.4})
     found = sensitivity(base.assign(experiment="sensitivity", scope_name="block_size", block_size=16))
     half = pytest.approx(interval([0.3, 0.5]).half)
-    wanted = dict(column="block_size", setting=16, mean=pytest.approx(0.4), half=half, seeds=2)
+    wanted = dict(column="block_size", rule="own", setting=16, mean=pytest.approx(0.4), half=half, seeds=2)
     assert found[list(wanted)].to_dict("records")[0] == wanted
 
 
-def test_sensitivity_has_the_studys_own_setting_as_a_point():
-    varied = rows({("ovit", 0): 0.8, ("ovit_mask_only", 0): 0.5}).assign(
-        experiment="sensitivity", scope_name="block_size", block_size=16
+def test_sensitivity_has_the_studys_own_setting_as_a_point_under_both_rules():
+    value = {("ovit", 0): 0.8, ("ovit_mask_only", 0): 0.5}
+    sweep = dict(experiment="sensitivity", block_size=16)
+    varied = [rows(value, damp_rule=rule, **sweep).assign(scope_name="block_size") for rule in ("own", "shared")]
+    own = rows({("ovit", 0): 0.9, ("ovit_mask_only", 0): 0.5}).assign(block_size=48)
+    shared = rows({("ovit_mask_only", 0): 0.3}, damp_rule="shared").assign(block_size=48)
+    found = sensitivity(pd.concat([*varied, own, shared], ignore_index=True)).set_index(["rule", "setting"])["mean"]
+    assert found["own"].to_dict() == pytest.approx({16: 0.3, 48: 0.4})
+    assert found["fixed"].to_dict() == pytest.approx({16: 0.3, 48: 0.6})
+
+
+def test_what_was_chosen_and_what_lies_at_the_edge_of_its_list():
+    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0)
+    values = {1e-7: 0.80, 1e-6: 0.85, 1e-5: 0.70}
+    tried = [rows({("ovit", s): v for s in (0, 1)}, damp=d, **common) for d, v in values.items()]
+    tried += [rows({("obert", s): v for s in (0, 1)}, damp=d, **common) for d, v in zip(values, (0.5, 0.6, 0.6))]
+    found = searched(pd.concat(tried, ignore_index=True), "damp").set_index("method")
+    assert found.loc["ovit", "best"] == 1e-6 and found.loc["ovit", "second"] == 1e-7 and found.loc["ovit", "edge"] == ""
+    assert found.loc["obert", "best"] == 1e-5 and found.loc["obert", "edge"] == "highest"  # of equals the larger
+    assert edges(found.reset_index()) == ["`obert` highest (1e-05)"]
+    wide = lambda_table(pd.concat(tried, ignore_index=True), ["ovit", "obert"])
+    assert wide["global 90 %"].to_dict() == {"ovit": "1e-6", "obert": "1e-5*"}
+
+
+def test_the_half_length_test_is_told():
+    common = dict(phase="dense_length", metric="validation_top1", sparsity_target=0.0)
+    test = lambda half: answers(
+        pd.concat([rows({("dense", 0): v}, epochs=e, **common) for e, v in ((3, half), (6, 0.9))], ignore_index=True)
     )
-    own = rows({("ovit", 0): 0.9, ("ovit_mask_only", 0): 0.5}).assign(scope_name="", block_size=48)
-    found = sensitivity(pd.concat([varied, own]))
-    assert found.setting.tolist() == [16, 48] and found["mean"].tolist() == pytest.approx([0.3, 0.4])
+    assert test(0.895)[0].startswith("The dense model is trained long enough: with 6 epochs it has 90.0 %")
+    assert test(0.885)[0].startswith("The dense model is not trained long enough")
 
 
 def test_what_was_not_run_is_listed():
-    settings = ["methods=[ovit, magnitude]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]", "regimes=[global]"]
-    said = not_run(quick(NoWeightUpdate, *settings, "gradual_methods=[]"))
+    settings = ["methods=[ovit, magnitude]", "recovery_methods=[ovit]", "recovery_sparsities=[0.9]"]
+    said = not_run(quick(NoWeightUpdate, *settings, "gradual_methods=[]", "seeds=[0, 1, 2, 3, 4]"))
     assert "one-shot: `ovit_mask_only`" in said and "the regimes uniform, 2:4" in said
-    assert "after recovery: `magnitude` and 50 %, 70 %, 80 %, 95 %" in said
+    assert "after recovery: `magnitude` and 80 %, 95 %" in said
     assert "pruned gradually: `ovit`, `magnitude`;" in said and "sensitivity to block size" in said
+    assert "anything trained after pruning for seeds 3, 4" in said
 
 
 def test_a_pattern_that_does_not_divide_the_blocks_leaves_the_others_as_they_are(tiny):

@@ -23,7 +23,7 @@ from ovit_core.study.tasks import World
 SMALL = [
     "profile=tiny", "upstream=digits", "epochs=1", f"model_args={MODEL}", "seeds=[0, 1]", "gradients=8", "workers=1",
     "methods=[ovit]", "sparsities=[0.9]", "regimes=[global]", "recovery_methods=[]", "gradual_methods=[]",
-    "sensitivity_damps=[]", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "transfer_methods=[ovit]",
+    "sensitivity_damps=[]", "sensitivity_draws=[]", "damp_checks=[]", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "transfer_methods=[ovit]",
     "transfer_sparsities=[0.9]", "probe_Cs=[0.1]",
 ]  # fmt: skip
 

@@ -37,14 +37,15 @@ def hessian(X):
     return F + DAMP * np.diag(F).mean() * np.eye(len(F))
 
 
-def obc(w, F, N=0, M=0):
+def obc(w, F, N=0, M=0, at=range(B)):
     """OBC's loop for one row as its paper has it (Frantar & Alistarh 2022, algorithm 1), H downdated in full: the order
-    with accumulated losses, and the weights after each step. With N:M groups are closed once N weights are left.
+    with accumulated losses, and the weights after each step. With N:M groups are closed once N weights are left;
+    `at` are the places of the weights in their row.
     """
     w, H, left, total = w.copy(), np.linalg.inv(F), list(range(len(w))), 0.0
     order, losses, trace = [], [], [w.copy()]
     while left:
-        free = [i for i in left if not M or sum(j // M == i // M for j in left) > N]
+        free = [i for i in left if not M or sum(at[j] // M == at[i] // M for j in left) > N]
         if not free:
             break
         p = min(free, key=lambda i: w[i] ** 2 / H[i, i])
@@ -109,26 +110,37 @@ def test_patterns_are_obcs_own(pattern):
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_rows_with_masks_are_judged_without_what_is_gone(pattern):
     """Each row as a smaller problem of its own: only the weights that its mask keeps exist."""
-    kept = torch.rand(ROWS, B, generator=torch.Generator().manual_seed(1)) > 0.4
+    rows = 60  # enough for choices that what is gone would change
+    kept = torch.rand(rows, B, generator=torch.Generator().manual_seed(1)) > 0.4
     kept[0] = True
     kept[1, :4] = False  # a group of which nothing is left
-    weight, X, inputs = problem(masks={"w": kept})
+    weight, X, inputs = problem(rows, masks={"w": kept})
     with torch.no_grad():
         weight.mul_(kept)
     shape, F = Pattern.parse(pattern), hessian(X)
     plan = solve({"w": weight}, METHODS["obc"], inputs, pattern=shape, masks={"w": kept})
     point = plan.at(0.8, "uniform")
     assert not (point.masks["w"] & ~kept).any()
-    for r in range(ROWS):
+    for r in range(rows):
         K = np.flatnonzero(kept[r])
         w, gone = weight[r].detach().numpy(), ~point.masks["w"][r].numpy()
         want = np.zeros(B)
         want[K] = closed_form(w[K], F[np.ix_(K, K)], gone[K])
         np.testing.assert_allclose(point.weights["w"][r], want, rtol=1e-8, atol=1e-10)
-        if pattern == "unstructured":  # the smaller problem's order, after what was gone
-            order, losses, _ = obc(w[K], F[np.ix_(K, K)])
+        order, losses, _ = obc(w[K], F[np.ix_(K, K)], shape.kept, shape.of, K)
+        assert shape == UNSTRUCTURED or set(K[order]) == set(np.flatnonzero(gone)) & set(K)
+        if shape == UNSTRUCTURED:  # the smaller problem's order, after what was gone
             assert plan.layers["w"].order[r, B - len(K) :].tolist() == K[order].tolist()
             np.testing.assert_allclose(plan.layers["w"].loss[r, B - len(K) :], losses, rtol=1e-8)
+
+
+def test_wanda_is_its_definition_whatever_lambda():
+    """Smallest abs(w) * norm(x) of each row first (Sun et al. 2023)."""
+    weight, X, inputs = problem()
+    product = weight.detach().abs() * X.norm(dim=0)
+    for damp in (None, 1e-6, 100.0):
+        layer = solve({"w": weight}, METHODS["wanda"], inputs, damp=damp).layers["w"]
+        assert torch.equal(layer.order, product.argsort(1))
 
 
 def test_a_full_mask_changes_nothing():

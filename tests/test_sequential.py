@@ -158,3 +158,21 @@ def test_the_study_takes_the_same_road(surgeon, regime):
     assert equal(found, model) and not masks.of(surgeon.upstream.model)
     with pytest.raises(ValueError, match="give allocation='uniform'"):
         surgeon.pruned("obc_sequential", 0.6, 1e-3)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].sequential])
+def test_the_study_prunes_again_by_every_method(surgeon, method):
+    model = surgeon.pruned("magnitude", 0.5)
+    before = {name: mask.clone() for name, mask in masks.of(model).items()}
+    damp = None if not METHODS[method].needs_damp else 0.01 if METHODS[method].curvature == "inputs" else 1e-5
+    surgeon.prune_again(model, method, 0.8, damp, step=1)
+    assert masks.sparsity(model) == pytest.approx(0.8, abs=1e-3)
+    for name, mask in masks.of(model).items():
+        assert not (mask & ~before[name]).any()
+        if METHODS[method].update == "none":
+            assert torch.equal(model.get_parameter(name), surgeon.weights[name] * mask)
+
+
+def test_the_study_does_not_prune_again_layer_by_layer_under_one_threshold(surgeon):
+    with pytest.raises(ValueError, match="give allocation='uniform'"):
+        surgeon.prune_again(surgeon.pruned("magnitude", 0.5), "obc_sequential", 0.8, 0.01, step=1)

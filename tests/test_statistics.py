@@ -24,7 +24,7 @@ def rows(values, **columns):
     out = []
     for (method, sparsity, seed), of in values.items():
         each = np.array(of, np.float32) if np.ndim(of) else None
-        point = dict(method=method, sparsity_target=sparsity, seed=seed, value=float(np.mean(of)))
+        point = dict(method=method, sparsity_target=sparsity, seed=seed, value=float(np.mean(of, dtype=float)))
         out.append(FIXED | point | dict(each=each, labels=None) | columns)
     return pd.DataFrame(out)
 

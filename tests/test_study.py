@@ -35,7 +35,8 @@ pytestmark = pytest.mark.notebook
 ABLATIONS = registry.ablations()
 TINY = [
     "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0, 1]", "gradients=8",
-    "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200", "gradual_images=200",
+    "damps=[1.0e-5, 1.0e-4]", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200", "recovery_epochs=[1, 2]",
+    "recovery_lrs=[5.0e-4]", "damp_checks=[0.5]", "compute_passes=[2]",
     "sensitivity_block_sizes=[12, 24]", "sensitivity_damps=[1.0e-5]", "datasets=[digits]",
     "transfer_sparsities=[0.5, 0.9]", "full_steps=4", "probe_Cs=[0.1]",
 ]  # fmt: skip
@@ -102,7 +103,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert ((pruned.sparsity * WEIGHTS).round() == wanted).all()  # after training too
     assert rows[rows.metric.isin(("top1", "mean_per_class", "sparsity"))].value.between(0, 1).all()
     metrics = {
-        "no_weight_update": {*TESTED, "correction_share", "sparsity", "predicted_loss_increase"},
+        "no_weight_update": {*TESTED, "correction_share", "sparsity", "mask_overlap"},
         "transfer": {*TESTED},
     }
     assert set(rows.metric) == metrics[name] | {"validation_top1"}
@@ -174,7 +175,7 @@ def test_a_smaller_request_reads_the_same_rows(ran):
     before = stored(folder)
     fewer = ["methods=[ovit]", "transfer_methods=[ovit]", "seeds=[0, 1]", "recovery_sparsities=[0.9]"]
     fewer += ["recovery_methods=[ovit]", "gradual_methods=[]", "regimes=[global]", "sensitivity_damps=[]"]
-    fewer += ["sensitivity_block_sizes=[]"]
+    fewer += ["sensitivity_block_sizes=[]", "sensitivity_draws=[]", "compute_passes=[]", "damp_checks=[]"]
     assert study(folder, *command(name, [*TINY, *fewer])).returncode == 0
     assert stored(folder) == before
     rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
@@ -201,6 +202,8 @@ def test_interrupting_a_cell_leaves_the_kernel_usable_and_the_rows_whole(tmp_pat
         "sensitivity_gradients=[]",
         "sensitivity_batches=[]",
         "sensitivity_damps=[]",
+        "sensitivity_draws=[]",
+        "compute_passes=[]",
         "seeds=[0, 1, 2, 3]",
     ]
     given = {name: yaml.safe_load(value) for name, _, value in (setting.partition("=") for setting in TINY + short)}

@@ -120,7 +120,7 @@ class Results:
         """Rows with the columns `each` and `labels` from the images behind them; losses where comparisons use them."""
         from ovit_core.study import families, per_image
 
-        behind = per_image.slim(images, families.used(rows, ablation.families(config)))
+        behind = per_image.slim(rows, images, families.used(rows, ablation.families(config)))
         return cls(ablation, config, per_image.with_images(rows, behind), tuple(failures), behind)
 
     def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":

@@ -99,9 +99,8 @@ def export(results: "Results") -> None:
         rows = rows.reset_index(drop=True).sort_values("experiment", kind="stable")
         export_table(rows, config.profile, "results")
         per_image.write(folder / per_image.FILE, rows, [images[line] for line in rows.index])
-        compared = results.differences()
-        compared.insert(0, "experiment", ablation.name)
-        compared = pd.concat([_compared(folder / "differences.csv", ablation.name), compared])
+        mine = results.differences().assign(experiment=ablation.name)[["experiment", *families.TABLE]]
+        compared = pd.concat([_compared(folder / "differences.csv", ablation.name), mine])
         if len(compared):
             export_table(compared.sort_values("experiment", kind="stable"), config.profile, "differences")
 

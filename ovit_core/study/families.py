@@ -5,6 +5,7 @@ a difference is resolved where p is then below .05. That there is none is said o
 a margin stated beforehand.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Number
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
-from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, contrast, images_of, pair, share, spread, under
+from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, behind, contrast, pair, share, spread, under
 
 MOST = 5  # contrasts of a family
 LEVEL = 0.05  # the error rate of a family
@@ -36,9 +38,7 @@ class Contrast:
     where: Mapping[str, Any] = field(default_factory=dict)  # column -> its value, or a tuple of values
     rule: str = "own"  # of lambda
     metric: str = "top1"  # or ACCURACY
-    by: str = (
-        ""  # a column whose values tell methods apart, as METHOD@VALUE in the weights: a setting that a sweep varies
-    )
+    by: str = ""  # a column, such as a setting that a sweep varies, whose values are in the weights as METHOD@VALUE
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,14 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
 
 def holm(p: list[float]) -> list[float]:
     """p values after Holm, NaN where there is none."""
-    from statsmodels.stats.multitest import multipletests  # takes a second to load
-
     given = np.array(p, dtype=float)
     known = ~np.isnan(given)
     if known.any():
-        given[known] = multipletests(given[known], method="holm")[1]
+        gc.freeze()  # `multipletests` collects garbage: half a second each time, for all that torch and pandas hold
+        try:
+            given[known] = multipletests(given[known], method="holm")[1]
+        finally:
+            gc.unfreeze()
     return given.tolist()
 
 
@@ -127,7 +129,7 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     found = contrast(asked(rows, one), one.weights, on)
     found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
     if found.empty:
-        named = {column: one.where.get(column, "") for column in POINT}
+        named = {column: one.where.get(column, np.nan if column == "sparsity_target" else "") for column in POINT}
         given = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
         return about | given | dict(mean=np.nan, n=0, N=0, p=np.nan, low=np.nan, high=np.nan)
     loose = [column for column in on if column != "dataset" and found[column].nunique(dropna=False) > 1]
@@ -146,7 +148,7 @@ def _over_datasets(found: pd.DataFrame) -> intervals.Interval:
     """The interval of a contrast's mean over datasets; every seed has all of them."""
     found = found.sort_values("seed")
     values = found.groupby("seed").value.mean().to_numpy()
-    parts = [images_of(here) for _, here in found.groupby("dataset", sort=False)]
+    parts = [behind(here)[1:] for _, here in found.groupby("dataset", sort=False)]
     all_each, strata, weights = [], [], []
     for each, labels in parts:
         if each is None:
@@ -185,8 +187,8 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     """A line of the table in words; `named` are the columns that say where it stands."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    at = [share(line[c]) if c == "sparsity_target" and line[c] != "" else str(line[c]) for c in named]
-    where = ", ".join(word for word in at if word not in ("", "global", "unstructured"))
+    words = [share(one) if isinstance(one, float) else str(one) for one in map(line.get, named) if one == one]
+    where = ", ".join(word for word in words if word not in ("", "global", "unstructured"))
     said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."

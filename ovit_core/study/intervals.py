@@ -78,7 +78,8 @@ def interval(
         sigma, sigma_e, both = np.sqrt(N * images), np.sqrt(n * N * rest), seeds + images - rest
         if images > rest and both > NOTHING**2:
             ways.append((both, max(n - 1.0, both**2 / (seeds**2 / (n - 1) + spread))))
-    half, squared, df = max((stats.t.ppf((1 + LEVEL) / 2, df) * np.sqrt(squared), squared, df) for squared, df in ways)
+    halves = stats.t.ppf((1 + LEVEL) / 2, [df for _, df in ways]) * np.sqrt([squared for squared, _ in ways])
+    half, (squared, df) = halves.max(), ways[halves.argmax()]
     if squared > NOTHING**2:
         p = 2 * stats.t.sf(abs(mean) / np.sqrt(squared), df)
     else:

@@ -34,9 +34,13 @@ MOST = 2**30  # bytes once unpacked: more is no file of ours
 Behind = list[Images | None]  # of each row of a table
 
 
-def slim(images: Sequence[Images | None], used: Sequence[bool]) -> Behind:
-    """Images with losses and probabilities for the rows that are used only: what is published, and so what is shown."""
-    return [one if one is None or keep else replace(one, loss=None, top=None) for one, keep in zip(images, used)]
+def slim(rows: pd.DataFrame, images: Sequence[Images | None], used: Sequence[bool]) -> Behind:
+    """Images with losses and probabilities of the models of used rows only: what is published, and so what is shown."""
+    models = _models(rows)
+    kept = {key for key, keep in zip(models, used) if keep}
+    return [
+        one if one is None or key in kept else replace(one, loss=None, top=None) for key, one in zip(models, images)
+    ]
 
 
 def with_images(rows: pd.DataFrame, images: Sequence[Images | None]) -> pd.DataFrame:
@@ -51,12 +55,10 @@ def with_images(rows: pd.DataFrame, images: Sequence[Images | None]) -> pd.DataF
             its loss for `cross_entropy`, kept with the accuracy of the same model.
         `labels`: (N,) labels of the split where the value is a mean over classes.
     """
-    losses = {}
-    for key, one in zip(_models(rows), images):
-        if one is not None and one.loss is not None:
-            losses[key] = one.loss
+    models = _models(rows)
+    losses = {key: one.loss for key, one in zip(models, images) if one is not None and one.loss is not None}
     each, labels = [], []
-    for key, metric, one in zip(_models(rows), rows.metric, images):
+    for key, metric, one in zip(models, rows.metric, images):
         split = one.labels if one is not None and metric == "mean_per_class" else None
         if metric == "cross_entropy" and key in losses:
             each.append(losses[key].astype(np.float32))

@@ -57,37 +57,34 @@ def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     Raises:
         ValueError: a seed has two values, or a value is not what its images say.
     """
-    found = [
-        (*at, i.mean, i.half, i.n, i.s, i.sigma, i.sigma_e, i.N, i.df, i.low, i.high, i.p)
-        for at, group in _one_a_seed(rows, key).groupby(key, sort=False, dropna=False)
-        for i in [_interval(group)]
-    ]
-    return pd.DataFrame(found, columns=[*key, "mean", "half", "seeds", *SPREAD])
+    rows = _one_a_seed(rows, key)
+    number = rows.groupby(key, sort=False, dropna=False).ngroup().to_numpy()
+    places = [np.flatnonzero(number == i) for i in range(number.max(initial=-1) + 1)]
+    found = [intervals.interval(*behind(rows.iloc[place])) for place in places]
+    numbers = [(i.mean, i.half, i.n, i.s, i.sigma, i.sigma_e, i.N, i.df, i.low, i.high, i.p) for i in found]
+    first = rows[key].iloc[[place[0] for place in places]].reset_index(drop=True)
+    return pd.concat([first, pd.DataFrame(numbers, columns=["mean", "half", "seeds", *SPREAD])], axis=1)
 
 
-def _interval(group: pd.DataFrame) -> intervals.Interval:
-    """The interval of rows that differ in the seed."""
-    each, labels = images_of(group)
-    return intervals.interval(group.value.to_numpy(), each, labels)
-
-
-def images_of(group: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(n, N) what each image contributes to each of n rows, and (N,) labels where means are over classes; None, None
-    where a row has none or they are of different splits.
+def behind(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """(n,) values of n rows, (n, N) what each image contributes to each, and (N,) labels where means are over classes;
+    None, None where a row has none or they are of different splits.
 
     Raises:
         ValueError: a value is not the mean of what the images contribute.
     """
-    if "each" not in group or any(one is None for one in group.each) or len(set(map(len, group.each))) > 1:
-        return None, None
-    labels = group.labels.iloc[0]
-    if any(other is not labels and not np.array_equal(other, labels) for other in group.labels):
-        return None, None
-    each = np.stack(list(group.each))
-    off = np.abs(intervals.means(each, labels) - group.value)
-    if (off > 2e-3 * np.maximum(1, np.abs(group.value))).any():  # losses are kept in half precision
+    values = group.value.to_numpy()
+    all_each = group.each.to_list() if "each" in group else [None]
+    if any(one is None for one in all_each) or len(set(map(len, all_each))) > 1:
+        return values, None, None
+    labels, *others = group.labels.to_list()
+    if any(other is not labels and not np.array_equal(other, labels) for other in others):
+        return values, None, None
+    each = np.stack(all_each)
+    off = np.abs(intervals.means(each, labels) - values)
+    if (off > 2e-3 * np.maximum(1, np.abs(values))).any():  # losses are kept in half precision
         raise ValueError("a value is not the mean of its column `each`: drop that column where values are changed")
-    return each, labels
+    return values, each, labels
 
 
 def _one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -206,7 +203,11 @@ def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -
     """Methods by sparsities in the main regime, or by those of the other `regimes`, "mean ± half" in percent; None if
     none of it was run.
     """
-    found = accuracy(rows[(rows.phase == phase) & (rows.dataset == dataset)])
+    return _wide(accuracy(rows[(rows.phase == phase) & (rows.dataset == dataset)]), regimes)
+
+
+def _wide(found: pd.DataFrame, regimes: bool) -> pd.DataFrame | None:
+    """`table` of the accuracies of one phase and dataset."""
     found = found.drop(main(found).index) if regimes else main(found)
     if found.empty:
         return None
@@ -225,9 +226,9 @@ def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -
 
 def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -> str:
     """`table` of every phase, dataset and regime that was run, as Markdown."""
-    out = []
+    out, found = [], accuracy(rows)
     for phase, dataset, regimes in product(phases, datasets, (False, True)):
-        if (wide := table(rows, phase, dataset, regimes)) is not None:
+        if (wide := _wide(found[(found.phase == phase) & (found.dataset == dataset)], regimes)) is not None:
             head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}\n"
             body = "\n".join(f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values))
             out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}**\n\n{head}{body}")

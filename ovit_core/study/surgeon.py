@@ -16,7 +16,7 @@ from ovit_core.methods import get_method
 from ovit_core.pattern import UNSTRUCTURED, Pattern
 from ovit_core.plan import Plan, Point, solve
 from ovit_core.pruning import already_removed, install
-from ovit_core.sequential import prune_in_turn
+from ovit_core.sequential import check_in_turn, prune_in_turn
 from ovit_core.study.dense import Upstream
 from ovit_core.study.parameters import Parameters
 
@@ -151,6 +151,8 @@ class Surgeon:
         number of the `step` says which images are drawn for it.
         """
         chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
+        if chosen.sequential:
+            check_in_turn(*GLOBAL)
         curvature = self._estimate(model, chosen.curvature, step=step) if chosen.needs_curvature else None
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))

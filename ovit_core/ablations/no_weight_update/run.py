@@ -20,9 +20,8 @@ class Seed(measure.Seed):
 
     def __init__(self, config: NoWeightUpdate, seed: int, world: World = measure.NOWHERE):
         super().__init__(config, seed, world)
-        self._removed: dict[
-            tuple, dict[str, Tensor]
-        ] = {}  # task -> its masks: every method is compared with all others
+        # Of each task, for every method is compared with all others.
+        self._kept: dict[tuple, dict[str, Tensor]] = {}
 
     def where_it_acts(self, task: Task) -> Iterable[Measured]:
         """Per layer the sparsity, and the share of the correction's squared norm; intersection over union of what this

@@ -1,0 +1,141 @@
+"""Intervals against values worked out by hand, in their limits, and whether they cover what they claim."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ovit_core.study.calibration import expected_calibration_error
+from ovit_core.study.intervals import correlation_interval, interval, means
+
+
+def test_a_tiny_example_by_hand():
+    x = np.array([[1.0, 0, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1]])  # three seeds, four images
+    # Means of seeds 1/2, 1/2, 3/4: s^2 = 1/48. Of images 1, 1/3, 0, 1: sigma^2 = 1/4. Of all 7/12; what is left of the
+    # second image is 1/4, 1/4, -1/2 and of the others -1/12, -1/12, 1/6: sigma_e^2 = 1/12.
+    squared = 1 / 48 / 3 + 1 / 4 / 4 - 1 / 12 / 12  # 1/16
+    df = squared**2 / ((1 / 144) ** 2 / 2 + (1 / 16) ** 2 / 3 + (1 / 144) ** 2 / 6)
+    found = interval(x.mean(1), x)
+    assert found.mean == pytest.approx(7 / 12) and (found.n, found.N) == (3, 4)
+    assert (found.s**2, found.sigma**2, found.sigma_e**2) == pytest.approx((1 / 48, 1 / 4, 1 / 12))
+    assert found.df == pytest.approx(df) and found.half == pytest.approx(stats.t.ppf(0.975, df) / 4)
+    assert found.p == pytest.approx(2 * stats.t.sf(7 / 3, df))
+    assert (found.low, found.high) == (found.mean - found.half, found.mean + found.half)
+
+
+def test_seeds_that_agree_leave_the_images_alone():
+    right = np.tile([1.0, 0, 1, 1, 0], (3, 1))  # one dense model for all seeds
+    found = interval(right.mean(1), right)
+    assert found.s == 0 and found.sigma_e == 0 and found.df == pytest.approx(4)
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 4) * np.sqrt(0.3 / 5))  # variance of 3 ones of 5: 0.3
+
+
+def test_images_that_agree_leave_the_seeds_alone():
+    x = np.array([[0.5], [0.6], [0.8]]) * np.ones((3, 50))
+    assert interval(x.mean(1), x)[:2] == pytest.approx(interval(x.mean(1))[:2])
+    assert interval(x.mean(1), x).df == 2
+
+
+def test_no_interval_where_nothing_varies_and_nothing_where_nothing_differs():
+    same = interval(np.zeros(3), np.zeros((3, 10)))
+    assert (same.mean, same.half, same.p) == (0, 0, 1)
+    shifted = interval(np.full(3, 0.3))  # a method on which the seed has no bearing, without its images
+    assert shifted.mean == pytest.approx(0.3) and np.isnan([shifted.half, shifted.p]).all()
+    rounded = interval(np.array([0.3 - 0.2, 0.4 - 0.3, 0.2 - 0.1]))  # equal but for rounding
+    assert np.isnan(rounded.half)
+
+
+def test_never_narrower_than_over_seeds_alone():
+    g = np.random.default_rng(0)
+    for _ in range(200):
+        x = 0.1 * g.standard_normal((3, 1)) + 0.3 * g.standard_normal((3, 40))
+        assert interval(x.mean(1), x).half >= interval(x.mean(1)).half - 1e-15
+
+
+def test_a_mean_over_classes_by_hand():
+    x = np.array([[1.0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1], [1, 1, 0, 1, 1, 0, 1, 0, 0, 0, 0]])
+    labels = np.array([0] * 5 + [1] * 6)
+    g = np.random.default_rng(0).permutation(11)  # the order of images is none
+    both = [x[:, labels == k] for k in (0, 1)]
+    values = np.mean([part.mean(1) for part in both], axis=0)
+    np.testing.assert_allclose(means(x[:, g], labels[g]), values)
+    found = interval(values, x[:, g], labels[g])
+    image = sum(part.mean(0).var(ddof=1) / part.shape[1] for part in both) / 4
+    rest = [p - p.mean(0) - p.mean(1, keepdims=True) + p.mean() for p in both]
+    error = sum((r**2).sum() / (r.shape[1] - 1) / r.shape[1] for r in rest) / 4 / 2
+    assert found.sigma**2 / 11 == pytest.approx(image) and found.sigma_e**2 / 22 == pytest.approx(error)
+    one = interval(x.mean(1), x, np.zeros(11, int))
+    assert one == pytest.approx(interval(x.mean(1), x))
+
+
+def test_small_classes_take_the_variance_of_all():
+    g = np.random.default_rng(1)
+    x = (g.random((3, 23)) < 0.6).astype(float)
+    labels = np.array([0] * 20 + [1] * 2 + [2])
+    over = x.mean(0)
+    parts = [over[labels == k] for k in range(3)]
+    pooled = sum(((p - p.mean()) ** 2).sum() for p in parts) / 20
+    image = (parts[0].var(ddof=1) / 20 + pooled / 2 + pooled) / 9
+    assert interval(means(x, labels), x, labels).sigma ** 2 / 23 == pytest.approx(image)
+    alone = interval(x.mean(1), x, np.arange(23))  # a class an image
+    assert alone == pytest.approx(interval(x.mean(1), x))
+
+
+def covered(n: int, seeds: float, rest: float, images: bool) -> float:
+    """How often the interval holds the true mean 0: 1500 draws of n seeds by 500 images, images of deviation 0.3."""
+    g, hits = np.random.default_rng(n), 0
+    for _ in range(1500):
+        x = seeds * g.standard_normal((n, 1)) + 0.3 * g.standard_normal((1, 500)) + rest * g.standard_normal((n, 500))
+        found = interval(x.mean(1), x if images else None)
+        hits += found.low <= 0 <= found.high
+    return hits / 1500
+
+
+@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("seeds", [0.0, 0.01, 0.03, 0.1])  # the images bring 0.013
+def test_intervals_cover_new_seeds_and_new_images(n, seeds):
+    assert 0.93 <= covered(n, seeds, 0.2, images=True) <= 0.99
+
+
+def test_over_seeds_alone_they_do_not():
+    assert covered(5, 0.0, 0.2, images=False) < 0.65 and covered(5, 0.01, 0.2, images=False) < 0.75
+
+
+def test_classes_keep_the_coverage():
+    g, hits = np.random.default_rng(0), 0
+    labels = np.repeat(np.arange(20), np.arange(3, 23))  # 3 to 22 images a class
+    hard = np.linspace(-1, 1, 20)[labels]  # classes differ, and are always these
+    for _ in range(1000):
+        x = hard + 0.03 * g.standard_normal((3, 1)) + g.standard_normal(250) + 0.3 * g.standard_normal((3, 250))
+        found = interval(means(x, labels), x, labels)
+        hits += found.low <= 0 <= found.high
+    assert 0.93 <= hits / 1000 <= 0.99
+
+
+def test_correlations():
+    # by hand: atanh(.5) = .549306, 1.959964 / sqrt(25) = .391993
+    assert correlation_interval(0.5, 28, ranks=False) == pytest.approx((np.tanh(0.157313), np.tanh(0.941299)), abs=1e-5)
+    low, high = correlation_interval(0.5, 28)  # by sqrt(1 + 1 / 8) wider
+    assert np.arctanh(high) - np.arctanh(low) == pytest.approx(2 * 0.391993 * np.sqrt(1.125), rel=1e-5)
+    assert np.isnan([*correlation_interval(1.0, 10), *correlation_interval(0.3, 3)]).all()
+
+
+def test_rank_correlations_are_covered():
+    g, hits = np.random.default_rng(0), 0
+    true = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's of a normal pair of correlation 0.6
+    for _ in range(1000):
+        x, y = g.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 30).T
+        low, high = correlation_interval(float(stats.spearmanr(x, y).statistic), 30)
+        hits += low <= true <= high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_calibration_error_by_hand():
+    top = np.array([0.9, 0.5, 0.8, 0.6])
+    right = np.array([True, False, False, True])
+    # two bins of two: (.5 - 0) + (.6 - 1) and (.8 - 0) + (.9 - 1), over four images
+    assert expected_calibration_error(right, top, bins=2) == pytest.approx((0.1 + 0.7) / 4)
+    assert expected_calibration_error(right, top, bins=15) == pytest.approx((0.5 + 0.4 + 0.8 + 0.1) / 4)
+    g = np.random.default_rng(0)
+    sure = g.random(50_000)
+    assert expected_calibration_error(g.random(50_000) < sure, sure) < 0.01  # one that is calibrated
+    assert expected_calibration_error(np.zeros(50_000, bool), sure) == pytest.approx(0.5, abs=0.01)
