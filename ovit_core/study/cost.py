@@ -152,7 +152,9 @@ class Costs:
         images = {
             "dense_length": BACKWARD * (self.images[0] or 10 * IMAGES) * (columns["epochs"] or 0),
             **dict.fromkeys(("recovered", "recovery_search", "gradual", "gradual_search"), recovery),
-            "full": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0),
+            **dict.fromkeys(
+                ("full", "full_length"), BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
+            ),
             "lr_search": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0) / 2,
             "linear": 3 * IMAGES,
         }.get(columns["phase"], 0)
@@ -165,7 +167,9 @@ class Costs:
         seconds, factor = self._seconds(images + test)
         seconds += PROBE if columns["phase"] == "linear" else 0
         if curved and one and (fit := elimination()):
-            count = {"lambda_search": 1, "one_shot": 0.3}.get(columns["phase"], 1) * max(1, columns["passes"])
+            # What reads features of a model shares its factorization with whatever else does.
+            shared = {"one_shot": 0.3, "linear": 0.1, "knn": 0.1, "features": 0.1}
+            count = shared.get(columns["phase"], 1) * max(1, columns["passes"])
             x = [1, math.log(one.prunable), math.log(columns["block_size"]), math.log(columns["gradients"])]
             seconds += count * math.exp(float(np.dot(x, fit[0])))
             factor = max(factor, fit[1])
