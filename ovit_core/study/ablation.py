@@ -178,7 +178,7 @@ class Results:
         """Mean and interval of every method, sparsity, regime, phase and dataset."""
         from ovit_core.study import statistics
 
-        return Text(statistics.tables(self.rows, self.config.points, dict.fromkeys(self.config.every_dataset)))
+        return Text(statistics.tables(self.rows, self.rows.phase.unique(), self.rows.dataset.unique()))
 
     def export(self) -> None:
         """Writes rows, the images behind them, parameters, comparisons and the table of means to figures/PROFILE, where
