@@ -224,7 +224,7 @@ def test_results_without_images_are_read_with_intervals_over_seeds(tmp_path, mon
     for mine in report.load("fashion").values():
         found = statistics.accuracy(mine.rows)
         assert mine.rows.each.isna().all() and (found.N == 0).all() and found.half.notna().any()
-        assert "new seeds, on the same test images" in statistics.setting(mine.rows, mine.config)
+        assert "new seeds, on the same test images" in mine.setting()
 
 
 def test_differences_that_cannot_be_read_are_set_aside(published, caplog):

@@ -113,7 +113,7 @@ def read(path: Path, rows: pd.DataFrame) -> Behind:
         ValueError: it is damaged, or belongs to other rows; names the file.
     """
     found: Behind = [None] * len(rows)
-    if not path.exists():
+    if not path.is_file():
         return found
     try:
         with zipfile.ZipFile(path) as packed:
