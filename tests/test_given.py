@@ -34,8 +34,8 @@ def config(tmp_path, monkeypatch):
 def test_ablation_b_reads_its_features(config):
     results = grid.run(registry.get("transfer"), config("transfer"))
     rows = results.rows
-    assert set(rows.metric) == {"validation_r2", "validation_top1", "top1"}
-    assert set(rows.phase) == {"lambda_search", "linear"}
+    assert set(rows.metric) == {"validation_r2", "validation_top1", "held_out_top1", "top1", "cka"}
+    assert set(rows.phase) == {"lambda_search", "linear", "features"}  # there is nothing to recover it by
     r2 = rows[rows.metric == "validation_r2"]
     assert r2.value.max() <= 1 and rows[rows.method == "ovit"].damp.notna().all()
     best = r2.loc[r2.value.idxmax(), "damp"]

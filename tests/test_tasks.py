@@ -8,7 +8,7 @@ from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study import dense, grid, identity, registry, unit
 from ovit_core.study.lambdas import Regime, chosen, near, place
-from ovit_core.study.tasks import KEY, VALIDATION, Found, World, best_of
+from ovit_core.study.tasks import HELD_OUT, KEY, VALIDATION, Found, World, best_of
 
 SETTINGS = [
     "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
@@ -157,11 +157,12 @@ def test_a_task_is_done_when_all_its_rows_are_there(tmp_path, monkeypatch):
     world = World({"digits": "x"}, {0: "y"})
     task = next(t for t in ablation.stages[-1](config, 0, world, []) if t.columns["phase"] == "linear")
     row = lambda metric, C, value, **more: dict(task.columns) | dict(metric=metric, C=C, value=value) | more
-    rows = [row(VALIDATION, 0.1, 0.5), row("top1", 0.1, 0.6), row("top1", 0.1, 1.0, scope="class", scope_name="3")]
+    rows = [row(VALIDATION, 0.1, 0.5), row(HELD_OUT, 0.1, 0.5), row("top1", 0.1, 0.6)]
+    rows.append(row("top1", 0.1, 1.0, scope="class", scope_name="3"))
     assert Found(rows).of(task) == []  # the other C was not tried
-    assert len(Found([*rows, row(VALIDATION, 1.0, 0.4)]).of(task)) == 4
+    assert len(Found([*rows, row(VALIDATION, 1.0, 0.4)]).of(task)) == 5
     assert Found([*rows, row(VALIDATION, 1.0, 0.6)]).of(task) == []  # it is better, and was not tested
-    assert Found([*rows[:2], row(VALIDATION, 1.0, 0.4)]).of(task) == []  # not by class
+    assert Found([*rows[:3], row(VALIDATION, 1.0, 0.4)]).of(task) == []  # not by class
 
 
 def test_a_machine_without_the_dense_model_asks_for_it(tmp_path, monkeypatch):

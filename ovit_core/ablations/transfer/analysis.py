@@ -118,15 +118,19 @@ def _errors(rows: pd.DataFrame) -> list[str]:
 
 
 def _predicted(rows: pd.DataFrame) -> list[str]:
-    """Whether upstream top-1, or likeness of features, goes with transfer, where a set tells something."""
+    """Whether upstream top-1, or likeness of features, goes with transfer, where a set tells something; that it falls,
+    everywhere.
+    """
     out, known = [], telling.sets(rows)
     kinds = (
         (beside_upstream(rows), "upstream_top1", "upstream top-1"),
         (beside_similarity(rows), "cka", "likeness of features to dense's (CKA)"),
     )
     for both, column, what in kinds:
-        for line in correlation(both, column).merge(known[known.tells][POINT]).itertuples():
-            out.append(f"{_place(line.phase, line.shots, line.dataset)}{predicts(line, what)}.")
+        for line in correlation(both, column).merge(known[[*POINT, "tells"]]).itertuples():
+            if line.tells or line.high < 0:
+                warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
+                out.append(f"{_place(line.phase, line.shots, line.dataset)}{predicts(line, what)}{warned}.")
     return out
 
 
