@@ -30,7 +30,8 @@ LONG_ENOUGH = 0.01  # a run of half the length lies less than this below
 
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation B found, besides its comparisons, from the rows alone."""
-    return [*_lengths(rows), *_edges(rows), *_errors(rows), *_predicted(rows), *_better(rows)]
+    parts = (_headless, _lengths, _edges, _errors, _predicted, _better)
+    return [sentence for part in parts for sentence in part(rows)]
 
 
 def length(rows: pd.DataFrame) -> pd.DataFrame:
@@ -52,6 +53,15 @@ def length(rows: pd.DataFrame) -> pd.DataFrame:
 def rates(rows: pd.DataFrame) -> pd.DataFrame | None:
     """The learning rates of full finetuning with the runner-up, as `tuning.rate_table` shows them; None without any."""
     return tuning.rate_table(rows[rows.phase == RATES])
+
+
+def _headless(rows: pd.DataFrame) -> list[str]:
+    if not (rows.metric == "validation_r2").any():
+        return []
+    return [
+        "The dense model has no head, and so no top-1: nothing was recovered, and there is no upstream accuracy to compare "
+        "with. λ was chosen by the share of its features' variance that pruned ones keep."
+    ]
 
 
 def _lengths(rows: pd.DataFrame) -> list[str]:
