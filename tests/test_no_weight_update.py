@@ -1,8 +1,10 @@
 """Ablation A: training after pruning, equal compute, the attribution of the gain by hand, what is compared and told."""
 
 import copy
+from dataclasses import replace
 from itertools import chain, islice
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,6 +28,7 @@ from ovit_core.study.intervals import interval
 from ovit_core.study.surgeon import DTYPE, Surgeon, apart
 from ovit_core.study.tasks import COLUMNS, World
 from ovit_core.study.tuning import edges, lambda_table, searched
+from ovit_core.training import Evaluation
 
 
 def gradual(tmp_path, monkeypatch, *settings):
@@ -118,6 +121,19 @@ def test_the_curvatures_images_are_not_those_that_training_saw_first(tmp_path, m
     first = lambda drawn: next(iter(batches(train, 64, seed=drawn)))[1].tolist()
     drawn = [first(apart(seed, step)) for seed in (0, 1) for step in (0, 1, 2)]
     assert len({tuple(labels) for labels in [*drawn, first(0), first(1)]}) == 8
+
+
+def test_searches_look_at_images_of_all_classes(tmp_path, monkeypatch):
+    """Images in folders lie class by class: the first hundred would be of one class."""
+    seed, _ = gradual(tmp_path, monkeypatch, "search_images=100")
+    val, seen = seed.upstream.data.val, []
+    order = np.argsort(val.labels.numpy(), kind="stable")
+    seed.upstream.data = replace(seed.upstream.data, val=val.take(order))
+    monkeypatch.setattr(
+        training, "evaluate", lambda model, loader: seen.append(loader.split) or Evaluation(*[np.ones(1)] * 3)
+    )
+    seed.surgeon(gradual(tmp_path, monkeypatch)[1]).judge(seed.upstream.model)
+    assert len(seen[0]) == 100 and len(set(seen[0].labels.tolist())) == 10
 
 
 def test_a_recovered_model_is_trained_once_and_known_again(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import struct
 import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,10 +33,23 @@ from ovit_core.benchmark import measuring
 from ovit_core.data import catalog, loading, manifest
 from ovit_core.explorer.solve import Explorer
 from ovit_core.pattern import Pattern
-from ovit_core.study import checks, dense, export, grid, machine, parameters, paths, plots, profiles, registry, report
+from ovit_core.study import (
+    checks,
+    dense,
+    export,
+    grid,
+    machine,
+    parameters,
+    paths,
+    per_image,
+    plots,
+    profiles,
+    registry,
+    report,
+)  # fmt: skip
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import PROFILES, ROOT
-from ovit_core.study.store import Store
+from ovit_core.study.store import Images, Store
 from ovit_core.study.tasks import World
 
 QUICK = (PROFILES / "quick.yaml").read_text().replace("profile: quick", "profile: tiny")
@@ -401,7 +415,8 @@ def write_everything(results, capsys):
     store = Store("quick")
     store.remember("transfer", transfer(), World({"digits": "x"}, {0: "y"}))
     export.check_export("quick")
-    export.export(mine.rows, mine.ablation.experiments, transfer(), ())
+    export.export(replace(mine, config=transfer(), failures=()))
+    per_image.write(paths.figures("quick") / per_image.FILE, mine.rows[:1], [Images(np.ones(9, bool))])
     export.export_table(mine.rows, "quick", "transfer")
     mine.figure("transfer_errors")
     page = profiles.execute(ROOT / "notebooks" / "transfer.ipynb", dict(profile="quick"))

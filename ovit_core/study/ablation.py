@@ -76,11 +76,12 @@ class Ablation:
         return import_module(f"{self.package}.analysis")
 
     def families(self, config: Parameters) -> "list[Family]":
-        """The comparisons that its sentences make, listed from its parameters alone; none for those of an older study,
-        which lack some.
-        """
-        whole = {*self.parameters.model_fields} <= {*config.__dict__}
-        return self.analysis.families(config) if self.compares and whole else []
+        """The comparisons that its sentences make, listed from its parameters alone; none for those of an older study."""
+        return self.analysis.families(config) if self.compares and self.knows(config) else []
+
+    def knows(self, config: Parameters) -> bool:
+        """Whether parameters, as a study exported them, have all of those there are by now."""
+        return {*self.parameters.model_fields} <= {*config.__dict__}
 
     @property
     def figures(self) -> Mapping[str, Drawing]:
@@ -166,7 +167,9 @@ class Results:
         """In what setting it was found, and what was not run."""
         from ovit_core.study import statistics
 
-        return Text(f"{statistics.setting(self.rows, self.config)}\n\n{self.ablation.analysis.not_run(self.config)}")
+        older = not self.ablation.knows(self.config)
+        absent = "" if older else self.ablation.analysis.not_run(self.config)
+        return Text(f"{statistics.setting(self.rows, self.config)}\n\n{absent}")
 
     def table(self, phase: str, regimes: bool = False) -> "pd.DataFrame | None":
         """Methods by sparsities in percent on the upstream dataset, with one threshold, or in the other regimes."""
@@ -178,7 +181,7 @@ class Results:
         """Mean and interval of every method, sparsity, regime, phase and dataset."""
         from ovit_core.study import statistics
 
-        return Text(statistics.tables(self.rows, self.config.points, dict.fromkeys(self.config.every_dataset)))
+        return Text(statistics.tables(self.rows, self.rows.phase.unique(), self.rows.dataset.unique()))
 
     def export(self) -> None:
         """Writes rows, the images behind them, parameters, comparisons and the table of means to figures/PROFILE, where

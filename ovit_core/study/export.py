@@ -117,7 +117,7 @@ def _images(path: Path, rows: pd.DataFrame) -> per_image.Behind:
 def _compared(path: Path, but: str) -> pd.DataFrame:
     """The comparisons of all ablations but one that were exported; a file that cannot be read is set aside."""
     columns = ["experiment", *families.TABLE]
-    if path.exists():
+    if path.is_file():
         try:
             found = pd.read_csv(path, float_precision="round_trip")
             if list(found.columns) == columns:

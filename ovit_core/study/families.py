@@ -84,9 +84,9 @@ def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
 
 
 def used(rows: pd.DataFrame, families: Iterable[Family]) -> np.ndarray:
-    """(rows,) bool: whether a contrast of the families is made of the row."""
-    names = {name for family in families for one in family.contrasts for name in asked(rows, one).index}
-    return rows.index.isin(names)
+    """(rows,) bool: whether a contrast of losses is made of the row, for which those of single images are kept."""
+    contrasts = [one for family in families for one in family.contrasts if one.metric == "cross_entropy"]
+    return rows.index.isin({name for one in contrasts for name in asked(rows, one).index})
 
 
 def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:

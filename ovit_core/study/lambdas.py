@@ -65,7 +65,7 @@ def searches(
     around: Sequence[Row] | None = None,
 ) -> list[Task]:
     """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or the three around what
-    the rows `around` say is best with one pass, where more passes or a slower form of the method are tried.
+    the rows `around` say is best with one pass, where more passes are tried.
     """
     listed = lambda m: values(config, m) if around is None else near(config, around, m, regime)
     return [
@@ -78,8 +78,8 @@ def searches(
 
 
 def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL) -> tuple[float, ...]:
-    """The three lambdas, a decade apart, around the best of a method (for a sequential one, of its plain form)."""
-    best = best_damp(config, found, method.removesuffix("_sequential"), regime)
+    """The three lambdas, a decade apart, around the best of a method."""
+    best = best_damp(config, found, method, regime)
     return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
 
 
@@ -100,11 +100,12 @@ def chosen(
     passes: int = 1,
 ) -> dict[str, Any]:
     """The columns `damp` and `damp_rule` of a method under a rule. Both are "" for a method without lambda, `damp` also
-    before anything was searched.
+    before anything was searched. A sequential method takes that of its plain form: its own would cost too much.
     """
     if method in ("dense", "") or not get_method(method).needs_damp:
         return dict(damp="", damp_rule="")
-    best = best_damp(config, found, OVIT if rule == "shared" else method, regime, passes=passes)
+    whose = OVIT if rule == "shared" else method.removesuffix("_sequential")
+    best = best_damp(config, found, whose, regime, passes=passes)
     return dict(damp="" if best is None else best, damp_rule=rule)
 
 

@@ -7,7 +7,7 @@ several splits):
     NAME/images     how many images N there are
     NAME/correct    (r, ceil(N / 8)) bits: whether each image is right
     NAME/labels     (N,) labels of the split, where they are known
-    NAME/loss_rows  (q,) those of the lines that a listed contrast is made of, and of their models
+    NAME/loss_rows  (q,) those of the lines of models whose losses a listed contrast compares
     NAME/loss       (q, N) float16 cross-entropy
     NAME/top        (q, N) float16 probability of the class that the image was taken for
 
@@ -113,7 +113,7 @@ def read(path: Path, rows: pd.DataFrame) -> Behind:
         ValueError: it is damaged, or belongs to other rows; names the file.
     """
     found: Behind = [None] * len(rows)
-    if not path.exists():
+    if not path.is_file():
         return found
     try:
         with zipfile.ZipFile(path) as packed:

@@ -80,7 +80,8 @@ class Surgeon:
     def judge(self, model: nn.Module) -> float:
         """A model's validation top-1; without a head the share of the dense features' variance that its own have."""
         val = self.upstream.data.val
-        loader = batches(val.take(np.arange(min(len(val), self.config.search_images))), EVAL_BATCH)
+        chosen = np.random.default_rng(0).permutation(len(val))[: self.config.search_images]  # files lie class by class
+        loader = batches(val.take(np.sort(chosen)), EVAL_BATCH)
         if not self.upstream.headless:
             return training.evaluate(model, loader).accuracy
         device = models.pick_device(self.config.device)

@@ -29,7 +29,7 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     tasks += lambdas.searches(c, seed, world, [*plain, *more])
     for at in c.damp_checks:
         tasks += lambdas.searches(c, seed, world, c.methods, at=at)
-    for column, values in c.sweeps.items():
+    for column, values in c.sweeps.items() if seed in c.finetune_seeds else ():
         tasks += [t for v in values for t in lambdas.searches(c.replace(**{column: v}), seed, world, PAIR)]
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
@@ -43,15 +43,14 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
 
 
 def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """What begins with a lambda: three around it for several passes and for sequential forms; learning rates."""
+    """What begins with a lambda: three around it for several passes; learning rates."""
     c, tasks = config, []
-    for regime in map(regime_of, c.regimes):
-        slow = [method for method in c.methods if get_method(method).sequential]
-        tasks += lambdas.searches(c, seed, world, slow, regime, around=found)
+    if seed not in c.finetune_seeds:
+        return []
     for passes in c.compute_passes:
         tasks += lambdas.searches(c, seed, world, COMPUTE, passes=passes, around=found)
     tasks += recovery.rates(c, seed, world, found, *c.points["recovered"])
-    if len(c.gradual_lrs) > 1 and seed in c.finetune_seeds:
+    if len(c.gradual_lrs) > 1:
         epochs = c.gradual_cycles * max(1, c.gradual_epochs // 2)  # half as long
         tasks += [
             _gradual(c, seed, world, found, "gradual_rate", method, at, phase=RATES, lr=lr, epochs=epochs)
@@ -61,14 +60,11 @@ def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Seque
 
 
 def measurements(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """All there is to measure at what was chosen."""
-    return [
-        *_one_shot(config, seed, world, found),
-        *_masks(config, seed, world, found),
-        *(_trained(config, seed, world, found) if seed in config.finetune_seeds else ()),
-        *_swept(config, seed, world, found),
-        *_computed(config, seed, world, found),
-    ]
+    """All there is to measure at what was chosen; what is costly for some of the seeds only."""
+    groups = [_one_shot, _masks]
+    if seed in config.finetune_seeds:
+        groups += [_trained, _swept, _computed]
+    return [task for group in groups for task in group(config, seed, world, found)]
 
 
 def _copy(
@@ -88,8 +84,9 @@ def _one_shot(config: NoWeightUpdate, seed: int, world: World, found: Sequence[R
     yield _copy(config, seed, world, found, "dense", 0.0)
     for method, regime in product(config.methods, map(regime_of, config.regimes)):
         if regime.takes(method):
-            implied = lambdas.place(config, method, regime)["sparsity_target"]
-            for at in config.sparsities if regime.pattern == "unstructured" else (implied,):
+            headline = lambdas.place(config, method, regime, config.sensitivity_sparsity)["sparsity_target"]
+            along = regime.pattern == "unstructured" and not get_method(method).sequential  # which is slow
+            for at in config.sparsities if along else (headline,):
                 yield _copy(config, seed, world, found, method, at, regime)
                 if regime == GLOBAL and lambdas.shares(method):
                     yield _copy(config, seed, world, found, method, at, regime, "shared")
