@@ -107,9 +107,9 @@ def _place(phase: str, shots: float, dataset: str) -> str:
 
 def _which(line) -> str:
     """Which of a method's models it is."""
-    source = f", {SOURCES[line.source_phase]}" if line.source_phase in SOURCES else ""
-    at = f" at {share(line.sparsity_target)}" if line.sparsity_target else ""
-    return f" ({at.strip()}{source})" if at else f" ({source.strip(', ')})" if source else ""
+    parts = [f"at {share(line.sparsity_target)}"] if line.sparsity_target else []
+    parts += [SOURCES[line.source_phase]] if line.source_phase in SOURCES else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _errors(rows: pd.DataFrame) -> list[str]:

@@ -36,6 +36,7 @@ def families(config: Transfer) -> list[Family]:
     for one, name in product(protocols(config), config.datasets):
         if one.phase == "full" and name not in config.full_datasets:
             continue
+        listed = 0
         for source, methods, sparsities in config.sources[one.phase]:
             rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
             if OVIT not in methods or not sparsities:
@@ -46,6 +47,6 @@ def families(config: Transfer) -> list[Family]:
             contrasts = [Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY) for r in rivals]
             title = f"{name}, {one.words}, models {SOURCES[source]} at {share(at)}"
             known = f"{one.phase}{one.shots or ''}_{source}_{name}".replace(":", "_")
-            quiet = partial(silence, one=one, dataset=name)
+            quiet, listed = partial(silence, one=one, dataset=name, again=listed > 0), listed + 1
             out.append(Family(known, title, tuple(contrasts[:MOST]), MARGIN, silent=quiet))
     return out

@@ -76,8 +76,8 @@ def told(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(known[known.tells][POINT])
 
 
-def silence(rows: pd.DataFrame, one: Protocol, dataset: str) -> str:
-    """Why nothing is said of a dataset by a protocol; "" where it tells something."""
+def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
+    """Why nothing is said of a dataset by a protocol, in short if `again`; "" where it tells something."""
     found = of(sets(rows), one)
     found = found[found.dataset == dataset]
     if found.empty:
@@ -85,6 +85,8 @@ def silence(rows: pd.DataFrame, one: Protocol, dataset: str) -> str:
     line = found.iloc[0]
     if line.tells:
         return ""
+    if again:
+        return "nothing is said, for the same reason"
     sure = "one seed gives no interval" if np.isnan(line.half) else f"95 % interval from {100 * line.low:+.1f}"
     return (
         f"nothing is said about transfer here, for on validation dense ({100 * line.dense:.1f} %) is not clearly above what "
