@@ -174,6 +174,12 @@ def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
     assert not any("BETTER" in s for s in none)
 
 
+def test_rows_of_an_older_study_say_nothing_about_transfer():
+    older = [row for row in measured("a", 0.9, 0.1, ovit=0.8) if row.get("metric") != HELD_OUT]
+    (said,) = analysis.answers(table(older))
+    assert "nothing is said about transfer" in said
+
+
 def lengths(full, half, other=0.2, lr=(1e-3, 3e-3, 9e-3)):
     """Validation after half the length at three rates, the middle one the best, and after the whole length."""
     out = []

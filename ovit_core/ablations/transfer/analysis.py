@@ -19,7 +19,6 @@ from ovit_core.ablations.transfer.relations import (
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
-from ovit_core.study.recovery import Recovery
 from ovit_core.study.statistics import share, spread, spreads
 from ovit_core.study.tasks import HELD_OUT
 
@@ -30,7 +29,7 @@ LONG_ENOUGH = 0.01  # a run of half the length lies less than this below
 
 def answers(rows: pd.DataFrame) -> list[str]:
     """What ablation B found, besides its comparisons, from the rows alone."""
-    parts = (_headless, _lengths, _edges, _errors, _predicted, _better)
+    parts = (_undecided, _headless, _lengths, _edges, _errors, _predicted, _better)
     return [sentence for part in parts for sentence in part(rows)]
 
 
@@ -53,6 +52,12 @@ def length(rows: pd.DataFrame) -> pd.DataFrame:
 def rates(rows: pd.DataFrame) -> pd.DataFrame | None:
     """The learning rates of full finetuning with the runner-up, as `tuning.rate_table` shows them; None without any."""
     return tuning.rate_table(rows[rows.phase == RATES])
+
+
+def _undecided(rows: pd.DataFrame) -> list[str]:
+    if (rows.metric == HELD_OUT).any() or not rows.phase.isin(list(NAMES)).any():
+        return []
+    return ["These rows do not say on validation which datasets can tell anything: nothing is said about transfer."]
 
 
 def _headless(rows: pd.DataFrame) -> list[str]:
@@ -171,8 +176,6 @@ def _better(rows: pd.DataFrame) -> list[str]:
 
 def not_run(config: Transfer) -> str:
     """Which parts of ablation B the parameters leave out, so that what is not shown is not taken for no effect."""
-    if not isinstance(config, Recovery):  # parameters of an older study
-        return ""
     out = [name for phase, name in NAMES.items() if phase not in config.protocols]
     if "linear" in config.protocols and not config.few_shots:
         out.append("probes on a few images a class")
