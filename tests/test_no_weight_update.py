@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, combinations, islice, product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import TINY, quick
+from PIL import Image
 
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
@@ -21,11 +22,11 @@ from ovit_core.data.loading import load
 from ovit_core.methods import METHODS
 from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
-from ovit_core.study import measure, recovery
+from ovit_core.study import lambdas, measure, recovery
 from ovit_core.study.dense import Upstream
 from ovit_core.study.families import differences
 from ovit_core.study.intervals import interval
-from ovit_core.study.surgeon import DTYPE, Surgeon, apart
+from ovit_core.study.surgeon import DTYPE, Surgeon
 from ovit_core.study.tasks import COLUMNS, World
 from ovit_core.study.tuning import edges, lambda_table, searched
 from ovit_core.training import Evaluation
@@ -66,7 +67,7 @@ def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_pat
     for name, mask in masks.of(first).items():
         weight = trained.get_parameter(name)
         assert not torch.equal(weight, first.get_parameter(name)) and torch.equal(weight == 0, ~mask)
-    loader = batches(seed.upstream.data.train, 16, seed=apart(0, 1))
+    loader = seed.surgeon(task)._batches(1)
     prune(trained, "ovit", at, loader, gradients=8, block_size=24, damp=1e-4, dtype=DTYPE)
     assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), second.parameters()))
 
@@ -117,10 +118,48 @@ def test_gradual_pruning_that_was_interrupted_ends_where_it_would_have(tmp_path,
 
 def test_the_curvatures_images_are_not_those_that_training_saw_first(tmp_path, monkeypatch):
     seed, _ = gradual(tmp_path, monkeypatch)
-    train = seed.upstream.data.train
-    first = lambda drawn: next(iter(batches(train, 64, seed=drawn)))[1].tolist()
-    drawn = [first(apart(seed, step)) for seed in (0, 1) for step in (0, 1, 2)]
-    assert len({tuple(labels) for labels in [*drawn, first(0), first(1)]}) == 8
+    train, images = seed.upstream.data.train, lambda loader: torch.cat([x for x, _ in loader])
+    few = Surgeon(seed.config.replace(gradient_batch=4, gradients=8), seed.upstream, 0)
+    other = Surgeon(few.config, seed.upstream, 1)
+    drawn = [images(surgeon._batches(step)) for surgeon in (few, other) for step in (0, 1, 2)]
+    drawn += [images(islice(batches(train, 32, seed=s), 1)) for s in (0, 1)]
+    assert all(len(x) == 32 for x in drawn) and not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
+
+
+def test_several_passes_see_the_images_of_one_that_has_all_their_gradients(tmp_path, monkeypatch):
+    seed, _ = gradual(tmp_path, monkeypatch)
+    images = lambda gradients, step: torch.cat([
+        x for x, _ in Surgeon(seed.config.replace(gradients=gradients), seed.upstream, 0)._batches(step)
+    ])  # fmt: skip
+    assert torch.equal(torch.cat([images(2, step) for step in range(4)]), images(8, 0))
+
+
+def test_the_curvature_of_images_in_files_is_of_images_as_an_evaluation_sees_them(tmp_path, monkeypatch):
+    """Their training split is augmented image by image."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    draw = np.random.default_rng(0)
+    for split, shade in product(("train", "val"), (0, 1)):
+        folder = tmp_path / "mine" / split / f"shade{shade}"
+        folder.mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(draw.integers(0, 255, (96, 96, 3), np.uint8)).save(folder / f"{i}.png")
+    settings = ["upstream=folder:mine", f"data_dir={tmp_path}", f"model_args={TINY | dict(img_size=96)}", "epochs=0"]
+    config = quick(
+        NoWeightUpdate,
+        *settings,
+        "gradients=4",
+        "gradient_batch=4",
+        "block_size=24",
+        "batch_size=8",
+        "recovery_images=8",
+    )
+    seed = Seed(config, 0)
+    surgeon, train = seed.surgeon(lambdas.searches(config, 0, World(), ["ovit"])[0]), seed.upstream.data.train
+    assert train.train_transform is not None
+    plain = {tuple(x.flatten()[:50].tolist()) for x, _ in train.unaugmented()}
+    assert all(tuple(x.flatten()[:50].tolist()) in plain for batch, _ in surgeon._batches(1) for x in batch)
+    for method in ("ovit", "obc"):
+        assert masks.sparsity(surgeon.pruned(method, 0.5, 1e-2, ("uniform", Pattern()))) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_searches_look_at_images_of_all_classes(tmp_path, monkeypatch):
@@ -172,7 +211,8 @@ def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     columns = {name: task.columns[name] for name in ("passes", "recomputations", "gradients")}
     assert columns == dict(passes=2, recomputations=1, gradients=4)
     model, damp = copy.deepcopy(seed.upstream.model), task.columns["damp"]
-    loader = chain(*(islice(batches(seed.upstream.data.train, 16, seed=apart(0, step)), 4) for step in (0, 1)))
+    surgeon = seed.surgeon(task)
+    loader = chain(surgeon._batches(0), surgeon._batches(1))
     prune(model, "obert", 0.9, loader, gradients=4, block_size=24, damp=damp, recomputations=1, dtype=DTYPE)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), seed.pruned(task).parameters()))
 

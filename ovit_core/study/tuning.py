@@ -35,7 +35,10 @@ def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     found = []
     for at, group in tried.groupby(SEARCH, sort=False, dropna=False):
         means = group.groupby(column).value.mean()
-        best = best_of(group[["seed", column, "value"]].to_dict("records"), column, LARGER[column])
+        whole = [value for value, one in group.groupby(column) if one.seed.nunique() == group.seed.nunique()]
+        best = best_of(group[["seed", column, "value"]].to_dict("records"), column, whole, LARGER[column])
+        if best is None:
+            continue
         rest = means.drop(best)
         second = rest.idxmax() if len(rest) else float("nan")
         edge = "" if len(means) < 2 else {min(means.index): "lowest", max(means.index): "highest"}.get(best, "")

@@ -233,11 +233,8 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
     look = dict(cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"), cbar=False)
     sns.heatmap(100 * table, mask=table.isna(), ax=ax, **look)
     at = rows.sparsity_target.iloc[0]
-    ax.set(
-        title=f"What two masks at {share(at)} have in common, % (by chance {100 * at / (2 - at):.0f})",
-        xlabel="",
-        ylabel="",
-    )
+    ax.set(title=f"Kept by both at {share(at)}, % of kept by either (by chance {100 * (1 - at) / (1 + at):.0f})")
+    ax.set(xlabel="", ylabel="")
     ax.grid(False)
     return fig
 

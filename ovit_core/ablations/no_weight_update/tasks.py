@@ -26,11 +26,12 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     tasks = [t for regime in map(regime_of, c.regimes) for t in lambdas.searches(c, seed, world, plain, regime)]
     # Trained models, sweeps and the comparison at equal compute take it, whatever the regimes.
     more = [*(PAIR if any(c.sweeps.values()) or c.sensitivity_draws else ()), *(COMPUTE if c.compute_passes else ())]
+    more += [lambdas.OVIT] * any(map(lambdas.shares, plain))
     tasks += lambdas.searches(c, seed, world, [*plain, *more])
     for at in c.damp_checks:
         tasks += lambdas.searches(c, seed, world, c.methods, at=at)
     for column, values in c.sweeps.items() if seed in c.finetune_seeds else ():
-        tasks += [t for v in values for t in lambdas.searches(c.replace(**{column: v}), seed, world, PAIR)]
+        tasks += [t for v in values for t in lambdas.searches(c.model_copy(update={column: v}), seed, world, PAIR)]
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
             task(
@@ -154,7 +155,7 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     fixed = lambdas.chosen(config, found, lambdas.OVIT)["damp"]
     for column, values in config.sweeps.items():
         for value, method in product(values, PAIR):
-            varied = config.replace(**{column: value})
+            varied = config.model_copy(update={column: value})
             yield make(varied, column, method, **lambdas.chosen(varied, found, method))
             yield make(varied, column, method, damp=fixed, damp_rule="shared")
     for damp, method in product(config.sensitivity_damps, PAIR):
