@@ -1,6 +1,7 @@
 """Ablation A: training after pruning, equal compute, the attribution of the gain by hand, what is compared and told."""
 
 import copy
+import re
 from dataclasses import replace
 from itertools import chain, combinations, islice, product
 
@@ -15,6 +16,7 @@ from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
 from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run, sensitivity
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
+from ovit_core.ablations.no_weight_update.figures import overlap
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import Steps, batches
@@ -271,7 +273,7 @@ def test_the_two_rules_of_lambda_are_never_mixed():
 
 def line(at, mean, half, p):
     resolved = "resolved" if p < 0.05 else "not resolved"
-    return dict(sparsity_target=at, mean=mean, low=mean - half, high=mean + half, verdict=resolved)
+    return dict(sparsity_target=at, mean=mean, low=mean - half, high=mean + half, verdict=resolved, margin=0.01)
 
 
 def test_what_score_and_update_are_to_each_other_may_turn_along_the_curve():
@@ -281,6 +283,8 @@ def test_what_score_and_update_are_to_each_other_may_turn_along_the_curve():
         "substitutes at 80 % (-10.0 ± 5.0); complements at 95 % (+20.0 ± 10.0); not resolved at 50 % (+0.1 ± 2.0)"
     )
     assert relation(lines.assign(verdict="not run")) == ""
+    small = pd.DataFrame([line(0.5, 0.001, 0.002, 0.9) | dict(verdict="same"), line(0.6, -0.005, 0.002, 0.01)])
+    assert relation(small) == "substitutes at 60 % (-0.5 ± 0.2, within the margin); neither at 50 % (+0.1 ± 0.2)"
 
 
 def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
@@ -343,16 +347,55 @@ def test_sensitivity_has_the_studys_own_setting_as_a_point_under_both_rules():
 
 
 def test_what_was_chosen_and_what_lies_at_the_edge_of_its_list():
-    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0)
+    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0, gradients=256.0)
+    common |= dict(gradient_batch=16.0)
     values = {1e-7: 0.80, 1e-6: 0.85, 1e-5: 0.70}
     tried = [rows({("ovit", s): v for s in (0, 1)}, damp=d, **common) for d, v in values.items()]
     tried += [rows({("obert", s): v for s in (0, 1)}, damp=d, **common) for d, v in zip(values, (0.5, 0.6, 0.6))]
     found = searched(pd.concat(tried, ignore_index=True), "damp").set_index("method")
     assert found.loc["ovit", "best"] == 1e-6 and found.loc["ovit", "second"] == 1e-7 and found.loc["ovit", "edge"] == ""
     assert found.loc["obert", "best"] == 1e-5 and found.loc["obert", "edge"] == "highest"  # of equals the larger
-    assert edges(found.reset_index()) == ["`obert` highest (1e-05)"]
-    wide = lambda_table(pd.concat(tried, ignore_index=True), ["ovit", "obert"])
+    assert edges(found.reset_index()) == ["`obert` highest (1e-05) at global 90 %"]
+    other = [row.assign(block_size=16.0, damp=1e-9) for row in tried]  # a sweep's points
+    config = quick(NoWeightUpdate, "gradients=256", "gradient_batch=16")
+    wide = lambda_table(pd.concat([*tried, *other], ignore_index=True), config)
     assert wide["global 90 %"].to_dict() == {"ovit": "1e-6", "obert": "1e-5*"}
+
+
+def test_curves_of_sweeps_are_of_the_same_models_throughout():
+    """Five seeds have the study's own setting, three the others."""
+    gain = {s: 0.1 if s < 3 else 0.9 for s in range(5)}
+    own = rows(
+        {(m, s): 0.1 + (m == "ovit") * gain[s] for m in ("ovit", "ovit_mask_only") for s in gain}, block_size=48.0
+    )
+    sweep = dict(experiment="sensitivity", block_size=16.0)
+    varied = rows({(m, s): 0.1 + (m == "ovit") * 0.1 for m in ("ovit", "ovit_mask_only") for s in range(3)}, **sweep)
+    found = sensitivity(pd.concat([own, varied.assign(scope_name="block_size")], ignore_index=True))
+    assert found["mean"].tolist() == pytest.approx([0.1, 0.1]) and set(found.seeds) == {3}
+
+
+def test_what_it_costs_that_lambda_was_chosen_at_one_sparsity_is_told_in_points():
+    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0)
+    at = lambda s, method, values: [
+        rows({(method, seed): v for seed in (0, 1)}, damp=d, sparsity_target=s, **common) for d, v in values.items()
+    ]
+    tried = at(0.9, "ovit", {1e-7: 0.9, 1e-6: 0.8}) + at(0.95, "ovit", {1e-7: 0.7, 1e-6: 0.6})
+    tried += at(0.9, "obert", {1e-7: 0.5, 1e-6: 0.6}) + at(0.95, "obert", {1e-7: 0.4, 1e-6: 0.312})
+    taken = [rows({(m, s): 0.5 for s in (0, 1)}, damp=d, block_size=64.0) for m, d in (("ovit", 1e-7), ("obert", 1e-6))]
+    said = answers(pd.concat([*tried, *taken], ignore_index=True))[-1]
+    assert said == "λ was chosen at 90 %. By validation, at 95 % another λ would suit `obert` 8.8 points better."
+
+
+def test_draws_of_images_are_told_from_dense_models():
+    draw = np.random.default_rng(0)
+    model, noise = draw.normal(0, 0.1, 400), lambda: draw.normal(0, 0.05, 400)
+    both = [rows({("ovit", s): v for s, v in enumerate(model + noise())}) for _ in range(2)]
+    both[1] = both[1].assign(experiment="sensitivity", scope_name="gradient_seed")
+    both = pd.concat(both, ignore_index=True)
+    said = answers(both.assign(dense_seed=both.seed))[-1]
+    within, between = (float(word) for word in re.findall(r"\d+\.\d", said))
+    assert within == pytest.approx(5, abs=0.4) and between == pytest.approx(10, abs=0.8)
+    assert "dense models" not in answers(both.assign(dense_seed=0))[-1]
 
 
 def test_the_half_length_test_is_told():
@@ -362,6 +405,13 @@ def test_the_half_length_test_is_told():
     )
     assert test(0.895)[0].startswith("The dense model is trained long enough: with 6 epochs it has 90.0 %")
     assert test(0.885)[0].startswith("The dense model is not trained long enough")
+
+
+def test_what_masks_share_by_chance(monkeypatch):
+    """Two random masks that keep a tenth each share 1 of the 19 hundredths that either keeps."""
+    overlaps = rows({("ovit", 0): 0.4}, metric="mask_overlap", scope="method").assign(scope_name="magnitude")
+    (ax,) = overlap(overlaps).axes
+    assert "(by chance 5)" in ax.get_title()
 
 
 def test_what_was_not_run_is_listed():
