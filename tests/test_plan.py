@@ -59,26 +59,76 @@ def test_what_is_done_is_not_planned_again(tmp_path, monkeypatch):
     after = left(asked())
     assert after == {what: (n, 0) for what, (n, _) in before.items()}
     more = left(asked("sparsities=[0.9, 0.5]"))
-    assert more["no_weight_update, one_shot"] == (before["no_weight_update, one_shot"][0] + 4, 4)  # and where it acts
+    assert more["no_weight_update, one_shot"] == (before["no_weight_update, one_shot"][0] + 2, 2)
+    more = left(asked("methods=[ovit, magnitude]"))  # a copy, its layers, and what it has in common with oViT's, a seed
+    assert more["no_weight_update, one_shot"] == (before["no_weight_update, one_shot"][0] + 6, 6)
     assert "left" in plan.of(asked(), "command") and "missing: nothing\nnext: command" in plan.of(asked(), "command")
 
 
 def test_seconds_of_earlier_rows_are_the_estimate():
-    config = quick(NoWeightUpdate, "seeds=[0]", "methods=[ovit, magnitude]")
+    config = quick(NoWeightUpdate, "seeds=[0]", "methods=[ovit, magnitude]", "recovery_epochs=[1, 3]")
     world = World({"glyph_letters": ""}, {0: ""})
-    tasks = [
-        t for t in registry.get("no_weight_update").stages[1](config, 0, world, []) if t.columns["phase"] == "one_shot"
-    ]
-    row = lambda method, seconds, **more: (
-        dict(phase="one_shot", dataset="glyph_letters", method=method, seconds=seconds) | more
+    tasks = registry.get("no_weight_update").stages[-1](config, 0, world, [])
+    one_shot = [t for t in tasks if t.kind == "one_shot"]
+    row = lambda method, seconds, phase="one_shot", **more: (
+        dict(phase=phase, dataset="glyph_letters", method=method, seconds=seconds) | more
     )
     rows = [row("ovit", 2.0, seed=0), row("ovit", 1.0, seed=0), row("ovit", 5.0, seed=1)]  # 3 s and 5 s
     costs = Costs(config, rows, None)
-    of = lambda method: {costs.of(t).seconds for t in tasks if t.columns["method"] == method}
+    of = lambda method: {costs.of(t).seconds for t in one_shot if t.columns["method"] == method}
     assert of("ovit") == {4.0}
     assert of("magnitude") == {4.0}  # of the same phase and set
-    one = next(t for t in tasks if t.columns["method"] == "magnitude")
+    one = next(t for t in one_shot if t.columns["method"] == "magnitude")
     assert Costs(config, [row("magnitude", 7.0), *rows], None).of(one).seconds == 7.0
+    # Tasks that differ in nothing but a length or an amount are not one task, and a longer one takes longer.
+    rows = [row("ovit", 2.0, "recovered", epochs=1), row("ovit", 4.0, "recovered", epochs=2)]
+    recovered = {t.columns["epochs"]: t for t in tasks if t.kind == "recovered" and t.columns["method"] == "ovit"}
+    costs = Costs(config, rows, None)
+    assert {n: costs.of(t).seconds for n, t in recovered.items()} == {1: 2.0, 3: 6.0}
+    masks = next(t for t in tasks if t.kind == "where_it_acts")
+    assert Costs(config, [row("ovit", 9.0)], None).of(masks).seconds == 0  # of copies that are made anyhow
+    old = Costs(config, [row("ovit", 99.0, "recovered")], None)  # of before lengths had a column: another measurement
+    assert old.of(recovered[3]) == Costs(config, [], None).of(recovered[3])
+
+
+def phases(ablation, *settings):
+    """The tasks of all stages by phase, as if nothing had been measured."""
+    config = quick(ablation.parameters, "seeds=[0]", *settings)
+    world, found = World(dict.fromkeys(config.every_dataset, ""), {0: ""}), {}
+    for task in (t for stage in ablation.stages for t in stage(config, 0, world, [])):
+        found.setdefault(task.columns["phase"], []).append(task)
+    return config, found
+
+
+def test_every_phase_has_an_estimate_of_its_own(monkeypatch):
+    """The model of the cost in passes over images, at a speed at which nothing else counts."""
+    monkeypatch.setattr(cost, "speed", lambda: 1e6)
+    monkeypatch.setattr(cost, "elimination", lambda: None)
+    c, a = phases(registry.get("no_weight_update"), "recovery_epochs=[1, 5]", "gradual_lrs=[1.0e-3, 3.0e-3]")
+    costs = Costs(c, [], (10_000, 2_000))
+    passes = lambda task: costs.of(task).seconds * 0.45 * 1e6 / cost.shape(c).flops
+    gradients, epoch = 3 * c.gradients * c.gradient_batch, 3 * c.recovery_images
+    by = lambda phase, column: {t.columns[column]: passes(t) for t in a[phase] if t.columns["method"] == "magnitude"}
+    one = pytest.approx
+    assert by("recovered", "epochs") == {1: one(epoch + 2000), 5: one(5 * epoch + 2000)}
+    assert by("recovery_search", "epochs") == {2: one(2 * epoch + c.search_images)}
+    assert by("gradual", "epochs") == {5: one(5 * epoch + 2000)}
+    assert by("gradual_search", "epochs") == {5: one(5 * epoch + c.search_images)}
+    ovit = {t.columns["passes"]: passes(t) for t in a["gradual"] if t.columns["method"] == "ovit"}
+    assert ovit == {4: one(5 * epoch + 2000 + 4 * gradients)}
+    trained = costs.dense([]).seconds
+    whole, half = (costs.of(t).seconds for t in a["dense_length"])
+    assert whole < 0.02 * trained and half == one(trained / 2, rel=0.02)  # the whole one is the dense model itself
+    c, b = phases(registry.get("transfer"))
+    full = 3 * c.full_steps * c.full_batch_size
+    costs = Costs(c, [], (10_000, 2_000))
+    each = dict(
+        full=full + 2000, full_length=full + 2000, lr_search=full / 2 + c.search_images, knn=2000, features=2000
+    )
+    assert all(passes(t) == one(wanted) for phase, wanted in each.items() for t in b[phase])
+    monkeypatch.setattr(cost, "speed", lambda: 1e15)  # at which nothing else counts than what is no pass
+    few = {t.columns["shots"]: costs.of(t).seconds for t in b["linear"]}
+    assert few[""] == one(cost.PROBE, abs=0.1) and few[5] == few[20] == one(cost.PROBE / 8, abs=0.1)
 
 
 def test_units_are_taken_up_by_whoever_is_free():

@@ -112,3 +112,6 @@ def test_a_table_tells_lengths_of_training_apart():
     assert wide is not None and list(wide.columns) == ["90 %, epochs 1", "90 %, epochs 3"]
     assert wide.loc["ovit"].tolist() == ["50.5 ± 6.4", "60.5 ± 6.4"]  # 12.706 * 0.5 points
     assert "| `ovit` | 50.5 ± 6.4 | 60.5 ± 6.4 |" in statistics.tables(r, ["one_shot", "linear"], ["d"])
+    few = pd.concat([rows({("ovit", 0.9, k): 0.5 for k in range(2)}, shots=shots) for shots in ("", 5)])
+    wide = statistics.table(few, "one_shot", "d")  # all images have no number
+    assert wide is not None and set(wide.columns) == {"90 %", "90 %, shots 5"}

@@ -19,7 +19,7 @@ import numpy as np
 
 from ovit_core.study import paths
 from ovit_core.study.parameters import Parameters
-from ovit_core.study.tasks import Row, Task
+from ovit_core.study.tasks import KEY, Row, Task
 
 # timm's names -> width, depth
 SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}
@@ -28,6 +28,7 @@ SHARE = 0.45  # of a large product's speed that training a small transformer rea
 ROUGH = 2.0  # factor by which the model may be wrong where no rows tell
 START, PAGE = 9.0, 14.0  # seconds: processes that import torch, once a run; a notebook that only reads rows
 IMAGES, PROBE = 3000, 8.0  # test images, and seconds of a linear probe, where nothing is known
+ONE = tuple(column for column in KEY if column not in ("metric", "scope", "scope_name", "C"))  # same in a task's rows
 
 
 class Estimate(NamedTuple):
@@ -116,28 +117,40 @@ class Costs:
         taken: dict[tuple, float] = defaultdict(float)
         for row in rows:
             if row["seconds"]:
-                one = (row.get("sparsity_target"), row.get("damp"), row.get("pattern"), row.get("seed"), row.get("lr"))
-                taken[(row["phase"], row["dataset"], row["method"]), one, row.get("block_size")] += row["seconds"]
+                place = self._place(row, row.get("scope") or "all")
+                taken[place, tuple(str(row.get(column, "")) for column in ONE)] += row["seconds"]
         self._known: dict[tuple, list[float]] = defaultdict(list)
-        for (place, *_), seconds in taken.items():
-            for known in (place, place[:2], place[:1]):
-                self._known[known].append(seconds)
+        for (place, _), seconds in taken.items():
+            self._known[place].append(seconds)
+            for known in (place[:-1], place[:-2]):  # an epoch's
+                self._known[known].append(seconds / (place[-1] or 1))
+
+    @staticmethod
+    def _place(columns: Row, scope: str) -> tuple:
+        """By what tasks are alike: the phase, of what their first row is (all, layers, pairs of methods), the dataset,
+        whether they train for a number of epochs, the method, and that number.
+        """
+        epochs = 0.0 if columns.get("source_phase") else float(columns.get("epochs") or 0)
+        return columns["phase"], scope, columns["dataset"], epochs > 0, columns["method"], epochs
 
     def of(self, task: Task) -> Estimate:
         """What a task takes on one worker."""
-        c = task.columns
-        place = (c["phase"], c["dataset"], c["method"])
-        for key in (place, place[:2]):
+        place = self._place(task.columns, task.metrics[0][1])
+        for key, times in ((place, 1), (place[:-1], place[-1] or 1), (place[:-2], place[-1] or 1)):
             if seconds := self._known.get(key):
                 spread = pstdev(seconds) / fmean(seconds) / math.sqrt(len(seconds)) if len(seconds) > 1 else 0.5
-                return Estimate(fmean(seconds), 1.2 + 2 * spread)
+                return Estimate(times * fmean(seconds), 1.2 + 2 * spread)
         return self._modelled(task)
 
     def dense(self, known: Sequence[float]) -> Estimate:
         """Training one dense model; `known` are seconds of earlier ones."""
         if known:
             return Estimate(fmean(known), 1.25)
-        return self._seconds(BACKWARD * self.config.epochs * 0.9 * (self.images[0] or 10 * IMAGES))
+        return self._seconds(self._trained(self.config.epochs))
+
+    def _trained(self, epochs: float) -> float:
+        """Forward passes that training a dense model costs as much as: a tenth of the images is for validation."""
+        return BACKWARD * epochs * 0.9 * (self.images[0] or 10 * IMAGES)
 
     def _seconds(self, images: float) -> Estimate:
         """Of so many forward passes."""
@@ -147,29 +160,34 @@ class Costs:
 
     def _modelled(self, task: Task) -> Estimate:
         c, columns, one = self.config, task.columns, shape(self.config)
-        values, test = c.values(), self.images[1]
-        recovery = BACKWARD * values.get("recovery_images", 0) * (columns["epochs"] or 0)
-        images = {
-            "dense_length": BACKWARD * (self.images[0] or 10 * IMAGES) * (columns["epochs"] or 0),
+        if task.kind == "where_it_acts":  # masks of copies that are made anyhow
+            return Estimate(0.0, ROUGH)
+        values, phase, epochs = c.values(), columns["phase"], columns["epochs"] or 0
+        recovery = BACKWARD * values.get("recovery_images", 0) * epochs
+        full = BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
+        searched = phase.endswith("_search") or phase == "dense_length"
+        images = (c.search_images if searched else self.images[1]) + {
+            # That of full length is there already: it is the dense model itself.
+            "dense_length": self._trained(epochs) if epochs < c.epochs else 0,
             **dict.fromkeys(("recovered", "recovery_search", "gradual", "gradual_search"), recovery),
-            **dict.fromkeys(
-                ("full", "full_length"), BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
-            ),
-            "lr_search": BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0) / 2,
-            "linear": 3 * IMAGES,
-        }.get(columns["phase"], 0)
+            **dict.fromkeys(("full", "full_length"), full),
+            "lr_search": full / 2,
+            "linear": 3 * IMAGES,  # whose features the other ways to read them share
+        }.get(phase, 0)
         curved = columns["damp_rule"] != ""
         gradients = BACKWARD * columns["gradients"] * columns["gradient_batch"]
         if curved and columns["passes"] > 1:
             images += gradients * columns["passes"]
-        elif curved and columns["phase"] == "lambda_search":
+        elif curved and phase == "lambda_search":
             images += gradients / len(c.damps)
-        seconds, factor = self._seconds(images + test)
-        seconds += PROBE if columns["phase"] == "linear" else 0
+        seconds, factor = self._seconds(images)
+        if phase == "linear":
+            seconds += PROBE / 8 if columns["shots"] else PROBE
         if curved and one and (fit := elimination()):
-            # What reads features of a model shares its factorization with whatever else does.
-            shared = {"one_shot": 0.3, "linear": 0.1, "knn": 0.1, "features": 0.1}
-            count = shared.get(columns["phase"], 1) * max(1, columns["passes"])
+            # Searches of rates and lengths of training share a factorization, and so does what reads features.
+            shared = {"lambda_search": 1, "gradual": 1, "gradual_search": 1, "linear": 0.1, "knn": 0.1, "features": 0.1}
+            kept = columns["source_phase"] == "recovered"  # in the cache, from when it was trained
+            count = 0 if kept else columns["passes"] if columns["passes"] > 1 else shared.get(phase, 0.3)
             x = [1, math.log(one.prunable), math.log(columns["block_size"]), math.log(columns["gradients"])]
             seconds += count * math.exp(float(np.dot(x, fit[0])))
             factor = max(factor, fit[1])

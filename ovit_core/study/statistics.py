@@ -216,7 +216,9 @@ def _wide(found: pd.DataFrame, regimes: bool) -> pd.DataFrame | None:
     if regimes:
         columns = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(columns, found.pattern)]
     for variant in VARIANTS:
-        if (told := found[variant].replace("", np.nan)).nunique() > 1:
+        told = found[variant].replace("", np.nan)
+        twice = told.groupby([found.method, pd.Series(columns, index=found.index)]).nunique(dropna=False) > 1
+        if told.nunique() > 1 or twice.any():  # some of it, or all images, is told apart too
             more = [f", {variant.replace('_', ' ')} {v}" if v == v else "" for v in told]
             columns = [column + words for column, words in zip(columns, more)]
     found = found.assign(column=columns, text=spreads(found, ".1f"))

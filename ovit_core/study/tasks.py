@@ -53,6 +53,15 @@ class Task:
         """The task whose model it begins with."""
         return self.sources[0]
 
+    @property
+    def wanted(self) -> frozenset[tuple[str, str]]:
+        """(metric, scope) of the rows that are kept of it."""
+        return frozenset((*self.metrics, *([(VALIDATION, "all")] if self.choose else [])))
+
+    def asks(self, row: Row) -> bool:
+        """Whether a row is one of those that are kept of it: a measurement may know more than it is asked for."""
+        return (row["metric"], row["scope"]) in self.wanted
+
     def __str__(self) -> str:
         c = self.columns
         at = f" at {c['sparsity_target']:g}" if c["sparsity_target"] else ""
@@ -139,8 +148,7 @@ class Found:
                 return []
             best = max(values, key=lambda value: tried[value]["value"])  # the first of equals
             rows = [*tried.values(), *(row for row in rows if row["metric"] != VALIDATION and row[column] == best)]
-        wanted = {*task.metrics, (VALIDATION, "all")} if task.choose else set(task.metrics)
-        rows = [row for row in rows if (row["metric"], row["scope"]) in wanted]
+        rows = [row for row in rows if task.asks(row)]
         return rows if {(row["metric"], row["scope"]) for row in rows}.issuperset(task.metrics) else []
 
 

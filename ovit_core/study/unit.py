@@ -150,7 +150,7 @@ def one(
             _seeds[key] = registry.get(given.ablation).seed(config, seed, world)
         begun = time.perf_counter()
         try:
-            rows = _seeds[key].measure(task)
+            rows = [one for one in _seeds[key].measure(task) if task.asks(one.row)]
         except KeyboardInterrupt:  # it may have stopped between any two steps
             _seeds.clear()
             raise

@@ -98,27 +98,16 @@ def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     methods = [m for m in config.methods if GLOBAL.takes(m) and "global" in config.regimes]
     at = config.sensitivity_sparsity
     for i, method in enumerate(methods):
-        mine, rest = (
-            _copy(config, seed, world, found, method, at),
-            [_copy(config, seed, world, found, other, at) for other in methods[i + 1 :]],
-        )
-        what = [
-            ("sparsity", "layer"),
-            *([("correction_share", "layer")] if get_method(method).update != "none" else []),
-        ]
-        what += [("mask_overlap", "method")] * bool(rest)
+        mine = _copy(config, seed, world, found, method, at)
         columns = {name: mine.columns[name] for name in ("method", "sparsity_target", "damp", "damp_rule")}
-        yield task(
-            config,
-            seed,
-            world,
-            "where_it_acts",
-            what,
-            modules=MODULES,
-            phase="one_shot",
-            sources=[mine, *rest],
-            **columns,
-        )
+        make = lambda what, *others, **more: task(
+            config, seed, world, "where_it_acts", what, modules=MODULES, phase="one_shot",
+            sources=[mine, *others], **columns, **more,
+        )  # fmt: skip
+        yield make([("sparsity", "layer"), *[("correction_share", "layer")] * (get_method(method).update != "none")])
+        for other in methods[i + 1 :]:  # a task a pair: its row depends on these two, not on the list of methods
+            theirs = _copy(config, seed, world, found, other, at)
+            yield make([("mask_overlap", "method")], theirs, scope_name=other)
 
 
 def _trained(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:

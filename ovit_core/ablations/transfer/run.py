@@ -13,7 +13,7 @@ from ovit_core import masks, models, training
 from ovit_core.ablations.transfer import readout
 from ovit_core.ablations.transfer.parameters import NOTHING, Transfer
 from ovit_core.ablations.transfer.readout import Labelled
-from ovit_core.ablations.transfer.similarity import cka
+from ovit_core.ablations.transfer.similarity import FEWEST, cka
 from ovit_core.data.batches import EVAL_BATCH, InMemoryImages, Steps, batches
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import Data
@@ -22,7 +22,7 @@ from ovit_core.study.store import Images, Measured
 from ovit_core.study.tasks import HELD_OUT, VALIDATION, Task, World, identity_of
 
 HELD, SPLIT = 0.2, 0  # of a downstream training split, to choose by: the same images for every seed
-ALIKE = 2000  # validation images on which features are compared, at most
+ALIKE = 2000  # images on which features are compared, at most
 Split = InMemoryImages | ImageFiles
 
 
@@ -126,12 +126,16 @@ class Seed(measure.Seed):
         return finetune(self.model(task), images, classes, self.config, lr, steps, self.seed, str(task))
 
     def similarity(self, task: Task) -> Iterable[Measured]:
-        """How alike a model's features are to the dense model's."""
-        name, val = task.columns["dataset"], self.data(task).val
-        few = np.random.default_rng(SPLIT).permutation(len(val))[:ALIKE]
+        """How alike a model's features are to the dense model's: of validation images, or where those are too few to
+        tell, of the images to train on.
+        """
+        name, data = task.columns["dataset"], self.data(task)
+        part = "val" if len(data.val) >= FEWEST else "train"
+        images = getattr(data, part)
+        few = np.random.default_rng(SPLIT).permutation(len(images))[:ALIKE]
         if name not in self._dense:
-            self._dense[name] = extract(self.upstream.model, val)[0][few]
-        mine = self.features(task, "val")[0][few]
+            self._dense[name] = extract(self.upstream.model, images)[0][few]
+        mine = self.features(task, part)[0][few]
         about = measure.sparsities(self.model(task)) | dict(n_test=len(few))
         yield Measured(about | dict(metric="cka", value=cka(mine, self._dense[name])))
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+FEWEST = 4  # images from which on the unbiased HSIC is defined
+
 
 def cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear centred kernel alignment of two models' features of the same images, debiased: 1 where one is a rotated,
@@ -15,13 +17,13 @@ def cka(x: np.ndarray, y: np.ndarray) -> float:
         HSIC = [tr(K L) + (sum K)(sum L) / ((n - 1)(n - 2)) - 2 / (n - 2) sum(K L)] / (n (n - 3)).
 
     Args:
-        x, y: (n, k) and (n, l) features, n at least 4.
+        x, y: (n, k) and (n, l) features, n at least FEWEST.
 
     Returns:
         At most 1; 0 where a model gives every image the same features.
     """
-    if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"CKA needs the features of the same images, 4 at least, not of {len(x)} and {len(y)}")
+    if len(x) != len(y) or len(x) < FEWEST:
+        raise ValueError(f"CKA needs the features of the same images, {FEWEST} at least, not of {len(x)} and {len(y)}")
     K, L = _gram(x), _gram(y)
     own = _hsic(K, K) * _hsic(L, L)
     return float(_hsic(K, L) / np.sqrt(own)) if own > 0 else 0.0
