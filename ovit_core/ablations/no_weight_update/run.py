@@ -24,11 +24,11 @@ class Seed(measure.Seed):
         self._kept: dict[tuple, dict[str, Tensor]] = {}
 
     def where_it_acts(self, task: Task) -> Iterable[Measured]:
-        """Per layer the sparsity, and the share of the correction's squared norm; intersection over union of what this
-        method and each of the others keep.
+        """Per layer the sparsity, and the share of the correction's squared norm; or the intersection over union of what
+        this method and another keep.
         """
         mine, *others = task.sources
-        for name, kept in self.kept(mine).items():
+        for name, kept in self.kept(mine).items() if ("sparsity", "layer") in task.metrics else ():
             layer = dict(scope="layer", scope_name=name)
             yield Measured(layer | dict(metric="sparsity", value=1 - float(kept.float().mean())))
         if ("correction_share", "layer") in task.metrics:
