@@ -16,7 +16,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
-from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, behind, contrast, pair, share, spread, under
+from ovit_core.study.statistics import ACCURACIES, FREE, VARIANTS, WHERE, behind, contrast, pair, share, spread, under, without
 
 MOST = 5  # contrasts of a family
 LEVEL = 0.05  # the error rate of a family
@@ -67,15 +67,17 @@ def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
     swept = (rows.experiment == "sensitivity") & ((rows.scope_name != one.by) if one.by else True)
     whole = (rows.scope == "all") & ~swept
     names = {method.partition("@")[0] for method in one.weights} if one.by else {*one.weights}
-    found = under(rows[whole & rows.method.isin(names)], one.rule)
-    found = found[found.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])]
+    known = under(rows[whole & rows.method.isin(names)], one.rule)
+    keep = known.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])
     for column, value in one.where.items():
-        wanted = list(value) if isinstance(value, list | tuple) else [value]
-        free = False  # a method without sparsity is everywhere, and at every variant that it has none of
-        if column in ("sparsity_target", "allocation", "pattern", *VARIANTS):
-            empty = found[column].isna() | (found[column] == "") if column in VARIANTS else True
-            free = (found.sparsity_target == 0) & empty
-        found = found[found[column].isin(wanted) | free]
+        wanted = known[column].isin(list(value) if isinstance(value, list | tuple) else [value])
+        # A method without sparsity is everywhere, and at every variant of FREE that it has none of.
+        if column in ("sparsity_target", "allocation", "pattern"):
+            wanted |= known.sparsity_target == 0
+        elif column in FREE:
+            wanted |= (known.sparsity_target == 0) & without(known, column)
+        keep &= wanted
+    found = known[keep]
     if one.by:
         shown = [f"{value:g}" if isinstance(value, Number) else value for value in found[one.by]]
         found = found.assign(method=[f"{method}@{value}" for method, value in zip(found.method, shown)])

@@ -16,6 +16,7 @@ from ovit_core.study.tasks import KEY
 
 WHERE = ["phase", "dataset", "allocation", "pattern"]
 VARIANTS = ["source_phase", "shots", "epochs", "recomputations"]  # what else tells measurements of a phase apart
+FREE = ("source_phase", "epochs", "recomputations")  # of which a method may have none; images a class it always has
 CURVE = [*WHERE, *VARIANTS, "method", "sparsity_target"]
 ACCURACIES = ("top1", "mean_per_class")
 SPREAD = ["s", "sigma", "sigma_e", "N", "df", "low", "high", "p"]  # how an interval came about
@@ -110,6 +111,14 @@ def accuracy(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
     return summary(accuracies(under(rows, rule)), CURVE)
 
 
+def without(rows: pd.DataFrame, column: str) -> pd.Series:
+    """(rows,) bool: whether the method has no value of a column anywhere in the row's phase. A single row that is empty
+    does not show that: the one that was asked for may have failed.
+    """
+    empty = rows[column].isna() | (rows[column] == "")
+    return empty.groupby([rows.method, rows.phase]).transform("all").astype(bool)
+
+
 def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) -> pd.DataFrame:
     """A weighted sum of methods, seed by seed, wherever all of them were measured.
 
@@ -117,7 +126,7 @@ def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) ->
         rows: of one metric and one rule of lambda.
         weights: method -> weight: a difference, an interaction, a Shapley part; {a: 1} is the method itself.
         on: columns in which the methods' rows must be the same. A method without sparsity (dense, a floor) meets the
-            others in every regime and at each of their sparsities, and at every variant that it has none of.
+            others in every regime and at each of their sparsities, and at every variant of FREE that it has none of.
 
     Returns:
         Rows: the columns `on`, `seed`, `method` (the sum in words), `value`, `each`, `labels`.
@@ -135,7 +144,7 @@ def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) ->
         part, keys = parts[method], [*on, "seed"]
         if everywhere.get(method, False) and not bare:
             free = {"sparsity_target", "allocation", "pattern"}
-            free |= {c for c in VARIANTS if c in on and (part[c].isna() | (part[c] == "")).all()}
+            free |= {column for column in FREE if column in on and without(part, column).all()}
             keys = [column for column in keys if column not in free]
         part = _one_a_seed(part, keys[:-1])[[*keys, "value", *OBJECTS]]
         part = part.rename(columns={column: f"{column}{i}" for column in ("value", *OBJECTS)})
