@@ -7,7 +7,7 @@ from scipy import stats
 from test_statistics import rows
 
 from ovit_core.study import statistics
-from ovit_core.study.families import TABLE, Contrast, Family, differences, holm, sentence, used
+from ovit_core.study.families import TABLE, Contrast, Family, differences, holm, sentence, sentences, used
 from ovit_core.study.intervals import interval
 
 N = 400
@@ -131,6 +131,29 @@ def test_a_row_that_failed_is_not_replaced_by_one_of_another_variant():
     assert differences(failed, [family]).verdict.item() == "not run"
     pairs, on = {"ovit": 1, "dense": -1}, ["phase", "shots", "sparsity_target"]
     assert statistics.contrast(failed, pairs, on).empty and len(statistics.contrast(every, pairs, on)) == 3
+
+
+def test_a_set_that_tells_nothing_is_resolved_nowhere():
+    """Neither on the page nor in the table that is published."""
+    r = models(dict(ovit=0.7, magnitude=0.5), noise=0.05)
+    pairs = [Contrast("a", {"ovit": 1, "magnitude": -1}), Contrast("b", {"ovit": 1, "obert": -1})]
+    told, silent = (Family("f", "F", pairs, silent=lambda rows, why=why: why) for why in ("", "the floor is as good"))
+    table = differences(r, [told, silent])
+    assert table.verdict.tolist() == ["resolved", "not run", "tells nothing", "not run"]
+    assert table["mean"][2] == table["mean"][0]
+    assert sentence(table.iloc[2].to_dict()).endswith(": nothing is said, for the set tells nothing.")
+
+
+def test_a_line_says_how_many_images_a_class_and_how_long():
+    few = models(dict(ovit=0.7, obert=0.6), noise=0.05, phase="linear", shots=5.0, epochs=3.0)
+    family = Family("f", "F", [
+        Contrast("a", {"ovit": 1, "obert": -1}, dict(phase="linear", shots=5)),
+        Contrast("b", {"ovit": 1, "random": -1}, dict(phase="linear", shots=5, epochs=3)),
+    ])  # fmt: skip
+    table = differences(few, [family])
+    assert table[["shots", "epochs"]].values.tolist() == [[5, 3]] * 2
+    assert sentence(table.iloc[0].to_dict()).startswith("a (linear, d, 5 images a class, trained 3, 90 %): `ovit")
+    assert sentences(table)[0].startswith("a: `ovit - obert`")  # nothing tells them apart
 
 
 def test_a_control_that_was_trained_is_free_of_no_length():

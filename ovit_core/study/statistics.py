@@ -239,8 +239,8 @@ def _wide(found: pd.DataFrame, regimes: bool) -> pd.DataFrame | None:
     for variant in VARIANTS:
         # Told where one column would hold several, none being one of them, but for methods that never have any.
         known = found.assign(column=columns, value=found[variant].replace("", np.nan))
-        known = known[~without(found, variant)].groupby("column") if variant in FREE else known.assign(all=0).groupby("all")
-        if (known.value.nunique(dropna=False) > 1).any():
+        known = known[~without(found, variant)] if variant in FREE else known.assign(column="")
+        if (known.groupby("column").value.nunique(dropna=False) > 1).any():
             columns = [", ".join(filter(None, (c, worded(variant, v)))) for c, v in zip(columns, found[variant])]
     found = found.assign(column=columns, text=spreads(found, ".1f"))
     wide = found.pivot(index="method", columns="column", values="text").fillna("").rename_axis(columns="")
