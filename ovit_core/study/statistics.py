@@ -111,6 +111,13 @@ def _one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     return rows
 
 
+def same_seeds(rows: pd.DataFrame, panel: list[str], point: list[str]) -> pd.DataFrame:
+    """The rows of the seeds that all points of a panel have: means over five and over three are not of the same models."""
+    known = rows.assign(at=rows.groupby([*panel, *point], dropna=False).ngroup())
+    here = known.groupby([*panel, "seed"], dropna=False)["at"].transform("nunique")
+    return rows[(here == known.groupby(panel, dropna=False)["at"].transform("nunique")).to_numpy()]
+
+
 def accuracy(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
     """`summary` of the accuracies (fractions) under a rule of lambda, for every point of CURVE."""
     return summary(accuracies(under(rows, rule)), CURVE)
