@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 from test_statistics import rows
 
-from ovit_core.study.families import TABLE, Contrast, Family, differences, holm, sentence, used
+from ovit_core.study import statistics
+from ovit_core.study.families import TABLE, Contrast, Family, differences, holm, sentence, sentences, used
 from ovit_core.study.intervals import interval
 
 N = 400
@@ -116,6 +117,55 @@ def test_a_mean_over_datasets_by_hand():
     assert found.p == pytest.approx(
         2 * stats.t.sf(abs(found["mean"]) * stats.t.ppf(0.975, found.df) / (found.high - found["mean"]), found.df)
     )
+
+
+def test_a_row_that_failed_is_not_replaced_by_one_of_another_variant():
+    """Dense's probe on 5 images a class failed; that on all images is no stand-in."""
+    few = models(dict(ovit=0.5, dense=0.6), noise=0.05, phase="linear", source_phase="one_shot", shots=5.0)
+    whole = models(dict(dense=0.9), phase="linear", source_phase="one_shot", shots=np.nan)
+    at = dict(phase="linear", source_phase="one_shot", sparsity_target=0.9, shots=5.0)
+    family = Family("f", "F", [Contrast("against dense", {"ovit": 1, "dense": -1}, at)])
+    every = pd.concat([few, whole], ignore_index=True)
+    assert differences(every, [family])["mean"].item() == pytest.approx(-0.1, abs=0.02)
+    failed = every[(every.method == "ovit") | every.shots.isna()]
+    assert differences(failed, [family]).verdict.item() == "not run"
+    pairs, on = {"ovit": 1, "dense": -1}, ["phase", "shots", "sparsity_target"]
+    assert statistics.contrast(failed, pairs, on).empty and len(statistics.contrast(every, pairs, on)) == 3
+
+
+def test_a_set_that_tells_nothing_is_resolved_nowhere():
+    """Neither on the page nor in the table that is published."""
+    r = models(dict(ovit=0.7, magnitude=0.5), noise=0.05)
+    pairs = [Contrast("a", {"ovit": 1, "magnitude": -1}), Contrast("b", {"ovit": 1, "obert": -1})]
+    told, silent = (Family("f", "F", pairs, silent=lambda rows, why=why: why) for why in ("", "the floor is as good"))
+    table = differences(r, [told, silent])
+    assert table.verdict.tolist() == ["resolved", "not run", "tells nothing", "not run"]
+    assert table["mean"][2] == table["mean"][0]
+    assert sentence(table.iloc[2].to_dict()).endswith(": nothing is said, for the set tells nothing.")
+
+
+def test_a_line_says_how_many_images_a_class_and_how_long():
+    few = models(dict(ovit=0.7, obert=0.6), noise=0.05, phase="linear", shots=5.0, epochs=3.0)
+    family = Family("f", "F", [
+        Contrast("a", {"ovit": 1, "obert": -1}, dict(phase="linear", shots=5)),
+        Contrast("b", {"ovit": 1, "random": -1}, dict(phase="linear", shots=5, epochs=3)),
+    ])  # fmt: skip
+    table = differences(few, [family])
+    assert table[["shots", "epochs"]].values.tolist() == [[5, 3]] * 2
+    assert sentence(table.iloc[0].to_dict()).startswith("a (linear, d, 5 images a class, trained 3, 90 %): `ovit")
+    assert sentences(table)[0].startswith("a: `ovit - obert`")  # nothing tells them apart
+
+
+def test_a_control_that_was_trained_is_free_of_no_length():
+    trained = [models(dict(ovit=0.7, dense=0.9), phase="recovered", epochs=e) for e in (1.0, 3.0)]
+    before = models(dict(dense=0.9), epochs=np.nan)
+    odd = models(dict(dense=0.1), phase="recovered", epochs=np.nan)  # a row of no length, where others have one
+    every = pd.concat([*trained, before, odd], ignore_index=True)
+    at = dict(phase="recovered", sparsity_target=0.9, epochs=3.0)
+    family = Family("f", "F", [Contrast("against dense", {"ovit": 1, "dense": -1}, at)])
+    assert differences(every, [family])["mean"].item() == pytest.approx(-0.2, abs=0.02)
+    failed = every[~((every.method == "dense") & (every.epochs == 3))]
+    assert differences(failed, [family]).verdict.item() == "not run"
 
 
 def test_losses_are_no_points_and_the_rule_is_the_contrasts():

@@ -52,6 +52,19 @@ def test_a_value_that_its_images_do_not_give_is_refused():
         statistics.summary(changed, ["method"])
 
 
+def test_losses_of_collapsed_models_are_as_exact_as_half_precision_keeps_them():
+    """Of two models at 50 a difference of .1 has the rounding of 50."""
+    losses = lambda level: {k: level + np.linspace(0, 0.02, 8) + k / 100 for k in range(2)}
+    exact = {(m, 0.9, k): v for m, level in (("ovit", 50.015), ("magnitude", 49.9)) for k, v in losses(level).items()}
+    r = rows(exact, metric="cross_entropy")
+    r["each"] = [each.astype(np.float16).astype(np.float32) for each in r.each]
+    found = statistics.contrast(r, {"ovit": 1, "magnitude": -1}, ["phase"])
+    assert np.abs(np.stack(list(found.each)).mean(1) - found.value).max() > 2e-3  # else this shows nothing
+    assert statistics.summary(found, ["phase"])["mean"].item() == pytest.approx(0.115)
+    with pytest.raises(ValueError, match="not the mean of its column `each`"):
+        statistics.summary(found.assign(value=found.value + 1), ["phase"])
+
+
 def test_a_contrast_is_paired_by_seed_and_meets_dense_at_every_sparsity():
     r = rows({
         ("ovit", 0.5, 0): [1, 1, 0, 1], ("ovit", 0.5, 1): [1, 0, 0, 1], ("ovit", 0.9, 0): [0, 1, 0, 0],
@@ -109,9 +122,30 @@ def test_verdicts_follow_the_interval(mean, half, says):
 def test_a_table_tells_lengths_of_training_apart():
     r = pd.concat([rows({("ovit", 0.9, k): v + k / 100 for k in range(2)}, epochs=e) for e, v in ((1, 0.5), (3, 0.6))])
     wide = statistics.table(r, "one_shot", "d")
-    assert wide is not None and list(wide.columns) == ["90 %, epochs 1", "90 %, epochs 3"]
+    assert wide is not None and list(wide.columns) == ["90 %, trained 1", "90 %, trained 3"]
     assert wide.loc["ovit"].tolist() == ["50.5 ± 6.4", "60.5 ± 6.4"]  # 12.706 * 0.5 points
     assert "| `ovit` | 50.5 ± 6.4 | 60.5 ± 6.4 |" in statistics.tables(r, ["one_shot", "linear"], ["d"])
-    few = pd.concat([rows({("ovit", 0.9, k): 0.5 for k in range(2)}, shots=shots) for shots in ("", 5)])
-    wide = statistics.table(few, "one_shot", "d")  # all images have no number
-    assert wide is not None and set(wide.columns) == {"90 %", "90 %, shots 5"}
+
+
+def test_a_table_tells_images_a_class_apart_from_all_of_them():
+    """One length of few images beside all: an empty value is a value, too."""
+    at = dict(phase="linear", source_phase="one_shot")
+    values = {("dense", 0.0, 0): 0.9, ("ovit", 0.9, 0): 0.8}
+    r = pd.concat([rows(values, shots=shots, **at) for shots in (np.nan, 5.0)], ignore_index=True)
+    floor = rows({("raw_pixels", 0.0, 0): 0.3}, shots=np.nan, phase="linear")  # made of no model: of any source
+    wide = statistics.table(pd.concat([r, floor], ignore_index=True), "linear", "d")
+    assert wide is not None and list(wide.columns) == [
+        "not pruned", "not pruned, 5 images a class", "90 %", "90 %, 5 images a class",
+    ]  # fmt: skip
+    assert wide.loc["raw_pixels"].tolist() == ["30.0", "", "", ""]
+    apart = statistics.table(r[(r.method == "dense") == r.shots.isna()], "linear", "d")
+    assert apart is not None and list(apart.columns) == ["not pruned", "90 %, 5 images a class"]
+
+
+def test_a_table_tells_sources_and_what_only_one_of_them_has_once():
+    values, again = {("dense", 0.0, 0): 0.9, ("ovit", 0.9, 0): 0.8}, dict(source_phase="recovered", epochs=5.0)
+    both = [rows(values, phase="knn", **more) for more in (dict(source_phase="one_shot", epochs=np.nan), again)]
+    wide = statistics.table(pd.concat(both, ignore_index=True), "knn", "d")
+    assert wide is not None and list(wide.columns) == [
+        "not pruned, source one-shot", "not pruned, source recovered", "90 %, source one-shot", "90 %, source recovered",
+    ]  # fmt: skip

@@ -16,12 +16,27 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
-from ovit_core.study.statistics import ACCURACIES, VARIANTS, WHERE, behind, contrast, pair, share, spread, under
+from ovit_core.study.statistics import (
+    ACCURACIES,
+    FREE,
+    VARIANTS,
+    WHERE,
+    behind,
+    contrast,
+    pair,
+    share,
+    spread,
+    under,
+    without,
+    worded,
+)
+from ovit_core.study.tasks import NUMBERS
 
 MOST = 5  # contrasts of a family
 LEVEL = 0.05  # the error rate of a family
 ACCURACY = "accuracy"  # a contrast's metric: of each dataset the accuracy that the field reports for it
-POINT = ["phase", "source_phase", "dataset", "allocation", "pattern", "sparsity_target"]  # columns of the table
+SILENT = "tells nothing"  # the verdict of a family of which no sentence is made
+POINT = ["phase", "source_phase", "dataset", "shots", "epochs", "allocation", "pattern", "sparsity_target"]  # columns
 TABLE = ["family", "what", "pair", "rule", "metric", *POINT, "mean", "s", "n", "sigma", "sigma_e", "N", "df", "low", "high",
          "p", "p_holm", "margin", "verdict"]  # fmt: skip
 
@@ -67,15 +82,17 @@ def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
     swept = (rows.experiment == "sensitivity") & ((rows.scope_name != one.by) if one.by else True)
     whole = (rows.scope == "all") & ~swept
     names = {method.partition("@")[0] for method in one.weights} if one.by else {*one.weights}
-    found = under(rows[whole & rows.method.isin(names)], one.rule)
-    found = found[found.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])]
+    known = under(rows[whole & rows.method.isin(names)], one.rule)
+    keep = known.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])
     for column, value in one.where.items():
-        wanted = list(value) if isinstance(value, list | tuple) else [value]
-        free = False  # a method without sparsity is everywhere, and at every variant that it has none of
-        if column in ("sparsity_target", "allocation", "pattern", *VARIANTS):
-            empty = found[column].isna() | (found[column] == "") if column in VARIANTS else True
-            free = (found.sparsity_target == 0) & empty
-        found = found[found[column].isin(wanted) | free]
+        wanted = known[column].isin(list(value) if isinstance(value, list | tuple) else [value])
+        # A method without sparsity is everywhere, and at every variant of FREE that it has none of.
+        if column in ("sparsity_target", "allocation", "pattern"):
+            wanted |= known.sparsity_target == 0
+        elif column in FREE:
+            wanted |= (known.sparsity_target == 0) & without(known, column)
+        keep &= wanted
+    found = known[keep]
     if one.by:
         shown = [f"{value:g}" if isinstance(value, Number) else value for value in found[one.by]]
         found = found.assign(method=[f"{method}@{value}" for method, value in zip(found.method, shown)])
@@ -95,7 +112,7 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     Returns:
         `mean`, `low` and `high` in the unit of the metric; s, n, sigma, N and df as `intervals.interval` has them, with the
         datasets as strata where it is a mean over several; `p_holm` within the family; `verdict`: resolved, same, not
-        resolved, no interval (one seed), or not run.
+        resolved, no interval (one seed), not run, or SILENT whatever the numbers are.
 
     Raises:
         ValueError: the rows of a contrast are at more than one point; names the columns that tell them apart.
@@ -103,8 +120,10 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     lines = []
     for family in families:
         mine = [_line(rows, family, one) for one in family.contrasts]
-        lines += [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
-    return pd.DataFrame([line | dict(verdict=_verdict(line)) for line in lines], columns=TABLE)
+        mine = [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
+        silent = bool(family.silent and family.silent(rows))
+        lines += [line | dict(verdict=SILENT if silent and line["n"] else _verdict(line)) for line in mine]
+    return pd.DataFrame(lines, columns=TABLE)
 
 
 def holm(p: list[float]) -> list[float]:
@@ -128,17 +147,18 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
         on = [column for column in WHERE if column != one.by] + ["sparsity_target"]
     found = contrast(asked(rows, one), one.weights, on)
     found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
+    where = {column: value for column, value in one.where.items() if column != one.by}
+    named = {column: where.get(column, np.nan if column in NUMBERS else "") for column in POINT}
+    named = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
     if found.empty:
-        named = {column: one.where.get(column, np.nan if column == "sparsity_target" else "") for column in POINT}
-        given = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
-        return about | given | dict(mean=np.nan, n=0, N=0, p=np.nan, low=np.nan, high=np.nan)
+        return about | named | dict(mean=np.nan, n=0, N=0, p=np.nan, low=np.nan, high=np.nan)
     loose = [column for column in on if column != "dataset" and found[column].nunique(dropna=False) > 1]
     if loose:
         raise ValueError(
             f"{one.what} ({about['pair']}) is asked for at more than one point: name its {', '.join(loose)} in `where`"
         )
     i = _over_datasets(found)
-    point = {column: found[column].iloc[0] if column in found else "" for column in POINT}
+    point = {column: found[column].iloc[0] if column in found else value for column, value in named.items()}
     point["dataset"] = ", ".join(found.dataset.unique())
     numbers = dict(mean=i.mean, s=i.s, n=i.n, sigma=i.sigma, sigma_e=i.sigma_e, N=i.N, df=i.df, low=i.low, high=i.high)
     return about | point | numbers | dict(p=i.p)
@@ -179,7 +199,7 @@ def sentences(lines: pd.DataFrame) -> list[str]:
     """The lines of a family in words, each with its interval and Holm's p; accuracies in percentage points. Where they
     stand is named as far as it tells them apart.
     """
-    differ = [column for column in POINT if lines[column].nunique(dropna=False) > 1]
+    differ = [column for column in POINT if lines[column].replace("", np.nan).nunique() > 1]
     return [sentence(line, differ) for line in lines.to_dict("records")]
 
 
@@ -187,11 +207,12 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     """A line of the table in words; `named` are the columns that say where it stands."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    words = [share(one) if isinstance(one, float) else str(one) for one in map(line.get, named) if one == one]
-    where = ", ".join(word for word in words if word not in ("", "global", "unstructured"))
+    where = ", ".join(filter(None, (_worded(column, line[column]) for column in named)))
     said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."
+    if line["verdict"] == SILENT:
+        return f"{said}: nothing is said, for the set tells nothing."
     size = f"{spread(line['mean'], line['high'] - line['mean'], form, scale)}{unit}"
     if line["verdict"] == "no interval":
         return f"{said} = {size} (no interval: one seed, or nothing varies)."
@@ -202,6 +223,15 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
         "not resolved": "not resolved",
     }[line["verdict"]]
     return f"{said} = {size}, p after Holm {_p(line['p_holm'])}: {judged}."
+
+
+def _worded(column: str, value: str | float) -> str:
+    """Where a line stands in one column, in words; "" for what is usual."""
+    if value in ("", "global", "unstructured") or value != value:
+        return ""
+    if column == "sparsity_target":
+        return share(value)
+    return worded(column, value) if column in ("shots", "epochs") else str(value)
 
 
 def _p(p: float) -> str:

@@ -16,6 +16,10 @@ from ovit_core.study.tasks import KEY
 
 WHERE = ["phase", "dataset", "allocation", "pattern"]
 VARIANTS = ["source_phase", "shots", "epochs", "recomputations"]  # what else tells measurements of a phase apart
+WORDS = dict(
+    source_phase="source {}", shots="{:g} images a class", epochs="trained {:g}", recomputations="{:g} recomputations"
+)
+FREE = ("source_phase", "epochs", "recomputations")  # of which a method may have none; images a class it always has
 CURVE = [*WHERE, *VARIANTS, "method", "sparsity_target"]
 ACCURACIES = ("top1", "mean_per_class")
 SPREAD = ["s", "sigma", "sigma_e", "N", "df", "low", "high", "p"]  # how an interval came about
@@ -71,9 +75,11 @@ def behind(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
     None, None where a row has none or they are of different splits.
 
     Raises:
-        ValueError: a value is not the mean of what the images contribute.
+        ValueError: a value is not the mean of what the images contribute, to the half precision in which losses are kept;
+            of a contrast that is relative to the `level` of what it is made of.
     """
     values = group.value.to_numpy()
+    level = group.level.to_numpy() if "level" in group else np.abs(values)
     all_each = group.each.to_list() if "each" in group else [None]
     if any(one is None for one in all_each) or len(set(map(len, all_each))) > 1:
         return values, None, None
@@ -82,7 +88,7 @@ def behind(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
         return values, None, None
     each = np.stack(all_each)
     off = np.abs(intervals.means(each, labels) - values)
-    if (off > 2e-3 * np.maximum(1, np.abs(values))).any():  # losses are kept in half precision
+    if (off > 2e-3 * np.maximum(1, level)).any():
         raise ValueError("a value is not the mean of its column `each`: drop that column where values are changed")
     return values, each, labels
 
@@ -105,9 +111,24 @@ def _one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     return rows
 
 
+def same_seeds(rows: pd.DataFrame, panel: list[str], point: list[str]) -> pd.DataFrame:
+    """The rows of the seeds that all points of a panel have: means over five and over three are not of the same models."""
+    known = rows.assign(at=rows.groupby([*panel, *point], dropna=False).ngroup())
+    here = known.groupby([*panel, "seed"], dropna=False)["at"].transform("nunique")
+    return rows[(here == known.groupby(panel, dropna=False)["at"].transform("nunique")).to_numpy()]
+
+
 def accuracy(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
     """`summary` of the accuracies (fractions) under a rule of lambda, for every point of CURVE."""
     return summary(accuracies(under(rows, rule)), CURVE)
+
+
+def without(rows: pd.DataFrame, column: str) -> pd.Series:
+    """(rows,) bool: whether the method has no value of a column anywhere in the row's phase. A single row that is empty
+    does not show that: the one that was asked for may have failed.
+    """
+    empty = rows[column].isna() | (rows[column] == "")
+    return empty.groupby([rows.method, rows.phase]).transform("all").astype(bool)
 
 
 def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) -> pd.DataFrame:
@@ -117,33 +138,35 @@ def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) ->
         rows: of one metric and one rule of lambda.
         weights: method -> weight: a difference, an interaction, a Shapley part; {a: 1} is the method itself.
         on: columns in which the methods' rows must be the same. A method without sparsity (dense, a floor) meets the
-            others in every regime and at each of their sparsities, and at every variant that it has none of.
+            others in every regime and at each of their sparsities, and at every variant of FREE that it has none of.
 
     Returns:
-        Rows: the columns `on`, `seed`, `method` (the sum in words), `value`, `each`, `labels`.
+        Rows: the columns `on`, `seed`, `method` (the sum in words), `value`, `each`, `labels`, and `level`, the weighted
+        sum of the absolute values.
 
     Raises:
         ValueError: a method has two values of one seed at one point.
     """
     rows = rows.assign(**{column: None for column in OBJECTS if column not in rows})
-    parts = {method: rows[rows.method == method] for method in weights}
-    everywhere = {m: not part.sparsity_target.any() for m, part in parts.items() if "sparsity_target" in part}
+    every = {method: rows[rows.method == method] for method in weights}
+    everywhere = {m: not part.sparsity_target.any() for m, part in every.items() if "sparsity_target" in part}
     ordered = sorted(weights, key=lambda method: everywhere.get(method, False))
     bare = everywhere.get(ordered[0], False)  # then all are
     found = pd.DataFrame()
     for i, method in enumerate(ordered):
-        part, keys = parts[method], [*on, "seed"]
+        part, keys = every[method], [*on, "seed"]
         if everywhere.get(method, False) and not bare:
             free = {"sparsity_target", "allocation", "pattern"}
-            free |= {c for c in VARIANTS if c in on and (part[c].isna() | (part[c] == "")).all()}
+            free |= {column for column in FREE if column in on and without(part, column).all()}
             keys = [column for column in keys if column not in free]
         part = _one_a_seed(part, keys[:-1])[[*keys, "value", *OBJECTS]]
         part = part.rename(columns={column: f"{column}{i}" for column in ("value", *OBJECTS)})
         found = found.merge(part, on=keys) if i else part
     numbers = range(len(ordered))
     each = [_weighted([weights[m] for m in ordered], of) for of in zip(*(found[f"each{i}"] for i in numbers))]
+    parts = [weights[m] * found[f"value{i}"] for i, m in enumerate(ordered)]
     return found[[*on, "seed"]].assign(
-        method=pair(weights), value=sum(weights[m] * found[f"value{i}"] for i, m in enumerate(ordered)),
+        method=pair(weights), value=sum(parts), level=sum(part.abs() for part in parts),
         each=pd.Series(each, index=found.index, dtype=object), labels=found["labels0"],
     )  # fmt: skip
 
@@ -177,6 +200,11 @@ def difference(rows: pd.DataFrame, a: str, b: str, rule: str = "own") -> pd.Data
 def share(sparsity: float) -> str:
     """A sparsity as it is written."""
     return f"{100 * sparsity:g} %"
+
+
+def worded(column: str, value: float | str) -> str:
+    """A value of one of VARIANTS as it is written; "" for none."""
+    return "" if value in ("", None) or value != value else WORDS[column].format(value).replace("_", "-")
 
 
 def spread(mean: float, half: float, form: str = "+.1f", scale: float = 100) -> str:
@@ -216,11 +244,11 @@ def _wide(found: pd.DataFrame, regimes: bool) -> pd.DataFrame | None:
     if regimes:
         columns = [f"uniform {s}" if p == "unstructured" else p for s, p in zip(columns, found.pattern)]
     for variant in VARIANTS:
-        told = found[variant].replace("", np.nan)
-        twice = told.groupby([found.method, pd.Series(columns, index=found.index)]).nunique(dropna=False) > 1
-        if told.nunique() > 1 or twice.any():  # some of it, or all images, is told apart too
-            more = [f", {variant.replace('_', ' ')} {v}" if v == v else "" for v in told]
-            columns = [column + words for column, words in zip(columns, more)]
+        # Told where one column would hold several, none being one of them, but for methods that never have any.
+        known = found.assign(column=columns, value=found[variant].replace("", np.nan))
+        known = known[~without(found, variant)] if variant in FREE else known.assign(column="")
+        if (known.groupby("column").value.nunique(dropna=False) > 1).any():
+            columns = [", ".join(filter(None, (c, worded(variant, v)))) for c, v in zip(columns, found[variant])]
     found = found.assign(column=columns, text=spreads(found, ".1f"))
     wide = found.pivot(index="method", columns="column", values="text").fillna("").rename_axis(columns="")
     return wide.loc[found.method.unique(), found.column.unique()]

@@ -136,16 +136,20 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
     """Whether upstream top-1, or likeness of features, goes with transfer, where a set tells something; that it falls,
     everywhere.
     """
-    out, known = [], telling.sets(rows)
+    out, known, looked_at = [], telling.sets(rows), 0
     kinds = (
         (beside_upstream(rows), "upstream_top1", "upstream top-1"),
         (beside_similarity(rows), "cka", "likeness of features to dense's (CKA)"),
     )
     for both, column, what in kinds:
-        for line in correlation(both, column).merge(known[[*POINT, "tells"]]).itertuples():
+        found = correlation(both, column).merge(known[[*POINT, "tells"]])
+        looked_at += found.rho.notna().sum()
+        for line in found.itertuples():
             if line.tells or line.high < 0:
                 warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
                 out.append(f"{_place(line.phase, line.shots, line.dataset)}{predicts(line, what)}{warned}.")
+    if out and looked_at > 1:
+        out.append(f"Rank correlations are not corrected for their number: {looked_at} were looked at, each at 95 %.")
     return out
 
 
@@ -153,7 +157,10 @@ def predicts(line, what: str) -> str:
     """Whether something predicts transfer, in words that follow the interval."""
     if np.isnan(line.rho):
         return f"no relation of transfer to {what} can be seen over {line.models} pruned models, for one does not vary"
-    size = f"rank correlation {line.rho:+.2f}, 95 % interval {line.low:+.2f} to {line.high:+.2f}, over {line.models} pruned models"
+    size = (
+        f"rank correlation {line.rho:+.2f}, 95 % interval {line.low:+.2f} to {line.high:+.2f}, over {line.models} pruned "
+        f"models in the mean of {line.seeds} seed{'s' * (line.seeds > 1)}"
+    )
     if line.low <= 0 <= line.high:
         return f"no relation of transfer accuracy to {what} is resolved ({size})"
     return f"transfer accuracy {'rises' if line.rho > 0 else 'FALLS'} with {what} ({size})"
@@ -164,7 +171,8 @@ def _better(rows: pd.DataFrame) -> list[str]:
     out = []
     for (phase, shots, dataset), lines in better(rows).groupby(POINT, sort=False, dropna=False):
         parts = [
-            f"`{line.method}`{_which(line)} by {spread(line.mean_, line.half)} points ({100 * line.upstream:+.1f} upstream)"
+            f"`{line.method}`{_which(line)} by {spread(line.mean_, line.half)} points "
+            f"({spread(line.upstream, line.upstream_half)} upstream)"
             for line in lines.rename(columns=dict(mean="mean_")).itertuples()
         ]
         out.append(

@@ -1,5 +1,5 @@
 """Ablation B's figures: accuracy by dataset and source, few-shot curves, errors relative to dense, and what goes with
-transfer. Grey is a dataset that tells nothing by a protocol.
+transfer. Grey is a dataset that tells nothing by a protocol. Means are over the seeds that all of a panel's points have.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from ovit_core.ablations.transfer.relations import (
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, protocol, sets
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.plots import STYLE, against, legend, percent, reference, shown
-from ovit_core.study.statistics import share, summary
+from ovit_core.study.statistics import same_seeds, share, summary
 
 FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": (0, (3, 1, 1, 1))}
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
@@ -45,7 +45,7 @@ def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
     for source, line in zip(sources, grid):
         for dataset, ax in zip(datasets, line):
             mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
-            found = summary(mine, ["method", "sparsity_target"])
+            found = summary(same_seeds(mine, ["dataset"], ["method", "sparsity_target"]), ["method", "sparsity_target"])
             reference(ax, found, "dense", "dense, the same source")
             _floors(ax, found, mine.method)
             against(ax, found[found.sparsity_target > 0])
@@ -75,7 +75,7 @@ def few(rows: pd.DataFrame) -> Figure | None:
     for source, line in zip(sources, grid):
         for dataset, ax in zip(datasets, line):
             mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
-            found = summary(mine, ["method", "shots"])
+            found = summary(same_seeds(mine, ["dataset"], ["method", "shots"]), ["method", "shots"])
             found["x"] = found.shots.fillna(0).map({0 if np.isnan(s) else s: i for i, s in enumerate(lengths)})
             drawn = ("dense", *FLOORS["linear"], *shown(found))
             for i, method in enumerate(drawn):
@@ -132,7 +132,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     dataset, a line per protocol on all images; above, the rank correlation, or that the set tells nothing.
     """
     both = make(rows)
-    both = both[both.shots.isna()]
+    both = same_seeds(both[both.shots.isna()], POINT, MODEL)
     if both[both.sparsity_target > 0].empty:
         return None
     key, known = [*POINT, *MODEL], sets(rows)
@@ -181,7 +181,7 @@ def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
 
 
 def grey(panels: Iterable[Axes]) -> None:
-    """Takes the colours out of panels of which no sentence speaks, once there is a legend."""
+    """Takes the colours out of panels whose models no sentence compares, once there is a legend."""
     for ax in panels:
         for line in ax.lines:
             hollow = line.get_markerfacecolor() == "white"
@@ -218,7 +218,8 @@ FIGURES = {
     ),
     "transfer_upstream": Drawing(
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
-        "Does upstream accuracy predict transfer?", "A point per model; the rank correlation is over the pruned ones.",
+        "Does upstream accuracy predict transfer?", "A point per model; the rank correlation is over the pruned ones, "
+        "not corrected for the number of panels.",
     ),
     "transfer_similarity": Drawing(
         lambda rows: beside(rows, beside_similarity, "cka", "CKA with dense's features"),

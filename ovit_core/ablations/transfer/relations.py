@@ -9,7 +9,7 @@ from scipy import stats
 from ovit_core.ablations.transfer.telling import NAMES, POINT, told
 from ovit_core.study import lambdas, statistics
 from ovit_core.study.families import holm
-from ovit_core.study.statistics import accuracies, contrast, summary
+from ovit_core.study.statistics import accuracies, contrast, same_seeds, summary
 
 MODEL = ["source_phase", "method", "sparsity_target"]
 FEWEST = 5  # models that a correlation needs
@@ -32,7 +32,8 @@ def headline(rows: pd.DataFrame, among: pd.DataFrame) -> float:
 def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of (error - dense error) / dense error (0.1 is a tenth more errors), averaged over the telling datasets
     of each seed, with their names as `datasets`, per phase, shots and MODEL. Dense is the one of the same source:
-    trained on like the recovered models where those are meant.
+    trained on like the recovered models where those are meant. Of a model those seeds count that have all datasets, and
+    of a source those that all of its models then have.
     """
     key = ["phase", "shots", *MODEL]
     known = transferred(told(rows))
@@ -41,16 +42,22 @@ def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
     # A dense model without errors has none to be relative to: such a set is left out, of every seed.
     more = more[more.groupby(POINT, dropna=False).other.transform("max") < 1]
     more["value"] = -more.value / (1 - more.other)
+    every = more.groupby(["phase", "shots"], dropna=False).dataset.transform("nunique")
+    more = more[more.groupby([*key, "seed"], dropna=False).dataset.transform("nunique") == every]
+    more = same_seeds(more, [*key[:2], "source_phase"], MODEL[1:])
     found = summary(more.groupby([*key, "seed"], sort=False, dropna=False).value.mean().reset_index(), key)
     names = more.groupby(["phase", "shots"], dropna=False).dataset.unique().str.join(", ").rename("datasets")
     return found.merge(names.reset_index()) if len(found) else found.assign(datasets="")
 
 
 def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every model's transfer accuracy beside its upstream top-1: `value`, `upstream_top1` per POINT, MODEL and seed."""
+    """Every model's transfer accuracy beside its upstream top-1: `value`, `upstream_top1` per POINT, MODEL and seed, and
+    `upstream_each`, what each image contributes to the latter.
+    """
     top1 = accuracies(rows[rows.phase.isin(("one_shot", "recovered")) & (rows.metric == "top1")])
     top1 = top1[top1.damp_rule != "shared"].drop(columns="source_phase").rename(columns=dict(phase="source_phase"))
-    top1 = top1[[*MODEL, "seed", "value"]].rename(columns=dict(value="upstream_top1"))
+    top1 = top1.assign(upstream_each=top1.each if "each" in top1 else None)
+    top1 = top1[[*MODEL, "seed", "value", "upstream_each"]].rename(columns=dict(value="upstream_top1"))
     return transferred(rows).merge(top1.drop_duplicates([*MODEL, "seed"]), on=[*MODEL, "seed"])
 
 
@@ -64,19 +71,21 @@ def beside_similarity(rows: pd.DataFrame) -> pd.DataFrame:
 
 def correlation(both: pd.DataFrame, other: str) -> pd.DataFrame:
     """Spearman's rank correlation of transfer accuracy with another column over the pruned models, each at its mean over
-    seeds.
+    the seeds that all models have.
 
     Returns:
-        Per POINT `rho`, `models` (FEWEST at least), and `low` and `high` of its 95 % interval by Fisher's z with the
+        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z with the
         variance 1.06 / (models - 3) of Fieller, Hartley and Pearson (Biometrika 44, 1957). It holds for models drawn
-        from many such; NaN throughout where one of the two does not vary.
+        from many such, and is not corrected for how many are looked at; NaN throughout where one of the two does not
+        vary.
     """
-    models = both[both.sparsity_target > 0].groupby([*POINT, *MODEL], sort=False, dropna=False)
-    means, found = models[["value", other]].mean().reset_index(), []
-    for at, here in means.groupby(POINT, sort=False, dropna=False):
-        if len(here) >= FEWEST:
-            found.append((*at, len(here), *ranked(here.value.to_numpy(), here[other].to_numpy())))
-    return pd.DataFrame(found, columns=[*POINT, "models", "rho", "low", "high"]).astype(dict(shots=float))
+    both, found = same_seeds(both, POINT, MODEL), []
+    for at, here in both[both.sparsity_target > 0].groupby(POINT, sort=False, dropna=False):
+        means = here.groupby(MODEL, sort=False)[["value", other]].mean()
+        if len(means) >= FEWEST:
+            x, y = means.to_numpy().T
+            found.append((*at, len(means), here.seed.nunique(), *ranked(x, y)))
+    return pd.DataFrame(found, columns=[*POINT, "models", "seeds", "rho", "low", "high"]).astype(dict(shots=float))
 
 
 def ranked(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -94,22 +103,23 @@ def ranked(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 def better(rows: pd.DataFrame) -> pd.DataFrame:
     """Pruned models that transfer better than the dense one of the same source, resolved after Holm over all models of a
-    protocol and dataset, though dense is better upstream: `summary` columns per POINT and MODEL, and `upstream`, the
-    mean of their upstream top-1 less that of dense. Also where a set tells nothing: damage that helps is a finding.
+    protocol and dataset, though dense is better upstream, by an interval that lies below 0: `summary` columns per POINT
+    and MODEL, and `upstream`, the mean of their upstream top-1 less that of dense, with `upstream_half`. Also where a
+    set tells nothing: damage that helps is a finding.
     """
     both, key = beside_upstream(rows), [*POINT, *MODEL]
     if both.empty:
-        return pd.DataFrame(columns=[*key, "mean", "half", "upstream"])
+        return pd.DataFrame(columns=[*key, "mean", "half", "upstream", "upstream_half"])
     found, on = [], [*POINT, "source_phase", "sparsity_target"]
     for method in both[both.sparsity_target > 0].method.unique():
         gain = contrast(both[both.method.isin(("dense", method))], {method: 1, "dense": -1}, on)
-        seen = both.assign(value=both.upstream_top1, each=None, labels=None)
+        seen = both.assign(value=both.upstream_top1, each=both.upstream_each, labels=None)
         gap = contrast(seen[seen.method.isin(("dense", method))], {method: 1, "dense": -1}, on)
-        upstream = gap.groupby(on, dropna=False).value.mean().rename("upstream").reset_index()
+        upstream = summary(gap, on)[[*on, "mean", "half"]].rename(columns=dict(mean="upstream", half="upstream_half"))
         found.append(summary(gain, on).merge(upstream, on=on).assign(method=method))
     every = pd.concat(found)
     after = [
         here.assign(p_holm=holm(here.p.tolist())) for _, here in every.groupby(POINT, sort=False, dropna=False)
     ]  # fmt: skip
     every = pd.concat(after) if after else every.assign(p_holm=np.nan)
-    return every[(every["mean"] > 0) & (every.p_holm < 0.05) & (every.upstream < 0)]
+    return every[(every["mean"] > 0) & (every.p_holm < 0.05) & (every.upstream + every.upstream_half < 0)]

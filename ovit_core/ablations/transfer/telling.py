@@ -78,8 +78,7 @@ def told(rows: pd.DataFrame) -> pd.DataFrame:
 
 def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
     """Why nothing is said of a dataset by a protocol, in short if `again`; "" where it tells something."""
-    found = of(sets(rows), one)
-    found = found[found.dataset == dataset]
+    found = of(sets(rows[rows.dataset == dataset]), one)
     if found.empty:
         return "nothing is said, for its floors were not measured"
     line = found.iloc[0]
