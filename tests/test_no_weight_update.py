@@ -1,19 +1,22 @@
 """Ablation A: training after pruning, equal compute, the attribution of the gain by hand, what is compared and told."""
 
 import copy
+import re
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, combinations, islice, product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import TINY, quick
+from PIL import Image
 
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
 from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run, sensitivity
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
+from ovit_core.ablations.no_weight_update.figures import overlap
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import Steps, batches
@@ -21,11 +24,11 @@ from ovit_core.data.loading import load
 from ovit_core.methods import METHODS
 from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
-from ovit_core.study import measure, recovery
+from ovit_core.study import lambdas, measure, recovery
 from ovit_core.study.dense import Upstream
 from ovit_core.study.families import differences
 from ovit_core.study.intervals import interval
-from ovit_core.study.surgeon import DTYPE, Surgeon, apart
+from ovit_core.study.surgeon import DTYPE, Surgeon
 from ovit_core.study.tasks import COLUMNS, World
 from ovit_core.study.tuning import edges, lambda_table, searched
 from ovit_core.training import Evaluation
@@ -66,7 +69,7 @@ def test_gradual_pruning_keeps_zeros_uses_current_weights_and_ends_exact(tmp_pat
     for name, mask in masks.of(first).items():
         weight = trained.get_parameter(name)
         assert not torch.equal(weight, first.get_parameter(name)) and torch.equal(weight == 0, ~mask)
-    loader = batches(seed.upstream.data.train, 16, seed=apart(0, 1))
+    loader = seed.surgeon(task)._batches(1)
     prune(trained, "ovit", at, loader, gradients=8, block_size=24, damp=1e-4, dtype=DTYPE)
     assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), second.parameters()))
 
@@ -117,10 +120,48 @@ def test_gradual_pruning_that_was_interrupted_ends_where_it_would_have(tmp_path,
 
 def test_the_curvatures_images_are_not_those_that_training_saw_first(tmp_path, monkeypatch):
     seed, _ = gradual(tmp_path, monkeypatch)
-    train = seed.upstream.data.train
-    first = lambda drawn: next(iter(batches(train, 64, seed=drawn)))[1].tolist()
-    drawn = [first(apart(seed, step)) for seed in (0, 1) for step in (0, 1, 2)]
-    assert len({tuple(labels) for labels in [*drawn, first(0), first(1)]}) == 8
+    train, images = seed.upstream.data.train, lambda loader: torch.cat([x for x, _ in loader])
+    few = Surgeon(seed.config.replace(gradient_batch=4, gradients=8), seed.upstream, 0)
+    other = Surgeon(few.config, seed.upstream, 1)
+    drawn = [images(surgeon._batches(step)) for surgeon in (few, other) for step in (0, 1, 2)]
+    drawn += [images(islice(batches(train, 32, seed=s), 1)) for s in (0, 1)]
+    assert all(len(x) == 32 for x in drawn) and not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
+
+
+def test_several_passes_see_the_images_of_one_that_has_all_their_gradients(tmp_path, monkeypatch):
+    seed, _ = gradual(tmp_path, monkeypatch)
+    images = lambda gradients, step: torch.cat([
+        x for x, _ in Surgeon(seed.config.replace(gradients=gradients), seed.upstream, 0)._batches(step)
+    ])  # fmt: skip
+    assert torch.equal(torch.cat([images(2, step) for step in range(4)]), images(8, 0))
+
+
+def test_the_curvature_of_images_in_files_is_of_images_as_an_evaluation_sees_them(tmp_path, monkeypatch):
+    """Their training split is augmented image by image."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    draw = np.random.default_rng(0)
+    for split, shade in product(("train", "val"), (0, 1)):
+        folder = tmp_path / "mine" / split / f"shade{shade}"
+        folder.mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(draw.integers(0, 255, (96, 96, 3), np.uint8)).save(folder / f"{i}.png")
+    settings = ["upstream=folder:mine", f"data_dir={tmp_path}", f"model_args={TINY | dict(img_size=96)}", "epochs=0"]
+    config = quick(
+        NoWeightUpdate,
+        *settings,
+        "gradients=4",
+        "gradient_batch=4",
+        "block_size=24",
+        "batch_size=8",
+        "recovery_images=8",
+    )
+    seed = Seed(config, 0)
+    surgeon, train = seed.surgeon(lambdas.searches(config, 0, World(), ["ovit"])[0]), seed.upstream.data.train
+    assert train.train_transform is not None
+    plain = {tuple(x.flatten()[:50].tolist()) for x, _ in train.unaugmented()}
+    assert all(tuple(x.flatten()[:50].tolist()) in plain for batch, _ in surgeon._batches(1) for x in batch)
+    for method in ("ovit", "obc"):
+        assert masks.sparsity(surgeon.pruned(method, 0.5, 1e-2, ("uniform", Pattern()))) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_searches_look_at_images_of_all_classes(tmp_path, monkeypatch):
@@ -172,7 +213,8 @@ def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     columns = {name: task.columns[name] for name in ("passes", "recomputations", "gradients")}
     assert columns == dict(passes=2, recomputations=1, gradients=4)
     model, damp = copy.deepcopy(seed.upstream.model), task.columns["damp"]
-    loader = chain(*(islice(batches(seed.upstream.data.train, 16, seed=apart(0, step)), 4) for step in (0, 1)))
+    surgeon = seed.surgeon(task)
+    loader = chain(surgeon._batches(0), surgeon._batches(1))
     prune(model, "obert", 0.9, loader, gradients=4, block_size=24, damp=damp, recomputations=1, dtype=DTYPE)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), seed.pruned(task).parameters()))
 
@@ -231,7 +273,7 @@ def test_the_two_rules_of_lambda_are_never_mixed():
 
 def line(at, mean, half, p):
     resolved = "resolved" if p < 0.05 else "not resolved"
-    return dict(sparsity_target=at, mean=mean, low=mean - half, high=mean + half, verdict=resolved)
+    return dict(sparsity_target=at, mean=mean, low=mean - half, high=mean + half, verdict=resolved, margin=0.01)
 
 
 def test_what_score_and_update_are_to_each_other_may_turn_along_the_curve():
@@ -241,6 +283,8 @@ def test_what_score_and_update_are_to_each_other_may_turn_along_the_curve():
         "substitutes at 80 % (-10.0 ± 5.0); complements at 95 % (+20.0 ± 10.0); not resolved at 50 % (+0.1 ± 2.0)"
     )
     assert relation(lines.assign(verdict="not run")) == ""
+    small = pd.DataFrame([line(0.5, 0.001, 0.002, 0.9) | dict(verdict="same"), line(0.6, -0.005, 0.002, 0.01)])
+    assert relation(small) == "substitutes at 60 % (-0.5 ± 0.2, within the margin); neither at 50 % (+0.1 ± 0.2)"
 
 
 def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
@@ -303,16 +347,55 @@ def test_sensitivity_has_the_studys_own_setting_as_a_point_under_both_rules():
 
 
 def test_what_was_chosen_and_what_lies_at_the_edge_of_its_list():
-    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0)
+    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0, gradients=256.0)
+    common |= dict(gradient_batch=16.0)
     values = {1e-7: 0.80, 1e-6: 0.85, 1e-5: 0.70}
     tried = [rows({("ovit", s): v for s in (0, 1)}, damp=d, **common) for d, v in values.items()]
     tried += [rows({("obert", s): v for s in (0, 1)}, damp=d, **common) for d, v in zip(values, (0.5, 0.6, 0.6))]
     found = searched(pd.concat(tried, ignore_index=True), "damp").set_index("method")
     assert found.loc["ovit", "best"] == 1e-6 and found.loc["ovit", "second"] == 1e-7 and found.loc["ovit", "edge"] == ""
     assert found.loc["obert", "best"] == 1e-5 and found.loc["obert", "edge"] == "highest"  # of equals the larger
-    assert edges(found.reset_index()) == ["`obert` highest (1e-05)"]
-    wide = lambda_table(pd.concat(tried, ignore_index=True), ["ovit", "obert"])
+    assert edges(found.reset_index()) == ["`obert` highest (1e-05) at global 90 %"]
+    other = [row.assign(block_size=16.0, damp=1e-9) for row in tried]  # a sweep's points
+    config = quick(NoWeightUpdate, "gradients=256", "gradient_batch=16")
+    wide = lambda_table(pd.concat([*tried, *other], ignore_index=True), config)
     assert wide["global 90 %"].to_dict() == {"ovit": "1e-6", "obert": "1e-5*"}
+
+
+def test_curves_of_sweeps_are_of_the_same_models_throughout():
+    """Five seeds have the study's own setting, three the others."""
+    gain = {s: 0.1 if s < 3 else 0.9 for s in range(5)}
+    own = rows(
+        {(m, s): 0.1 + (m == "ovit") * gain[s] for m in ("ovit", "ovit_mask_only") for s in gain}, block_size=48.0
+    )
+    sweep = dict(experiment="sensitivity", block_size=16.0)
+    varied = rows({(m, s): 0.1 + (m == "ovit") * 0.1 for m in ("ovit", "ovit_mask_only") for s in range(3)}, **sweep)
+    found = sensitivity(pd.concat([own, varied.assign(scope_name="block_size")], ignore_index=True))
+    assert found["mean"].tolist() == pytest.approx([0.1, 0.1]) and set(found.seeds) == {3}
+
+
+def test_what_it_costs_that_lambda_was_chosen_at_one_sparsity_is_told_in_points():
+    common = dict(phase="lambda_search", metric="validation_top1", passes=1.0, block_size=64.0)
+    at = lambda s, method, values: [
+        rows({(method, seed): v for seed in (0, 1)}, damp=d, sparsity_target=s, **common) for d, v in values.items()
+    ]
+    tried = at(0.9, "ovit", {1e-7: 0.9, 1e-6: 0.8}) + at(0.95, "ovit", {1e-7: 0.7, 1e-6: 0.6})
+    tried += at(0.9, "obert", {1e-7: 0.5, 1e-6: 0.6}) + at(0.95, "obert", {1e-7: 0.4, 1e-6: 0.312})
+    taken = [rows({(m, s): 0.5 for s in (0, 1)}, damp=d, block_size=64.0) for m, d in (("ovit", 1e-7), ("obert", 1e-6))]
+    said = answers(pd.concat([*tried, *taken], ignore_index=True))[-1]
+    assert said == "λ was chosen at 90 %. By validation, at 95 % another λ would suit `obert` 8.8 points better."
+
+
+def test_draws_of_images_are_told_from_dense_models():
+    draw = np.random.default_rng(0)
+    model, noise = draw.normal(0, 0.1, 400), lambda: draw.normal(0, 0.05, 400)
+    both = [rows({("ovit", s): v for s, v in enumerate(model + noise())}) for _ in range(2)]
+    both[1] = both[1].assign(experiment="sensitivity", scope_name="gradient_seed")
+    both = pd.concat(both, ignore_index=True)
+    said = answers(both.assign(dense_seed=both.seed))[-1]
+    within, between = (float(word) for word in re.findall(r"\d+\.\d", said))
+    assert within == pytest.approx(5, abs=0.4) and between == pytest.approx(10, abs=0.8)
+    assert "dense models" not in answers(both.assign(dense_seed=0))[-1]
 
 
 def test_the_half_length_test_is_told():
@@ -322,6 +405,13 @@ def test_the_half_length_test_is_told():
     )
     assert test(0.895)[0].startswith("The dense model is trained long enough: with 6 epochs it has 90.0 %")
     assert test(0.885)[0].startswith("The dense model is not trained long enough")
+
+
+def test_what_masks_share_by_chance(monkeypatch):
+    """Two random masks that keep a tenth each share 1 of the 19 hundredths that either keeps."""
+    overlaps = rows({("ovit", 0): 0.4}, metric="mask_overlap", scope="method").assign(scope_name="magnitude")
+    (ax,) = overlap(overlaps).axes
+    assert "(by chance 5)" in ax.get_title()
 
 
 def test_what_was_not_run_is_listed():

@@ -39,6 +39,10 @@ ABLATIONS = registry.ablations()
         ("transfer_methods=[]", "transfer_methods must ... at least one, not []"),
         ("device=cudda", "device must be auto, cpu, cuda or cuda:N, not 'cudda'"),
         ("recovery_lrs=[-1.0]", "recovery_lrs[0] must be above 0, not -1.0"),
+        (
+            "recovery_methods=[obc]",
+            "recovery_methods must be judged with one threshold for the model, which 'obc' is not",
+        ),
         ("gradual_steps=[0.9, 0.5]", "gradual_steps must rise, not [0.9, 0.5]"),
         ("compute_passes=[3]", "compute_passes must divide gradients (256), which they share out, not 3"),
         ("compute_passes=[1]", "compute_passes[0] must be above 1, not 1"),

@@ -133,7 +133,7 @@ def search(*values):
 
 
 def test_one_lambda_for_all_seeds_the_best_in_their_mean():
-    config = quick(NoWeightUpdate)
+    config = quick(NoWeightUpdate, "damps=[1.0e-8, 1.0e-7, 1.0e-6]")
     rows = search((1e-8, 0, 0.90), (1e-8, 1, 0.70), (1e-7, 0, 0.80), (1e-7, 1, 0.85), (1e-6, 0, 0.1), (1e-6, 1, 0.1))
     assert chosen(config, rows, "ovit") == dict(damp=1e-7, damp_rule="own")
     assert chosen(config, rows, "ovit_mask_only", rule="shared") == dict(damp=1e-7, damp_rule="shared")
@@ -145,11 +145,33 @@ def test_one_lambda_for_all_seeds_the_best_in_their_mean():
     assert chosen(config, rows, "ovit", passes=2)["damp"] == "" and near(config, rows, "ovit") == (1e-8, 1e-7, 1e-6)
 
 
-def test_equal_values_go_to_the_larger_or_the_smaller_and_only_what_all_seeds_tried_counts():
+def test_every_lambda_that_is_taken_is_searched():
+    """oViT's for the others too, where it is none of the methods; at points of a sweep that would be no study."""
+    world = World({"glyph_letters": "x"}, {0: "y"})
+    settings = ["methods=[magnitude, obert]", "recovery_methods=[]", "gradual_methods=[]", "compute_passes=[8]"]
+    settings += ["sensitivity_gradients=[100]", "sensitivity_block_sizes=[2]", "regimes=[global, 2:4]"]
+    config, found = quick(NoWeightUpdate, *settings), []
+    for stage in registry.get("no_weight_update").stages:
+        tasks = stage(config, 0, world, found)
+        assert all(task.columns["damp"] != "" or task.columns["damp_rule"] == "" for task in tasks), stage
+        found += [dict(task.columns) | dict(value=0.5) for task in tasks]
+    assert {task.columns["damp_rule"] for task in tasks if task.columns["method"] == "obert"} == {"own", "shared"}
+
+
+def test_equal_values_go_to_the_larger_or_the_smaller():
     rows = search((1e-8, 0, 0.1 + 0.2), (1e-7, 0, 0.3), (1e-6, 0, 0.3 - 1e-4))
-    assert best_of(rows, "damp", larger=True) == 1e-7 and best_of(rows, "damp", larger=False) == 1e-8
-    assert best_of([*search((1e-8, 0, 0.9)), *search((1e-7, 0, 0.5), (1e-7, 1, 0.5))], "damp", larger=True) == 1e-7
-    assert best_of([], "damp", larger=True) is None
+    best = lambda rows, larger, values=(1e-8, 1e-7, 1e-6): best_of(rows, "damp", values, larger)
+    assert best(rows, larger=True) == 1e-7 and best(rows, larger=False) == 1e-8
+    assert best([], larger=True) is None
+
+
+def test_nothing_is_chosen_from_a_part_of_a_search():
+    rows = search((1e-8, 0, 0.9), (1e-7, 0, 0.5), (1e-8, 1, 0.9), (1e-7, 1, 0.5))
+    assert best_of(rows, "damp", (1e-8, 1e-7), larger=True) == 1e-8
+    assert best_of(rows, "damp", (1e-8, 1e-7, 1e-6), larger=True) is None  # one was never tried
+    assert best_of(rows[:-1], "damp", (1e-8, 1e-7), larger=True) is None  # by one seed it was not
+    config = quick(NoWeightUpdate, "damps=[1.0e-8, 1.0e-7, 1.0e-6]")
+    assert chosen(config, rows, "ovit")["damp"] == ""
 
 
 def test_a_task_is_done_when_all_its_rows_are_there(tmp_path, monkeypatch):

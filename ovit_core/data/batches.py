@@ -35,6 +35,10 @@ class InMemoryImages:
     def take(self, index: np.ndarray) -> "InMemoryImages":
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def unaugmented(self) -> "InMemoryImages":
+        """The same images as an evaluation would see them: these are augmented batch by batch only."""
+        return self
+
 
 class Batches:
     """Normalized float32 batches (images (b, C, H, W), labels (b,)) of an in-memory split.

@@ -42,7 +42,7 @@ class ImageFiles(Dataset):
         image = open_image(source, self.mode) if self.on_disk else to_pil_image(source).convert(self.mode)
         if self.train_transform is None:
             return self.transform(image), int(self.labels[i])
-        with _drawn(self.draw * 1_000_003 + i):
+        with _drawn((self.draw * 1_000_003 + i) % 2**63):
             return self.train_transform(image), int(self.labels[i])
 
     def take(self, index: np.ndarray) -> "ImageFiles":

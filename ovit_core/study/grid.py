@@ -9,7 +9,7 @@ What is there is not done again. What fails stops nothing else: it is noted, and
 import os
 from collections.abc import Sequence
 
-from ovit_core.study import engines, paths
+from ovit_core.study import engines, paths, provenance
 from ovit_core.study.ablation import Ablation, Asked, Results
 from ovit_core.study.engines import Batch, Engine, Fail
 from ovit_core.study.export import check_export, table
@@ -66,6 +66,7 @@ def measure(asked: Sequence[Asked]) -> list[str]:
         ValueError, OSError: the store is damaged, or a folder cannot be written to.
     """
     first, failures = asked[0][1], []
+    provenance.commit()  # of the code that was loaded, before hours of work
     paths.check_writable(first.profile)
     rows = Store(first.profile)
     rows.check()

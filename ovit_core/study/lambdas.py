@@ -84,11 +84,12 @@ def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime =
 
 
 def best_damp(
-    config: Parameters, found: Iterable[Row], method: str, regime: Regime = GLOBAL, at: float | None = None, passes: int = 1
+    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, at: float | None = None, passes: int = 1
 ) -> float | None:  # fmt: skip
-    """The lambda with the best mean over seeds, the larger of equals; None before it was searched."""
+    """The lambda with the best mean over seeds, the larger of equals; None before all of them were tried."""
     same = place(config, method, regime, at, passes).items()
-    return best_of([row for row in found if same <= row.items()], "damp", larger=True)
+    listed = values(config, method) if passes == 1 else near(config, found, method, regime)
+    return best_of([row for row in found if same <= row.items()], "damp", listed, larger=True)
 
 
 def chosen(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ovit_core import disk, masks, training
@@ -53,7 +54,7 @@ class Seed:
             waits = ("damp", "lambda", c["damp_rule"]), ("lr", "learning rate", c["phase"] in TRAINED)
             for column, what, wanted in waits:
                 if wanted and c[column] == "":
-                    raise NotFoundError(f"no {what} was found: its search failed")
+                    raise NotFoundError(f"no {what} was found: its search is not complete")
         return [Measured(dict(task.columns) | one.row, one.images) for one in getattr(self, task.kind)(task)]
 
     def surgeon(self, task: Task) -> Surgeon:
@@ -63,7 +64,7 @@ class Seed:
         if self._surgeon is None or self._surgeon[0] != key:
             self._surgeon = None  # freed before the next
             settings = dict(zip(columns[:3], key))
-            self._surgeon = key, Surgeon(self.config.replace(**settings), self.upstream, key[3])
+            self._surgeon = key, Surgeon(self.config.model_copy(update=settings), self.upstream, key[3])
         return self._surgeon[1]
 
     def pruned(self, task: Task) -> nn.Module:
@@ -78,10 +79,11 @@ class Seed:
         if task.columns["phase"] != recovery.PHASE:
             return self.pruned(task)
         model, file = self.surgeon(task).pruned("dense", 0.0), identity.kept(task)
-        if not taken_up(model, file):
-            model = self.trained(task)
-            masks.save(model, file)
-            identity.discard(task)
+        with disk.locked(file, f"trains {task}"):
+            if not taken_up(model, file):
+                model = self.trained(task)
+                masks.save(model, file)
+                identity.discard(task)
         return model
 
     def trained(self, task: Task) -> nn.Module:
@@ -103,11 +105,11 @@ class Seed:
         """What a learning rate of recovery gives on validation. One that diverges is right on no image."""
         yield self.judged(task, self.trained)
 
-    def judged(self, task: Task, train: Callable[[Task], nn.Module]) -> Measured:
-        """What a model that `train` makes of a task gives on validation."""
+    def judged(self, task: Task, make: Callable[[Task], nn.Module]) -> Measured:
+        """What a model that `make` makes of a task gives on validation."""
         try:
-            value = self.surgeon(task).judge(train(task))
-        except FloatingPointError:
+            value = self.surgeon(task).judge(make(task))
+        except (FloatingPointError, torch.linalg.LinAlgError):
             value = 0.0
         return Measured(dict(metric=task.metrics[0][0], value=value))
 
@@ -116,8 +118,8 @@ class Seed:
         return self.tested(self.made(task))
 
     def search(self, task: Task) -> Iterable[Measured]:
-        """What a lambda gives on validation."""
-        yield Measured(dict(metric=task.metrics[0][0], value=self.surgeon(task).judge(self.pruned(task))))
+        """What a lambda gives on validation. One with which a block cannot be inverted is right on no image."""
+        yield self.judged(task, self.pruned)
 
     def one_shot(self, task: Task) -> list[Measured]:
         """A pruned copy on the test split, with nothing trained afterwards."""

@@ -32,13 +32,22 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@cache  # read once: a file edited during a long run is not taken for the code that runs
+# Read as this module is, right at the start: a file edited during a long run is not taken for the code that runs.
+_TEXTS = {path: path.read_text() for path in sorted((ROOT / "ovit_core").rglob("*.py"))}
+
+
+@cache
 def code(*modules: str) -> str:
     """A hash of the code of modules and packages, so that numbers are never mistaken for those of other code.
 
     Files are read, not imported. Imports, comments, docstrings, annotations and the wording of messages do not count.
     """
-    return digest([[name, [normal(path.read_text()) for path in _files(name)]] for name in sorted(set(modules))])
+    return digest(
+        [
+            [name, [normal(_TEXTS.get(path) or path.read_text()) for path in _files(name)]]
+            for name in sorted(set(modules))
+        ]
+    )
 
 
 def _files(module: str) -> list[Path]:

@@ -79,7 +79,7 @@ def best_rate(found: Sequence[Row], listed: Sequence[float], **where: object) ->
     """The best of some learning rates by the rows of a search that are found `where`; without a choice the only one."""
     if len(listed) == 1:
         return listed[0]
-    best = best_of([row for row in found if where.items() <= row.items()], "lr", larger=False)
+    best = best_of([row for row in found if where.items() <= row.items()], "lr", listed, larger=False)
     return "" if best is None else best
 
 

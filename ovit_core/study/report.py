@@ -80,8 +80,16 @@ def origin(results: dict[str, Results]) -> Text:
     return Text("| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in known.items()))
 
 
+def is_old(results: dict[str, Results]) -> bool:
+    """Whether rows are from before lambda was chosen by a rule that they tell."""
+    rows = pd.concat([mine.rows for mine in results.values()])
+    return bool((rows.damp.notna() & (rows.damp_rule == "")).any())
+
+
 def contents(results: dict[str, Results], picture: Callable[[Results, str], object | None]) -> Iterator[object]:
     """All of the report in order: texts, and what `picture` makes of each figure of each ablation there is."""
+    if is_old(results):
+        yield REVISION
     for name, ablation in registry.ablations().items():
         yield Text(f"## {ablation.title}")
         if name not in results:
@@ -113,7 +121,7 @@ def write_markdown(results: dict[str, Results], out: Path, command: str) -> Path
         title = mine.ablation.figures[name].title
         return Text(f"![{title}]({os.path.relpath(file, out.resolve().parent)})") if file.is_file() else None
 
-    head = (Text(f"# Results\n\nWritten from the rows by `{command}`."), REVISION, origin(results))
+    head = (Text(f"# Results\n\nWritten from the rows by `{command}`."), origin(results))
     disk.write(out, "\n\n".join(map(str, chain(head, contents(results, link)))) + "\n")
     return out
 

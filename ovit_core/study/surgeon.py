@@ -24,7 +24,9 @@ Regime = tuple[str, Pattern]  # how zeros are spread: the allocation and the pat
 GLOBAL = ("global", UNSTRUCTURED)
 # The study's models are small: this keeps the smallest lambdas of the list meaningful.
 DTYPE = torch.float64
-CURVATURE = 0xF15E  # tells the stream of random numbers that draws the curvature's images from all others
+# Tells the stream of random numbers that draws the curvature's images from all others: by the seed alone they would be
+# those that training saw first, in the same order.
+CURVATURE = 0xF15E
 
 
 class Surgeon:
@@ -63,15 +65,20 @@ class Surgeon:
         return self._curvatures[key]
 
     def _batches(self, step: int = 0) -> Iterable:
-        """The images of the curvature at a pruning step; every step draws its own."""
-        return batches(self.upstream.data.train, self.config.gradient_batch, seed=apart(self.seed, step))
+        """The images of the curvature at a pruning step, as an evaluation sees them. Every step takes the next ones of one
+        order, so that several steps see as many different images as one that has the gradients of all.
+        """
+        train, count = self.upstream.data.train, self.config.gradients * self.config.gradient_batch
+        order = np.random.default_rng([self.seed, CURVATURE]).permutation(len(train))
+        return batches(train.take(order[np.arange(step * count, (step + 1) * count) % len(train)]).unaugmented(),
+                       self.config.gradient_batch)  # fmt: skip
 
     def _estimate(
         self, model: nn.Module, kind: str, pattern: Pattern = UNSTRUCTURED, step: int = 0
     ) -> BlockFisher | InputHessian:
         c = self.config
         if self.upstream.headless:
-            torch.manual_seed(apart(self.seed, step))  # its loss is a random sketch of the outputs
+            torch.manual_seed(self.seed + 1009 * step)  # its loss is a random sketch of the outputs
         weights = models.prunable(model, c.prunable)
         options = dict(kind=kind, block_size=c.block_size, dtype=DTYPE, multiple=pattern.of)
         return estimate(model, weights, self._batches(step), c.gradients, **options)
@@ -157,10 +164,3 @@ class Surgeon:
         curvature = self._estimate(model, chosen.curvature, step=step) if chosen.needs_curvature else None
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))
-
-
-def apart(seed: int, step: int) -> int:
-    """The seed of the curvature's images at a pruning step: a stream of its own, so that they are not the images that
-    training with the same seed saw first, in the same order.
-    """
-    return int(np.random.SeedSequence([seed, step, CURVATURE]).generate_state(1)[0])

@@ -152,15 +152,18 @@ class Found:
         return rows if {(row["metric"], row["scope"]) for row in rows}.issuperset(task.metrics) else []
 
 
-def best_of(rows: Iterable[Row], column: str, larger: bool) -> float | None:
-    """The value of a column with the best mean over seeds of the rows' `value`; None without rows.
+def best_of(rows: Iterable[Row], column: str, values: Sequence[float], larger: bool) -> float | None:
+    """Which of some values of a column has the best mean over seeds of the rows' `value`.
 
-    Ties within rounding go to the larger or the smaller value. Only values that every seed has tried count.
+    Ties within rounding go to the larger or the smaller value. None where a seed has tried some of them and not all: what
+    part of a search says is not what all of it would.
     """
-    tried = defaultdict(dict)
+    tried = {value: {} for value in values}
     for row in rows:
-        tried[row[column]][row["seed"]] = row["value"]
-    most = max(map(len, tried.values()), default=0)
-    means = {value: fmean(seeds.values()) for value, seeds in tried.items() if len(seeds) == most}
+        if row[column] in tried:
+            tried[row[column]][row["seed"]] = row["value"]
+    if not all(tried.values()) or len({frozenset(seeds) for seeds in tried.values()}) > 1:
+        return None
+    means = {value: fmean(seeds.values()) for value, seeds in tried.items()}
     best = [value for value, mean in means.items() if mean >= max(means.values()) - 1e-9]
     return (max if larger else min)(best, default=None)

@@ -1,9 +1,12 @@
 """What was chosen on validation, and whether the list it was chosen from was wide enough."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.statistics import share
 from ovit_core.study.tasks import best_of
 
 # What tells one search from another; the columns of what is searched are `damp`, `lr` and `C`.
@@ -35,7 +38,10 @@ def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     found = []
     for at, group in tried.groupby(SEARCH, sort=False, dropna=False):
         means = group.groupby(column).value.mean()
-        best = best_of(group[["seed", column, "value"]].to_dict("records"), column, LARGER[column])
+        whole = [value for value, one in group.groupby(column) if one.seed.nunique() == group.seed.nunique()]
+        best = best_of(group[["seed", column, "value"]].to_dict("records"), column, whole, LARGER[column])
+        if best is None:
+            continue
         rest = means.drop(best)
         second = rest.idxmax() if len(rest) else float("nan")
         edge = "" if len(means) < 2 else {min(means.index): "lowest", max(means.index): "highest"}.get(best, "")
@@ -44,28 +50,42 @@ def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def edges(found: pd.DataFrame) -> list[str]:
-    """What lies at the edge of the list it was chosen from, a line for each method."""
+    """What lies at the edge of the list it was chosen from, a line for each method: which edge, its value, and where."""
     out = []
     for method, lines in found[found.edge != ""].groupby("method", sort=False):
-        where = dict.fromkeys(f"{line.edge} ({line.best:g})" for line in lines.itertuples())
-        out.append(f"`{method}` {', '.join(where)}")
+        where: dict[str, list[str]] = {}
+        for line in lines.to_dict("records"):
+            where.setdefault(f"{line['edge']} ({line['best']:g})", []).append(place(line))
+        told = [f"{edge} at {', '.join(dict.fromkeys(at))}" for edge, at in where.items()]
+        out.append(f"`{method}` {'; '.join(told)}")
     return out
 
 
-def lambda_table(rows: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame | None:
+def place(line: Mapping[str, Any]) -> str:
+    """Where a search was, in words: the regime, the sparsity, and how many passes."""
+    at = (
+        line["pattern"]
+        if line["pattern"] != "unstructured"
+        else f"{line['allocation']} {share(line['sparsity_target'])}"
+    )
+    return at + (f" in {line['passes']:g} passes" if line["passes"] > 1 else "")
+
+
+def of_study(found: pd.DataFrame, config: Parameters) -> pd.DataFrame:
+    """The searches at the study's own setting of the curvature, in one pass: not those of a sweep's points."""
+    for column in ("block_size", "gradients", "gradient_batch"):
+        found = found[found[column] == getattr(config, column)]
+    return found[found.passes == 1]
+
+
+def lambda_table(rows: pd.DataFrame, config: Parameters) -> pd.DataFrame | None:
     """The lambda of every method in every regime, a star at one that lies at the edge of its list; at other sparsities
     as a check. None if nothing was searched.
     """
-    found = searched(rows, "damp")
-    common = found[(found.passes == 1) & found.method.isin(list(methods))]
-    for column in ("block_size", "gradients", "gradient_batch"):  # those of the study, not of a sweep's points
-        common = common[common[column] == common[column].mode().iloc[0]] if len(common) else common
+    common = of_study(searched(rows, "damp"), config)
     if common.empty:
         return None
-    regime = [
-        p if p != "unstructured" else f"{a} {100 * s:g} %"
-        for a, p, s in zip(common.allocation, common.pattern, common.sparsity_target)
-    ]
+    regime = [place(line) for line in common.to_dict("records")]
     text = [f"{best:.0e}".replace("e-0", "e-") + "*" * bool(edge) for best, edge in zip(common.best, common.edge)]
     wide = common.assign(regime=regime, text=text).pivot(index="method", columns="regime", values="text").fillna("")
     return wide.loc[common.method.unique(), list(dict.fromkeys(regime))].rename_axis(columns="λ")

@@ -1,7 +1,5 @@
 """What ablation A says beside its comparisons: how sure the settings are, what a setting changes, what was not run."""
 
-import math
-
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.families import families
@@ -42,7 +40,7 @@ def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
 def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the update's gain with oViT's score (ovit minus ovit_mask_only) per `column`, `rule`, `setting`."""
     found, point = sweeps(rows), ["column", "rule", "setting"]
-    found = found[found.column != "passes"]
+    found = same_seeds(found[found.column != "passes"])
     return summary(contrast(found, {PAIR[0]: 1, PAIR[1]: -1}, point), point)
 
 
@@ -50,7 +48,16 @@ def compute(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the accuracy per `method` and `setting`, the number of passes that share the gradients."""
     found = sweeps(rows)
     found = found[(found.column == "passes") & (found.rule == "own") & found.method.isin(COMPUTE)]
-    return summary(found, ["method", "setting"])
+    return summary(same_seeds(found), ["method", "setting"])
+
+
+def same_seeds(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of sweeps for the seeds that all points of a sweep have: a curve is of the same models throughout."""
+    parts = []
+    for _, part in found.groupby("column", sort=False):
+        seeds = set.intersection(*(set(point.seed) for _, point in part.groupby("setting")))
+        parts.append(part[part.seed.isin(seeds)])
+    return pd.concat(parts) if parts else found
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
@@ -82,42 +89,48 @@ def _edges(rows: pd.DataFrame) -> list[str]:
 
 
 def _moved(rows: pd.DataFrame) -> list[str]:
-    """Methods whose lambda would be another one had it been chosen at another sparsity."""
-    found = tuning.searched(rows, "damp")
-    found = main(found[found.passes == 1])
-    if found.empty or found.sparsity_target.nunique() < 2:
+    """What it costs that lambda was chosen at one sparsity: the check at others, in points of validation top-1."""
+    found = main(tuning.searched(rows, "damp"))
+    found = found[found.passes == 1]
+    own = main(rows[(rows.phase == "one_shot") & (rows.damp_rule == "own") & (rows.experiment != "sensitivity")])
+    chosen = own.groupby("method").damp.first()
+    found = found[found.method.isin(chosen.index) & (found.block_size == own.block_size.max())]
+    taken = [best == chosen[method] for best, method in zip(found.best, found.method)]
+    by = found.assign(taken=taken).groupby("sparsity_target").taken.mean()
+    if len(by) < 2:
         return []
-    at = found.sparsity_target.mode().iloc[0]
-    told = [
-        f"`{method}` by up to {ratio:.0f} decade{'s' * (ratio >= 1.5)}"
-        for method, lines in found.groupby("method", sort=False)
-        if (ratio := _decades(lines.drop_duplicates("sparsity_target").best)) > 0.5
-    ]
-    others = ", ".join(share(s) for s in sorted({*found.sparsity_target} - {at}))
-    said = "moves " + ", ".join(told) if told else "stays where it is for every method"
-    return [f"Chosen at {others} instead of {share(at)}, λ {said}."]
-
-
-def _decades(damps: pd.Series) -> float:
-    return math.log10(damps.max() / damps.min())
+    at, out = by.idxmax(), []  # where all of them were chosen
+    tried = main(rows[(rows.phase == "lambda_search") & (rows.passes == 1)])
+    for other, lines in found[found.sparsity_target != at].groupby("sparsity_target"):
+        here = tried[tried.sparsity_target == other]
+        lost = {
+            line.method: line.value - here[(here.method == line.method) & (here.damp == chosen[line.method])].value.mean()
+            for line in lines.itertuples() if line.best != chosen[line.method]
+        }  # fmt: skip
+        told = ", ".join(f"`{method}` {100 * points:.1f}" for method, points in lost.items())
+        out.append(
+            f"at {share(other)} another λ would suit {told} points better"
+            if lost
+            else f"at {share(other)} none would suit better"
+        )
+    return [f"λ was chosen at {share(at)}. By validation, {'; '.join(out)}."]
 
 
 def _draws(rows: pd.DataFrame) -> list[str]:
     """How much of the spread between seeds is the choice of the curvature's images: other draws for the same model."""
     drawn = rows[(rows.scope_name == "gradient_seed") & (rows.metric == "top1")]
     own = main(rows[(rows.phase == "one_shot") & (rows.metric == "top1") & (rows.scope == "all")])
-    own = own[
-        (own.experiment != "sensitivity")
-        & own.sparsity_target.isin(drawn.sparsity_target)
-        & (own.damp_rule != "shared")
-    ]
-    both, out = pd.concat([drawn, own[own.method.isin(drawn.method)]]), []
+    own = own[(own.experiment != "sensitivity") & own.sparsity_target.isin(drawn.sparsity_target)]
+    both, out = pd.concat([drawn, own[own.method.isin(drawn.method) & (own.damp_rule != "shared")]]), []
+    both = both[both.seed.isin(drawn.seed)]
+    alone = both.dense_seed.nunique() < 2  # then seeds are draws too
     for method, found in both.groupby("method", sort=False):
-        within = found.groupby("seed").value.var().mean() ** 0.5
-        between = found.groupby("seed").value.mean().std()
+        draws = found.groupby("seed").value.agg(["mean", "var", "count"])
+        within, between = draws["var"].mean(), draws["mean"].var() - draws["var"].mean() / draws["count"].mean()
         if within == within and between == between:
-            out.append(f"`{method}` {100 * within:.1f} between draws, {100 * between:.1f} between seeds")
-    said = "Standard deviations in points, other images for the Fisher of the same dense model against other seeds"
+            told = f"`{method}` {100 * within**0.5:.1f} between draws"
+            out.append(told if alone else f"{told}, {100 * max(between, 0) ** 0.5:.1f} more between dense models")
+    said = "Standard deviations in points, for other images in the Fisher of the same dense model"
     return [f"{said}: {'; '.join(out)}."] if out else []
 
 

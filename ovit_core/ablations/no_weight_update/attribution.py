@@ -102,11 +102,12 @@ def relation(lines: pd.DataFrame) -> str:
     """Whether score and update are substitutes or complements along the sparsity, from lines of differences that are
     interactions, one a sparsity.
     """
-    said = {"substitutes": [], "complements": [], "not resolved": []}
+    said: dict[str, list[str]] = {"substitutes": [], "complements": [], "neither": [], "not resolved": []}
     for line in lines[lines.verdict.isin(("resolved", "same", "not resolved"))].itertuples():
-        kind = "not resolved" if line.verdict != "resolved" else "substitutes" if line.mean < 0 else "complements"
-        said[kind].append(f"{share(line.sparsity_target)} ({statistics.spread(line.mean, line.high - line.mean)})")
-    told = [f"{kind} at {', '.join(at)}" for kind, at in said.items() if at and kind != "not resolved"]
-    if said["not resolved"]:
-        told.append(f"not resolved at {', '.join(said['not resolved'])}")
-    return "; ".join(told)
+        kind = {"same": "neither", "resolved": "substitutes" if line.mean < 0 else "complements"}.get(
+            line.verdict, "not resolved"
+        )
+        size = statistics.spread(line.mean, line.high - line.mean)
+        inside = line.verdict == "resolved" and max(abs(line.low), abs(line.high)) < line.margin
+        said[kind].append(f"{share(line.sparsity_target)} ({size}{', within the margin' * inside})")
+    return "; ".join(f"{kind} at {', '.join(at)}" for kind, at in said.items() if at)

@@ -64,6 +64,10 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
 def _along(config: NoWeightUpdate) -> list[Family]:
     """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
     c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
+    own, shared = (
+        f"Substitutes or complements, {who} λ, chosen at {share(c.damp_sparsity)}"
+        for who in ("each form at its own", "all forms at oViT's")
+    )
 
     def along(what: str, weights: Mapping[str, float], sparsities: Iterable[float], **more) -> list[Contrast]:
         return [Contrast(what, weights, dict(ONE_SHOT, sparsity_target=at), **more) for at in sparsities]
@@ -72,8 +76,8 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
     loss = along("the update's cross-entropy", greedy["update_other"], low, metric="cross_entropy")
     return [
-        *_family("interaction", "Substitutes or complements, each form at its own λ", along(**interaction, sparsities=high), c.methods, says=relation),
-        *_family("interaction_shared", "Substitutes or complements, all forms at oViT's λ", along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
+        *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
+        *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
         *_family("update_shared", "What the update is worth on oViT's own mask", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy of oViT less that of its score without update (lower is better)", loss, c.methods, None),
     ]  # fmt: skip
@@ -130,7 +134,7 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
         gain = lambda v: {f"{UPDATE}@{v:g}": 1, f"{NO_UPDATE}@{v:g}": -1}
         contrasts = [
             Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column)
-            for v in values
+            for v in values if v != own
         ]  # fmt: skip
         out += _family(f"sweep_{column}", f"Whether the update's worth depends on {column}", contrasts, PAIR)
     if c.compute_passes:

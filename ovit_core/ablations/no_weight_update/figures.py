@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, same_seeds, sensitivity, sweeps
 from ovit_core.ablations.no_weight_update.attribution import SCORES, UPDATES, attribution, cells
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.study.ablation import Drawing
@@ -18,6 +18,10 @@ from ovit_core.study.statistics import accuracy, main, share, spread, summary, u
 BLUE, _, GREEN = sns.color_palette("colorblind")[:3]
 BARS = dict(score=GREEN, update=BLUE, interaction="0.6", total="white")
 RULES = dict(own="each at its own λ", shared="all at oViT's λ")
+DRAWN = {  # more would be too many to tell apart; all are in the tables
+    "global": ("ovit", "ovit_mask_only", "ovit_no_update", "obert", "magnitude", "magnitude_joint", "diag_fisher"),
+    "uniform": ("ovit", "ovit_mask_only", "obc", "obc_mask_only", "obc_sequential", "wanda", "magnitude"),
+}
 SCORE_WORDS = dict(
     magnitude="magnitude", diagonal="diagonal Fisher", static="static (oBERT)", greedy_frozen="greedy, not corrected",
     greedy="greedy (oViT)",
@@ -30,7 +34,7 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | No
     """
     found, drawn = accuracy(rows[rows.phase == "one_shot"]), []
     for title, allocation, along in panels:
-        here = found[(found.allocation == allocation) & (found.method != "dense")]
+        here = found[(found.allocation == allocation) & found.method.isin(DRAWN[allocation])]
         here = here[(here.pattern != "unstructured") == (along == "pattern")]
         if len(here):
             drawn.append((title, here, along))
@@ -73,7 +77,8 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
 
 def parts(rows: pd.DataFrame) -> Figure | None:
     """oViT's one-shot gain over magnitude taken apart, a panel per rule of lambda: diverging bars with intervals."""
-    found = {rule: attribution(rows[rows.phase == "one_shot"], rule, ["greedy"]) for rule in RULES}
+    rules = [rule for rule in RULES if rule == "own" or (rows.damp_rule == rule).any()]
+    found = {rule: attribution(rows[rows.phase == "one_shot"], rule, ["greedy"]) for rule in rules}
     found = {rule: here for rule, here in found.items() if len(here)}
     if not found:
         return None
@@ -120,8 +125,9 @@ def trained(rows: pd.DataFrame) -> Figure | None:
     """Top-1 against the images that models were trained on after pruning, a panel per sparsity; at the right edge those
     that were pruned gradually.
     """
+    rows = rows[rows.seed.isin(rows[rows.phase == "recovered"].seed)]  # the same models before and after
     found = accuracy(main(rows))
-    curve = found[found.phase.isin(("one_shot", "recovered"))].assign(epochs=found.epochs.replace("", 0).fillna(0))
+    curve = found[found.phase.isin(("one_shot", "recovered"))].assign(epochs=found.epochs.fillna(0))
     gradual = found[(found.phase == "gradual") & (found.method != "dense")]
     at = sorted(set(curve[(curve.phase == "recovered") & (curve.sparsity_target > 0)].sparsity_target))
     if not at:
@@ -159,7 +165,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     gains = list(sensitivity(rows).groupby("column", sort=False))
     if not gains:
         return None
-    swept = sweeps(rows)
+    swept = same_seeds(sweeps(rows))
     levels = summary(swept, ["column", "rule", "setting", "method"]).rename(columns=dict(setting="sparsity_target"))
     at = swept.sparsity_target.iloc[0]
     plain = accuracy(main(rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at))]))
@@ -233,11 +239,8 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
     look = dict(cmap="cividis", annot=True, fmt=".0f", annot_kws=dict(size="x-small"), cbar=False)
     sns.heatmap(100 * table, mask=table.isna(), ax=ax, **look)
     at = rows.sparsity_target.iloc[0]
-    ax.set(
-        title=f"What two masks at {share(at)} have in common, % (by chance {100 * at / (2 - at):.0f})",
-        xlabel="",
-        ylabel="",
-    )
+    ax.set(title=f"Kept by both at {share(at)}, % of kept by either (by chance {100 * (1 - at) / (1 + at):.0f})")
+    ax.set(xlabel="", ylabel="")
     ax.grid(False)
     return fig
 
@@ -254,7 +257,7 @@ PATTERNS = ("N:M patterns", "uniform", "pattern")
 FIGURES = {
     "no_weight_update": Drawing(
         lambda rows: accuracies(rows, ONE_SHOT), "Accuracy against sparsity",
-        "One-shot, every method at its own λ. Dashed: dense.",
+        "One-shot, each method at its own λ; the others are in the table. Dashed: dense.",
     ),
     "calibration": Drawing(
         calibration, "Where accuracy cannot tell yet", "Cross-entropy (logarithmic) and calibration of the same models."
@@ -271,7 +274,7 @@ FIGURES = {
     ),
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
-        "One threshold per weight matrix, and N of every M consecutive inputs; λ chosen for each.",
+        "One threshold per weight matrix, and N of every M consecutive inputs; λ chosen for each. Others: the table.",
     ),
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on", "oViT's score with and without the update."

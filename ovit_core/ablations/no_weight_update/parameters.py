@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field, model_validator
 
 from ovit_core.pattern import ALLOCATIONS, Pattern
-from ovit_core.study.lambdas import Regime
+from ovit_core.study.lambdas import GLOBAL, Regime
 from ovit_core.study.parameters import (
     AtLeastOne,
     Count,
@@ -82,6 +82,9 @@ class NoWeightUpdate(Recovery):
             raise ValueError(
                 f"compute_passes must divide gradients ({self.gradients}), which they share out, not {odd[0]}"
             )
+        for name in ("recovery_methods", "gradual_methods"):
+            if odd := [method for method in getattr(self, name) if not GLOBAL.takes(method)]:
+                raise ValueError(f"{name} must be judged with one threshold for the model, which {odd[0]!r} is not")
         return self
 
     @property

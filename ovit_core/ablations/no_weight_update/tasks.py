@@ -26,11 +26,12 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     tasks = [t for regime in map(regime_of, c.regimes) for t in lambdas.searches(c, seed, world, plain, regime)]
     # Trained models, sweeps and the comparison at equal compute take it, whatever the regimes.
     more = [*(PAIR if any(c.sweeps.values()) or c.sensitivity_draws else ()), *(COMPUTE if c.compute_passes else ())]
+    more += [lambdas.OVIT] * any(map(lambdas.shares, plain))
     tasks += lambdas.searches(c, seed, world, [*plain, *more])
     for at in c.damp_checks:
         tasks += lambdas.searches(c, seed, world, c.methods, at=at)
     for column, values in c.sweeps.items() if seed in c.finetune_seeds else ():
-        tasks += [t for v in values for t in lambdas.searches(c.replace(**{column: v}), seed, world, PAIR)]
+        tasks += [t for v in values for t in lambdas.searches(c.model_copy(update={column: v}), seed, world, PAIR)]
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
             task(
@@ -86,7 +87,7 @@ def _one_shot(config: NoWeightUpdate, seed: int, world: World, found: Sequence[R
         if regime.takes(method):
             headline = lambdas.place(config, method, regime, config.sensitivity_sparsity)["sparsity_target"]
             along = regime.pattern == "unstructured" and not get_method(method).sequential  # which is slow
-            for at in config.sparsities if along else (headline,):
+            for at in dict.fromkeys((*config.sparsities, headline)) if along else (headline,):
                 yield _copy(config, seed, world, found, method, at, regime)
                 if regime == GLOBAL and lambdas.shares(method):
                     yield _copy(config, seed, world, found, method, at, regime, "shared")
@@ -141,9 +142,13 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
         sparsity_target=config.sensitivity_sparsity, **more,
     )  # fmt: skip
     fixed = lambdas.chosen(config, found, lambdas.OVIT)["damp"]
+    swept = any(config.sweeps.values()) or config.sensitivity_draws
+    for method, rule in product(PAIR if swept else (), ("own", "shared")):  # the study's own setting is a point of each
+        if rule == "own" or lambdas.shares(method):
+            yield _copy(config, seed, world, found, method, config.sensitivity_sparsity, rule=rule)
     for column, values in config.sweeps.items():
         for value, method in product(values, PAIR):
-            varied = config.replace(**{column: value})
+            varied = config.model_copy(update={column: value})
             yield make(varied, column, method, **lambdas.chosen(varied, found, method))
             yield make(varied, column, method, damp=fixed, damp_rule="shared")
     for damp, method in product(config.sensitivity_damps, PAIR):
@@ -156,6 +161,8 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
 
 def _computed(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
     """Methods that see as many gradients in all, at once or shared out among several passes."""
+    for method in COMPUTE if config.compute_passes else ():
+        yield _copy(config, seed, world, found, method, config.sensitivity_sparsity)
     for passes, method in product(config.compute_passes, COMPUTE):
         known = lambdas.place(config, method, at=config.sensitivity_sparsity, passes=passes) | SWEEP
         known |= lambdas.chosen(config, found, method, passes=passes)

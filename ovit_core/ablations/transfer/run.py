@@ -197,7 +197,7 @@ def raw_pixels(part: Split) -> Labelled:
 
 def _read(features: Callable[[Tensor], Tensor], part: Split) -> Labelled:
     """Features and labels in the stored order and without augmentation, of a training split too."""
-    still = batches(part.unaugmented() if isinstance(part, ImageFiles) else part, EVAL_BATCH)
+    still = batches(part.unaugmented(), EVAL_BATCH)
     # A copy of the labels: a loader's own would hold a descriptor of shared memory each.
     pairs = [(features(x), y.clone()) for x, y in still]
     return torch.cat([f for f, _ in pairs]).numpy(), torch.cat([y for _, y in pairs]).numpy()
