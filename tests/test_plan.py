@@ -166,7 +166,7 @@ def test_the_model_of_elimination_meets_the_benchmark_within_its_error():
 
 def test_without_rows_the_model_of_the_cost_gives_an_order_of_magnitude(monkeypatch):
     monkeypatch.setattr(cost, "speed", lambda: 1e11)
-    config = quick(NoWeightUpdate, "model=deit_tiny_patch16_224", "model_args={}", "seeds=[0]")
+    config = quick(NoWeightUpdate, "model=deit_tiny_patch16_224", "model_args={}", "seeds=[0]", "epochs=6")
     dense = Costs(config, [], (10_000, 2_000)).dense([])
     # 3 passes x 6 epochs x 9,000 images x 2.5 GFLOP at 0.45 x 100 GFLOP/s
     assert dense == Estimate(pytest.approx(3 * 6 * 9_000 * 2.5e9 / 45e9, rel=0.05), cost.ROUGH)
