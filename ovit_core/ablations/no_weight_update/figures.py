@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, same_seeds, sensitivity, sweeps
 from ovit_core.ablations.no_weight_update.attribution import SCORES, UPDATES, attribution, cells
@@ -69,8 +70,10 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
         against(ax, pruned)
         ax.set(title=title, yscale="log" if metric == "cross_entropy" else "linear")
         percent(ax, accuracy=False, axes="x")
-        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis(lambda v, _: f"{v:.3g}")
+        if metric == "cross_entropy":
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}")
     legend(fig)
     return fig
 
@@ -179,6 +182,8 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
         percent(top)
         for rule, look in dict(own=dict(color="0.2", marker="o"), fixed=dict(color="0.6", marker="s", ls=":")).items():
             mine = gain[gain.rule == rule].sort_values("setting")
+            if mine.empty:  # against lambda itself there is none of one's own
+                continue
             label = "update, own λ at each point" if rule == "own" else "update, both at the same λ"
             bottom.errorbar(mine.setting, mine["mean"], mine.half.fillna(0), ms=4.5, capsize=2.5, label=label, **look)
         _points(bottom)
