@@ -59,7 +59,7 @@ def test_differences_have_the_interval_of_their_images_and_holms_p():
     said = [sentence(line) for line in table.to_dict("records")]
     size = f"{100 * wanted.mean:+.1f} ± {100 * wanted.half:.1f} points, p after"
     assert said[0].startswith(f"against magnitude (one_shot, d, 90 %): `ovit - magnitude` = {size}")
-    assert said[0].endswith("p after Holm below 0.001: resolved.") and said[1].endswith(": not resolved.")
+    assert said[0].endswith("p after Holm 0.002: resolved.") and said[1].endswith(": not resolved.")
     assert said[3] == "against random (one_shot, d, e): `ovit - random`: not run."
 
 
@@ -72,7 +72,7 @@ def test_sameness_needs_the_whole_interval_inside_the_margin():
     for margin, verdict in ((wide + 1e-6, "same"), (wide - 1e-6, "not resolved")):
         assert differences(r, [Family("f", "F", pairs, margin)]).verdict[0] == verdict
     line = told[0.05].iloc[0].to_dict()
-    assert sentence(line).endswith("no difference: the interval lies inside the margin of ± 5 points.")
+    assert sentence(line).endswith("no difference beyond the margin of ± 5 points.")
     sure = line | dict(verdict="resolved")
     assert sentence(sure).endswith("resolved, though inside the margin of ± 5 points.")
 

@@ -139,3 +139,20 @@ def test_calibration_error_by_hand():
     sure = g.random(50_000)
     assert expected_calibration_error(g.random(50_000) < sure, sure) < 0.01  # one that is calibrated
     assert expected_calibration_error(np.zeros(50_000, bool), sure) == pytest.approx(0.5, abs=0.01)
+
+
+def test_p_is_that_of_the_more_careful_way():
+    """With many images the way over seeds and images has many degrees of freedom; at the levels of Holm the t of few
+    seeds is the wider one, and p is its.
+    """
+    draw = np.random.default_rng(0)
+    each = (
+        0.1 + 0.5 * draw.standard_normal((1, 2000)) + 0.001 * draw.standard_normal((3, 1)) + 0 * draw.random((3, 2000))
+    )
+    found = interval(each.mean(1), each)
+    seeds = interval(each.mean(1))
+    assert found.half > seeds.half and found.df > 100
+    alone = 2 * stats.t.sf(found.mean / np.sqrt((found.s**2) / 3), 2)
+    assert found.p == pytest.approx(
+        max(alone, 2 * stats.t.sf(found.mean / (found.half / stats.t.ppf(0.975, found.df)), found.df))
+    )

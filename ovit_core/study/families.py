@@ -208,6 +208,7 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
     where = ", ".join(filter(None, (_worded(column, line[column]) for column in named)))
+    where += ", all at oViT's λ".removeprefix("" if where else ", ") * (line["rule"] == "shared")
     said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":
         return f"{said}: not run."
@@ -219,7 +220,7 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     margin = f"the margin of ± {scale * line['margin']:g}{unit}"
     judged = {
         "resolved": "resolved" + f", though inside {margin}" * _within(line),
-        "same": f"no difference: the interval lies inside {margin}",
+        "same": f"no difference beyond {margin}",
         "not resolved": "not resolved",
     }[line["verdict"]]
     return f"{said} = {size}, p after Holm {_p(line['p_holm'])}: {judged}."

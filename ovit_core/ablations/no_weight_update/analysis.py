@@ -142,7 +142,18 @@ def budgets(config: NoWeightUpdate) -> str:
     return (
         f"Recovery: {lengths} images. Gradual pruning: steps to {steps}, each before {config.gradual_epochs} of {total} × "
         f"{config.recovery_images:,} images, the last {config.gradual_epochs} to hold. The dense control sees the same. "
-        "Each has the learning rate that suits it."
+        f"{_rates(config)}"
+    )
+
+
+def _rates(config: NoWeightUpdate) -> str:
+    """How wide the lists of learning rates are."""
+    tried = {"recovery": config.recovery_lrs, "gradual pruning": config.gradual_lrs}
+    return " ".join(
+        f"In {what} all have the same learning rate, {rates[0]:g}, which may suit some better than others."
+        if len(rates) == 1
+        else f"In {what} each has the best of {len(rates)} learning rates, by validation."
+        for what, rates in tried.items()
     )
 
 

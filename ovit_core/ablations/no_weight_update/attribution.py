@@ -21,6 +21,10 @@ from ovit_core.study.statistics import accuracies, contrast, main, share, summar
 SCORES = ("magnitude", "diagonal", "static", "greedy_frozen", "greedy")
 UPDATES = ("none", "independent", "joint")
 # (score, update) -> method, of those that look at gradients or at none
+WORDS = dict(
+    magnitude="of magnitude", diagonal="of the diagonal Fisher", static="that is static (oBERT's)",
+    greedy_frozen="that is greedy but never corrected", greedy="that is greedy (oViT's)",
+)  # fmt: skip
 CELLS = {(m.score, m.update): name for name, m in METHODS.items() if m.score in SCORES and m.curvature == "fisher"}
 PARTS = {
     "total": "ovit minus magnitude",

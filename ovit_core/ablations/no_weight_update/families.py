@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, parts, relation
+from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, WORDS, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, place
@@ -38,15 +38,19 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
     c, at = config, dict(ONE_SHOT, sparsity_target=config.sensitivity_sparsity)
     word = share(c.sensitivity_sparsity)
     updates = [
-        Contrast(f"the update with the score {score}", _minus(CELLS[score, "joint"], CELLS[score, "none"]), at)
+        Contrast(f"the update with the score {WORDS[score]}", _minus(CELLS[score, "joint"], CELLS[score, "none"]), at)
         for score in SCORES
     ]
     scores = [
-        Contrast(f"the score {score} without update", _minus(CELLS[score, "none"], CELLS["magnitude", "none"]), at)
+        Contrast(
+            f"the score {WORDS[score]}, without update", _minus(CELLS[score, "none"], CELLS["magnitude", "none"]), at
+        )
         for score in SCORES[1:]
     ]
     with_update = [
-        Contrast(f"the score {score} with the update", _minus(CELLS[score, "joint"], CELLS["magnitude", "joint"]), at)
+        Contrast(
+            f"the score {WORDS[score]}, with the update", _minus(CELLS[score, "joint"], CELLS["magnitude", "joint"]), at
+        )
         for score in SCORES[1:]
     ]
     rivals = [
@@ -74,10 +78,12 @@ def _along(config: NoWeightUpdate) -> list[Family]:
 
     interaction = dict(what="score and update together beyond each alone", weights=greedy["interaction"])
     mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
+    dense = along("oViT against dense", _minus(UPDATE, "dense"), high)
     loss = along("the update's cross-entropy", greedy["update_other"], low, metric="cross_entropy")
     return [
         *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
         *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
+        *_family("dense", "What oViT loses, one-shot", dense, c.methods),
         *_family("update_shared", "What the update is worth on oViT's own mask", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy of oViT less that of its score without update (lower is better)", loss, c.methods, None),
     ]  # fmt: skip
@@ -109,6 +115,13 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
             contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]
             title = f"Pruned to {share(at)}, then trained for {epochs} × {c.recovery_images:,} images"
             out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
+        both = [
+            Contrast("score and update together beyond each alone", parts("greedy")["interaction"],
+                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs))
+            for epochs in c.recovery_epochs[-MOST:]
+        ]  # fmt: skip
+        title = f"Substitutes or complements, pruned to {share(at)} and trained"
+        out += _family(f"interaction_{100 * at:g}_trained", title, both, c.recovery_methods)
     at = c.gradual_steps[-1]
     where = dict(phase="gradual", **GLOBAL._asdict(), sparsity_target=at)
     contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]

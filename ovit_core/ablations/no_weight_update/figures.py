@@ -131,7 +131,7 @@ def trained(rows: pd.DataFrame) -> Figure | None:
     rows = rows[rows.seed.isin(rows[rows.phase == "recovered"].seed)]  # the same models before and after
     found = accuracy(main(rows))
     curve = found[found.phase.isin(("one_shot", "recovered"))].assign(epochs=found.epochs.fillna(0))
-    gradual = found[(found.phase == "gradual") & (found.method != "dense")]
+    gradual = found[found.phase == "gradual"]
     at = sorted(set(curve[(curve.phase == "recovered") & (curve.sparsity_target > 0)].sparsity_target))
     if not at:
         return None
@@ -146,11 +146,14 @@ def trained(rows: pd.DataFrame) -> Figure | None:
             colour, marker = STYLE.get(method, ("black", ""))
             look = dict(color=colour, marker=marker, ms=5, lw=1.3, capsize=2.5, ls="--" if method == "dense" else "-")
             aside = 0.3 * (k / len(methods) - 0.5)  # intervals side by side
+            ax.axvline(len(lengths) - 0.5, color="0.85", lw=0.8)
             ax.errorbar(f.epochs.map(place) + aside, f["mean"], f.half.fillna(0), label=method, **look)
-        after = gradual[gradual.sparsity_target == sparsity]
-        for i, method in enumerate(shown(after)):
-            f, (colour, marker) = after[after.method == method], STYLE[method]
-            x = len(lengths) - 0.3 + 0.25 * i
+        after = gradual[gradual.sparsity_target.isin((0, sparsity))]
+        after = after if (after.sparsity_target == sparsity).any() else after[:0]
+        gradually = [m for m in ("dense", *shown(after)) if (after.method == m).any()]
+        for i, method in enumerate(gradually):
+            f, (colour, marker) = after[after.method == method], STYLE.get(method, ("black", "o"))
+            x = len(lengths) + 0.5 * ((i + 0.5) / len(gradually) - 0.5)
             ax.errorbar([x], f["mean"], f.half.fillna(0), color=colour, marker=marker, ms=5, capsize=2.5, mfc="white")
         ticks = [*(f"{length:g}" for length in lengths), *(["gradual"] if len(after) else [])]
         ax.set_xticks(range(len(ticks)), ticks)
@@ -265,7 +268,7 @@ FIGURES = {
         "One-shot, each method at its own λ; the others are in the table. Dashed: dense.",
     ),
     "calibration": Drawing(
-        calibration, "Where accuracy cannot tell yet", "Cross-entropy (logarithmic) and calibration of the same models."
+        calibration, "Where accuracy cannot tell yet", "Cross-entropy (logarithmic) and calibration of the same models. Bands of oViT's cross-entropy, with and without its update, cover new images too; all others new seeds only."
     ),
     "attribution": Drawing(
         parts, "Score, update, or both?",

@@ -89,6 +89,6 @@ def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False
     sure = "one seed gives no interval" if np.isnan(line.half) else f"95 % interval from {100 * line.low:+.1f}"
     return (
         f"nothing is said about transfer here, for on validation dense ({100 * line.dense:.1f} %) is not clearly above what "
-        f"{line.floor.replace('_', ' ')} gives ({100 * line.level:.1f} %): {100 * line['mean']:+.1f} points, {sure}, where "
-        f"{100 * MARGIN:g} are asked for"
+        f"{line.floor.replace('_', ' ')} gives ({100 * line.level:.1f} %): {100 * line['mean']:+.1f} points, {sure}; a set "
+        f"tells something from {100 * MARGIN:g} points on, with an interval above 0"
     )
