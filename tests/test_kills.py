@@ -191,7 +191,7 @@ def test_images_opened_one_by_one_are_the_same_whoever_opens_them(tmp_path):
         "upstream=folder:mine", f"data_dir={tmp_path / 'data'}", f"model_args={MODEL | dict(img_size=80)}", "batch_size=8",
         "seeds=[0]", "gradients=4", "gradient_batch=4", "methods=[ovit]", "recovery_methods=[ovit]", "gradual_methods=[]",
         "recovery_images=16", "sensitivity_block_sizes=[]", "datasets=['folder:mine']", "transfer_methods=[ovit]",
-        "full_batch_size=8",
+        "full_batch_size=8", "full_datasets=['folder:mine']", "full_methods=[ovit]", "full_steps=8",
     ]  # fmt: skip
     rows = {}
     for how in ("workers=1", "workers=2", "engine=dask"):
