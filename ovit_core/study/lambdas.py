@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ovit_core.methods import get_method
 from ovit_core.pattern import Pattern
 from ovit_core.study.parameters import Parameters
-from ovit_core.study.tasks import SHARED, VALIDATION, Row, Task, World, best_of, task
+from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, best_of, task
 
 PHASE = "lambda_search"
 OVIT = "ovit"  # whose lambda the others take under the rule `shared`
@@ -108,6 +108,18 @@ def chosen(
     whose = OVIT if rule == "shared" else method.removesuffix("_sequential")
     best = best_damp(config, found, whose, regime, passes=passes)
     return dict(damp="" if best is None else best, damp_rule=rule)
+
+
+def one_shot(
+    config: Parameters, seed: int, world: World, found: Sequence[Row], method: str, at: float,
+    regime: Regime = GLOBAL, rule: str = "own",
+) -> Task:  # fmt: skip
+    """A copy pruned in one step at the lambda that was chosen, on the upstream test split, as any ablation asks for it."""
+    known = chosen(config, found, method, regime, rule)
+    return task(
+        config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot", method=method, sparsity_target=at,
+        **regime._asdict(), **known,
+    )  # fmt: skip
 
 
 def shares(method: str) -> bool:

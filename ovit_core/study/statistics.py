@@ -191,12 +191,6 @@ def paired(rows: pd.DataFrame, others: pd.DataFrame, on: list[str]) -> pd.DataFr
     return both.drop(columns=OBJECTS, errors="ignore").assign(value=both.value - both.other)
 
 
-def difference(rows: pd.DataFrame, a: str, b: str, rule: str = "own") -> pd.DataFrame:
-    """`summary` of the accuracy of method a minus method b, per phase, dataset, regime, variant and sparsity."""
-    on = [*WHERE, *VARIANTS, "sparsity_target"]
-    return summary(contrast(accuracies(under(rows, rule)), {a: 1, b: -1}, on), on)
-
-
 def share(sparsity: float) -> str:
     """A sparsity as it is written."""
     return f"{100 * sparsity:g} %"
@@ -266,7 +260,7 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
 
 
 def setting(rows: pd.DataFrame, config: Parameters) -> str:
-    """What the intervals cover and what not, and the lambdas that were chosen."""
+    """What the intervals cover and what not, and how lambdas were chosen."""
     varies = "Each seed has its own dense model"
     missed = ""
     if not config.dense_per_seed:
@@ -278,9 +272,7 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
     once = (rows.damp_rule != "").any()  # else the rows are from before one was chosen for all
-    how = "by each seed for itself"
-    if once:
-        how = "one a method and regime for all seeds, the best in their mean"
+    how = "one a method and regime for all seeds, the best in their mean" if once else "by each seed for itself"
     seeds = rows.seed.nunique()
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies}. {sure}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ovit_core.study import lambdas
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.statistics import share
 from ovit_core.study.tasks import best_of
@@ -14,6 +15,7 @@ SEARCH = [
     "phase", "dataset", "source_phase", "shots", "method", "allocation", "pattern", "sparsity_target", "block_size",
     "gradients", "gradient_batch", "passes", "epochs",
 ]  # fmt: skip
+LONG_ENOUGH = 0.01  # a training of half the length, on a schedule of its own, lies less than this below on validation
 LARGER = {"damp": True, "lr": False, "C": False}  # which of equals is taken
 
 
@@ -28,13 +30,9 @@ def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
         Columns SEARCH; `best`, by the mean over seeds; its validation accuracy `value`; `second` and `second_value` of
         the runner-up; `tried`, how many there were; `edge`: "lowest" or "highest" where the best is that of the list.
     """
-    tried = rows[rows.metric.str.startswith("validation") & (rows.scope == "all") & rows[column].notna()]
-    if column == "C":
-        tried = tried[~tried.phase.str.endswith("_search")]
-    else:
-        tried = tried[tried.phase == ("lambda_search" if column == "damp" else tried.phase)]
-        tried = tried[tried.phase.str.endswith("_search")]
-        tried = tried[tried.phase != "lambda_search"] if column == "lr" else tried
+    damps, search = rows.phase == lambdas.PHASE, rows.phase.str.endswith("_search")
+    its_own = {"damp": damps, "lr": search & ~damps, "C": ~search}[column]
+    tried = rows[its_own & rows.metric.str.startswith("validation") & (rows.scope == "all") & rows[column].notna()]
     found = []
     for at, group in tried.groupby(SEARCH, sort=False, dropna=False):
         means = group.groupby(column).value.mean()

@@ -6,8 +6,9 @@ from ovit_core.ablations.no_weight_update.families import families
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
-from ovit_core.study.statistics import ACCURACIES, contrast, main, share, summary
+from ovit_core.study.statistics import ACCURACIES, contrast, main, same_seeds, share, summary
 from ovit_core.study.tasks import VALIDATION
+from ovit_core.study.tuning import LONG_ENOUGH
 
 __all__ = ["answers", "budgets", "compute", "families", "not_run", "sensitivity", "sweeps"]
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
@@ -15,7 +16,6 @@ SWEPT = dict(
     block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ",
     passes="passes that share the gradients",
 )  # fmt: skip
-LONG_ENOUGH = 0.01  # a dense model trained for half as long lies less than this below
 
 
 def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def sweeps(rows: pd.DataFrame) -> pd.DataFrame:
 def sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the update's gain with oViT's score (ovit minus ovit_mask_only) per `column`, `rule`, `setting`."""
     found, point = sweeps(rows), ["column", "rule", "setting"]
-    found = same_seeds(found[found.column != "passes"])
+    found = same_seeds(found[found.column != "passes"], ["column"], ["setting"])
     return summary(contrast(found, {PAIR[0]: 1, PAIR[1]: -1}, point), point)
 
 
@@ -48,16 +48,7 @@ def compute(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of the accuracy per `method` and `setting`, the number of passes that share the gradients."""
     found = sweeps(rows)
     found = found[(found.column == "passes") & (found.rule == "own") & found.method.isin(COMPUTE)]
-    return summary(same_seeds(found), ["method", "setting"])
-
-
-def same_seeds(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of sweeps for the seeds that all points of a sweep have: a curve is of the same models throughout."""
-    parts = []
-    for _, part in found.groupby("column", sort=False):
-        seeds = set.intersection(*(set(point.seed) for _, point in part.groupby("setting")))
-        parts.append(part[part.seed.isin(seeds)])
-    return pd.concat(parts) if parts else found
+    return summary(same_seeds(found, ["column"], ["setting"]), ["method", "setting"])
 
 
 def answers(rows: pd.DataFrame) -> list[str]:

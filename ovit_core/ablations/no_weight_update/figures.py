@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, same_seeds, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, sensitivity, sweeps
 from ovit_core.ablations.no_weight_update.attribution import SCORES, UPDATES, attribution, cells
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.plots import STYLE, against, curves, legend, percent, reference, shown
-from ovit_core.study.statistics import accuracy, main, share, spread, summary, under
+from ovit_core.study.statistics import accuracy, main, same_seeds, share, spread, summary, under
 
 BLUE, _, GREEN = sns.color_palette("colorblind")[:3]
 BARS = dict(score=GREEN, update=BLUE, interaction="0.6", total="white")
@@ -171,7 +171,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     gains = list(sensitivity(rows).groupby("column", sort=False))
     if not gains:
         return None
-    swept = same_seeds(sweeps(rows))
+    swept = same_seeds(sweeps(rows), ["column"], ["setting"])
     levels = summary(swept, ["column", "rule", "setting", "method"]).rename(columns=dict(setting="sparsity_target"))
     at = swept.sparsity_target.iloc[0]
     plain = accuracy(main(rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at))]))

@@ -6,9 +6,9 @@ from itertools import product
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.methods import get_method
 from ovit_core.study import lambdas, provenance, recovery
-from ovit_core.study.lambdas import GLOBAL, Regime
+from ovit_core.study.lambdas import GLOBAL
 from ovit_core.study.recovery import best_rate, models
-from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, task
+from ovit_core.study.tasks import TESTED, VALIDATION, Row, Task, World, task
 
 MODULES = (
     *provenance.STUDY, "ovit_core.study.recovery", "ovit_core.ablations.no_weight_update.run",
@@ -68,29 +68,17 @@ def measurements(config: NoWeightUpdate, seed: int, world: World, found: Sequenc
     return [task for group in groups for task in group(config, seed, world, found)]
 
 
-def _copy(
-    config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row], method: str, at: float,
-    regime: Regime = GLOBAL, rule: str = "own",
-) -> Task:  # fmt: skip
-    """A one-shot copy."""
-    known = lambdas.chosen(config, found, method, regime, rule)
-    return task(
-        config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot", method=method, sparsity_target=at,
-        **regime._asdict(), **known,
-    )  # fmt: skip
-
-
 def _one_shot(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
     """Every method in every regime at its own lambda; with one threshold at oViT's too."""
-    yield _copy(config, seed, world, found, "dense", 0.0)
+    yield lambdas.one_shot(config, seed, world, found, "dense", 0.0)
     for method, regime in product(config.methods, map(regime_of, config.regimes)):
         if regime.takes(method):
             headline = lambdas.place(config, method, regime, config.sensitivity_sparsity)["sparsity_target"]
             along = regime.pattern == "unstructured" and not get_method(method).sequential  # which is slow
             for at in dict.fromkeys((*config.sparsities, headline)) if along else (headline,):
-                yield _copy(config, seed, world, found, method, at, regime)
+                yield lambdas.one_shot(config, seed, world, found, method, at, regime)
                 if regime == GLOBAL and lambdas.shares(method):
-                    yield _copy(config, seed, world, found, method, at, regime, "shared")
+                    yield lambdas.one_shot(config, seed, world, found, method, at, regime, "shared")
 
 
 def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
@@ -98,7 +86,7 @@ def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     methods = [m for m in config.methods if GLOBAL.takes(m) and "global" in config.regimes]
     at = config.sensitivity_sparsity
     for i, method in enumerate(methods):
-        mine = _copy(config, seed, world, found, method, at)
+        mine = lambdas.one_shot(config, seed, world, found, method, at)
         columns = {name: mine.columns[name] for name in ("method", "sparsity_target", "damp", "damp_rule")}
         make = lambda what, *others, **more: task(
             config, seed, world, "where_it_acts", what, modules=MODULES, phase="one_shot",
@@ -106,7 +94,7 @@ def _masks(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
         )  # fmt: skip
         yield make([("sparsity", "layer"), *[("correction_share", "layer")] * (get_method(method).update != "none")])
         for other in methods[i + 1 :]:  # a task a pair: its row depends on these two, not on the list of methods
-            theirs = _copy(config, seed, world, found, other, at)
+            theirs = lambdas.one_shot(config, seed, world, found, other, at)
             yield make([("mask_overlap", "method")], theirs, scope_name=other)
 
 
@@ -145,7 +133,7 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     swept = any(config.sweeps.values()) or config.sensitivity_draws
     for method, rule in product(PAIR if swept else (), ("own", "shared")):  # the study's own setting is a point of each
         if rule == "own" or lambdas.shares(method):
-            yield _copy(config, seed, world, found, method, config.sensitivity_sparsity, rule=rule)
+            yield lambdas.one_shot(config, seed, world, found, method, config.sensitivity_sparsity, rule=rule)
     for column, values in config.sweeps.items():
         for value, method in product(values, PAIR):
             varied = config.model_copy(update={column: value})
@@ -162,7 +150,7 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
 def _computed(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
     """Methods that see as many gradients in all, at once or shared out among several passes."""
     for method in COMPUTE if config.compute_passes else ():
-        yield _copy(config, seed, world, found, method, config.sensitivity_sparsity)
+        yield lambdas.one_shot(config, seed, world, found, method, config.sensitivity_sparsity)
     for passes, method in product(config.compute_passes, COMPUTE):
         known = lambdas.place(config, method, at=config.sensitivity_sparsity, passes=passes) | SWEEP
         known |= lambdas.chosen(config, found, method, passes=passes)

@@ -21,10 +21,10 @@ from ovit_core.methods import METHODS
 from ovit_core.study import tuning
 from ovit_core.study.statistics import share, spread, spreads
 from ovit_core.study.tasks import HELD_OUT
+from ovit_core.study.tuning import LONG_ENOUGH
 
 __all__ = ["answers", "families", "length", "not_run", "rates"]
 RATES = "lr_search"
-LONG_ENOUGH = 0.01  # a run of half the length lies less than this below
 
 
 def answers(rows: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ovit_core.ablations.transfer.parameters import FLOORS, FROZEN, NOTHING, Transfer
 from ovit_core.data import catalog
 from ovit_core.study import lambdas, provenance, recovery
-from ovit_core.study.tasks import HELD_OUT, SHARED, TESTED, VALIDATION, Row, Task, World, task
+from ovit_core.study.tasks import HELD_OUT, VALIDATION, Row, Task, World, task
 
 MODULES = (
     *provenance.STUDY, "ovit_core.study.dense", "ovit_core.study.recovery", "ovit_core.ablations.transfer.run",
@@ -125,11 +125,7 @@ def _made(config: Transfer, seed: int, world: World, found: Rows, model: Model) 
     method, at, source = model
     if source == "recovered":
         return recovery.recovered(config, seed, world, found, method, at, config.source_epochs)
-    more = lambdas.GLOBAL._asdict() | lambdas.chosen(config, found, method)
-    return task(
-        config, seed, world, "one_shot", TESTED, experiment=SHARED, phase="one_shot", method=method, sparsity_target=at,
-        **more,
-    )  # fmt: skip
+    return lambdas.one_shot(config, seed, world, found, method, at)
 
 
 def _common(config: Transfer, seed: int, world: World, found: Rows, model: Model, name: str) -> dict:
