@@ -78,7 +78,7 @@ def stored(folder):
 
 
 def exported(folder):
-    return pd.read_csv(folder / "figures" / "tiny" / "results.csv").drop(columns=ASIDE)
+    return pd.read_csv(folder / "runs" / "tiny" / "results.csv").drop(columns=ASIDE)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_killed_at_twelve_points_of_all_phases_it_ends_with_the_same_rows(tmp_pa
     points = [
         there(tmp_path, "results/tiny.sqlite"), there(cache, "dense-*.resume.pt"), there(cache, "dense-*.safetensors"),
         count(1), there(cache, "resume-*.pt"), there(cache, "recovered-*.safetensors"), *map(count, ends),
-        there(tmp_path, "runs/tiny/*.ipynb"), there(tmp_path, "figures/tiny/*.csv"),
+        there(tmp_path, "runs/tiny/*.ipynb"), there(tmp_path, "runs/tiny/*.csv"),
     ]  # fmt: skip
     reached = 0
     for point in points:

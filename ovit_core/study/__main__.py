@@ -85,7 +85,7 @@ def _study(words: list[str]) -> int:
         return 1
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nPeak memory of a process {peak:.1f} GB. Figures and tables:")
-    folder = paths.figures(config.profile)
+    folder = paths.runs(config.profile)
     for file in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.csv"))):
         print(f"  {file.relative_to(paths.home())}")
     return 0
@@ -104,7 +104,7 @@ def _plan(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     """Draws a profile's page and its figures for print, from the results alone."""
     parser = Parser(prog=" ".join([*WORDS, "report"]), description=_report.__doc__)
-    parser.add_argument("profile", help="a folder of figures/ with results.csv, e.g. quick")
+    parser.add_argument("profile", help="a folder of runs/, else of figures/, with results.csv, e.g. quick")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown there instead")
     args = parser.parse_args(words)
     profile = args.profile
@@ -120,7 +120,7 @@ def _report(words: list[str]) -> int:
     if not executed:
         return 1
     page = report.write_html(executed, executed.with_suffix(".html"), f"The oViT study: {profile}")
-    folder = paths.figures(profile, "print")
+    folder = paths.runs(profile, "print")
     prints = report.write_prints(results, folder)
     print(f"Page, in one file: {page.relative_to(paths.home())}")
     print(f"For print, {len(prints)} figures: {folder.relative_to(paths.home())}/*.pdf")
