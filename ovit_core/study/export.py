@@ -71,6 +71,21 @@ def _finite(text: str) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
+def parameters_of(path: Path) -> dict[str, Any]:
+    """An ablation's parameters, its failures and dense models among them, as `export` wrote them.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
+    if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):
+        raise ValueError(f"{path} is damaged (it maps no parameters to values); restore it, or run the study")
+    return values
+
+
 def check_export(profile: str) -> None:
     """Sets a `results.csv` aside that could not be added to later."""
     path = paths.runs(profile) / "results.csv"

@@ -1,13 +1,11 @@
 """A profile's report from its results alone: no model, no data, seconds. `python -m ovit_core.study report PROFILE`."""
 
 import html
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -53,22 +51,11 @@ def load(profile: str) -> dict[str, Results]:
         mine = rows[rows.experiment.isin(ablation.experiments)]
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
-            values = _exported(folder / f"{name}.parameters.json") | dict(profile=profile)
+            values = export.parameters_of(folder / f"{name}.parameters.json") | dict(profile=profile)
             failures, _ = tuple(values.pop("failures", ())), values.pop("dense", ())
             config, behind = ablation.parameters.model_construct(**values), [images[line] for line in mine.index]
             results[name] = Results.of(ablation, config, mine.reset_index(drop=True), behind, failures)
     return results
-
-
-def _exported(path: Path) -> dict[str, Any]:
-    """The parameters of an ablation as `export` wrote them."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
-    if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):
-        raise ValueError(f"{path} is damaged (it maps no parameters to values); restore it, or run the study")
-    return values
 
 
 def origin(results: dict[str, Results]) -> Text:
