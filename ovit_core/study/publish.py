@@ -44,7 +44,9 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
         raise ValueError(f"profile {error}") from None
     run, to = paths.runs(profile), paths.figures(profile)
     if not (run / "results.csv").is_file():
-        raise FileNotFoundError(f"no run of profile {profile!r} in {run}: `python -m ovit_core.study {profile}` makes one")
+        raise FileNotFoundError(
+            f"no run of profile {profile!r} in {run}: `python -m ovit_core.study {profile}` makes one"
+        )
     with disk.locked(paths.results() / f"{profile}.export", "exports rows"):
         rows = export.read(run / "results.csv")
         per_image.read(run / per_image.FILE, rows)  # raises if it does not belong to them
