@@ -67,12 +67,11 @@ def _study(words: list[str]) -> int:
     for _, config in asked:
         checks.check(config)
 
-    from ovit_core.study import grid, plots  # also builds matplotlib's font cache here, not on a notebook's page
+    from ovit_core.study import grid, plan, plots  # also builds matplotlib's font cache here, not on a notebook's page
 
     os.environ[plots.COMMAND] = shlex.join([*WORDS, *words])
     config = asked[0][1]
-    names = ", ".join(ablation.name for ablation, _ in asked)
-    print(f"{names}: profile {config.profile}, seeds {list(config.seeds)} ...", flush=True)
+    print(plan.short(asked), flush=True)
     begin = time.monotonic()
     failures = grid.measure(asked)
     print(f"measured in {(time.monotonic() - begin) / 60:.1f} min", flush=True)
@@ -80,7 +79,10 @@ def _study(words: list[str]) -> int:
         print(f"failed: {failure}", file=sys.stderr)
     os.environ[grid.ONLY_READ] = "1"
     try:
-        pages = [_executed(ablation.notebook, config.values()) for ablation, config in asked]
+        pages = []
+        for number, (ablation, config) in enumerate(asked, 1):
+            print(f"notebook {number} of {len(asked)}: {ablation.name}", flush=True)
+            pages.append(_executed(ablation.notebook, config.values()))
     finally:
         del os.environ[grid.ONLY_READ]
     if failures or not all(pages):
