@@ -111,14 +111,10 @@ class _Log(text_bar):
 
     def refresh(self, *_: Any, **__: Any) -> None:
         if not self.disable and time.monotonic() >= self.due:
-            now = self.format_dict
-            done = f"{self.desc.removesuffix(': ')}: {self.n}" + (f"/{self.total}" if self.total else "")
-            said = self.postfix or (
-                f"{self.format_interval((self.total - self.n) / now['rate'])} left"
-                if self.total and now["rate"]
-                else ""
-            )
-            self.say(f"{done}, {said}" if said else done)
+            done = f"{self.n}/{self.total}" if self.total else str(self.n)
+            rate = self.format_dict["rate"]
+            left = f"{self.format_interval((self.total - self.n) / rate)} left" if self.total and rate else ""
+            self.say(f"{', '.join(filter(None, (done, self.postfix or left)))}; {self.desc.removesuffix(': ')}")
 
     def say(self, line: str) -> None:
         """Writes a line; the next one that is not asked for comes half a minute later, or a tenth of the time so far."""
