@@ -85,7 +85,8 @@ class _Line(text_bar):
 
     def __init__(self, iterable: Any, stream: TextIO, own: bool, **options: Any):
         self.own = stream if own else None
-        super().__init__(iterable, file=stream, **{"mininterval": 0.2} | options)
+        # tqdm hides all bars in a terminal that says it has no rows.
+        super().__init__(iterable, file=stream, nrows=24, **{"mininterval": 0.2} | options)
 
     @property
     def format_dict(self) -> Any:

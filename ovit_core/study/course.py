@@ -56,7 +56,7 @@ class Course:
             counts: whether they are among those that the bar counts.
         """
         begin, share = time.monotonic(), 1 if counts else 0
-        self.bar.set_description(what, refresh=False)
+        self.bar.set_description_str(what, refresh=False)
 
         def tell(done: int, doing: Sequence[str]) -> None:
             left, pace = _left(seconds, time.monotonic() - begin, done / total)
