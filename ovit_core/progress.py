@@ -115,7 +115,9 @@ class _Log(text_bar):
             done = f"{self.n}/{self.total}" if self.total else str(self.n)
             rate = self.format_dict["rate"]
             left = f"{self.format_interval((self.total - self.n) / rate)} left" if self.total and rate else ""
-            self.say(f"{', '.join(filter(None, (done, self.postfix or left)))}; {self.desc.removesuffix(': ')}")
+            said, _, doing = (self.postfix or left).partition(" | ")
+            what = ": ".join(filter(None, (self.desc.removesuffix(": "), doing)))
+            self.say("; ".join(filter(None, (f"{done}, {said}" if said else done, what))))
 
     def say(self, line: str) -> None:
         """Writes a line; the next one that is not asked for comes half a minute later, or a tenth of the time so far."""

@@ -48,6 +48,8 @@ def clone(tmp_path):
     return run
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.notebook
 def test_after_a_study_a_report_tests_and_the_explorer_git_has_nothing_to_say(clone):
     study = [sys.executable, "-m", "ovit_core.study"]

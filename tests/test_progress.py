@@ -86,9 +86,9 @@ def test_lines_for_another_process_s_log_go_there_and_the_file_is_closed(tmp_pat
     monkeypatch.setattr(progress, "EVERY", 0.0)
     monkeypatch.setattr(progress, "RAREST", -1.0)  # every word is due
     with redirect_stderr(StringIO()) as own, progress.progress(total=2, desc="training") as bar:
-        bar.set_postfix_str("two to go")
+        bar.set_postfix_str("two to go | a | b")
     lines = (tmp_path / "log").read_text().splitlines()
-    assert lines[-1].endswith(" 0/2, two to go; training") and all(map(LINE.fullmatch, lines))
+    assert lines[-1].endswith(" 0/2, two to go; training: a | b") and all(map(LINE.fullmatch, lines))
     assert own.getvalue() == "" and bar.own.closed
     monkeypatch.setenv(progress.ENVIRONMENT, str(tmp_path / "no" / "log"))
     assert list(progress.progress("ab")) == ["a", "b"]

@@ -45,6 +45,7 @@ def command(more: list[str]) -> list[str]:
     """The command line of JupyterLab that opens the explorer's copy, with more options."""
     where = (paths.lab() / "explore.ipynb").relative_to(paths.home())
     options = [f"--ServerApp.root_dir={paths.home()}", f"--LabApp.default_url=/lab/tree/{where}"]
+    options += ["--Application.log_level=30"]  # warnings: the address, without twenty lines before it
     return [sys.executable, "-m", "jupyterlab", *options, *more]
 
 
