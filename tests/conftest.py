@@ -60,7 +60,7 @@ NO_BROWSER = "no Chromium here"
 def pytest_deselected(items):
     """Counts the slow tests that are left out."""
     for item in items:
-        if item.get_closest_marker("slow"):
+        if "not slow" in item.config.option.markexpr and item.get_closest_marker("slow"):
             item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
 
 
