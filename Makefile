@@ -24,7 +24,7 @@ lint: .venv/installed
 	$(BIN)/pyright
 
 lab: .venv/installed
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/explore.ipynb $(LAB)
+	$(BIN)/python -m ovit_core.study lab $(LAB)
 
 install: .venv/installed
 
@@ -36,6 +36,6 @@ install: .venv/installed
 	$(BIN)/python -m pip install --progress-bar on $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[test]'
 	touch $@
 
-# The executed notebooks, rows and cached models; figures and the installation stay.
+# What git ignores but the installation and the data: runs, copies of notebooks, rows, cached models.
 clean:
-	rm -rf runs results cache
+	rm -rf runs lab results cache

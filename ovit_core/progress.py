@@ -1,4 +1,5 @@
-"""Progress bars with time left: in the terminal, in JupyterLab, in the terminal of a papermill run, in a widget.
+"""Progress with time left: a bar in the terminal, in JupyterLab, in the terminal of a papermill run, in a widget; and
+in a log file a line now and then.
 
 Under papermill a bar printed by the kernel would end up as text in the executed notebook. `study` therefore names
 its own terminal in OVIT_PROGRESS and the kernel's bars are drawn there. Work in a background thread gives its bars to
@@ -7,17 +8,20 @@ a listener instead, which may also end it: every long loop of the study has a ba
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm.auto import tqdm as notebook_bar
 from tqdm.std import tqdm as text_bar
 
 ENVIRONMENT = "OVIT_PROGRESS"
+WIDEST = 160  # columns of a bar
+EVERY, RAREST = 30.0, 1800.0  # seconds between two lines in a log: at first, and at most
 # what is done, steps done, steps in all, seconds left (None: not known yet)
 Listener = Callable[[str, int, int, float | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
@@ -27,17 +31,27 @@ def progress(iterable: Any = None, **options: Any) -> Any:
     """A tqdm bar: same arguments, usable as an iterable or a context manager."""
     if listener := _listener.get():
         return _Told(listener, iterable, **options)
-    options = {"leave": False, "dynamic_ncols": True} | options
+    options = {"leave": False} | options
     target = os.environ.get(ENVIRONMENT)
-    if target is None:
-        options.setdefault("mininterval", 0.1 if drawn_every() == 1 else 10)
-        return notebook_bar(iterable, **options)
+    if target is None and "ipykernel" in sys.modules:
+        return notebook_bar(iterable, dynamic_ncols=True, **options)
     try:
-        stream = Path(target).open("a")  # noqa: SIM115 (the bar closes it)
+        stream = sys.stderr if target is None else Path(target).open("a")  # noqa: SIM115 (the bar closes it)
     except OSError:
+        stream = None
+    if stream is None:
         return text_bar(iterable, disable=True, **options)
-    # A log file gets a line every ten seconds, a terminal its moving bar.
-    return _Elsewhere(iterable, file=stream, mininterval=0.2 if stream.isatty() else 10, **options)
+    return (_Line if stream.isatty() else _Log)(iterable, stream, target is not None, **options)
+
+
+def width(stream: TextIO) -> int:
+    """Columns for a bar: one less than the terminal has, as it says or COLUMNS does, and 79 where neither tells."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    told = os.environ.get("COLUMNS", "")
+    return min(columns or (int(told) if told.isdecimal() else 0) or 80, WIDEST) - 1
 
 
 def drawn_every() -> float:
@@ -66,12 +80,57 @@ def told_to(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-class _Elsewhere(text_bar):
-    """A bar in a file of its own, which it closes."""
+class _Line(text_bar):
+    """A bar in a terminal, one line of it whatever it has to say; a stream of its own is closed with it."""
+
+    def __init__(self, iterable: Any, stream: TextIO, own: bool, **options: Any):
+        self.own = stream if own else None
+        # tqdm hides all bars in a terminal that says it has no rows.
+        super().__init__(iterable, file=stream, nrows=24, **{"mininterval": 0.2} | options)
+
+    @property
+    def format_dict(self) -> Any:
+        known = super().format_dict
+        shape = known["bar_format"] and known["bar_format"].replace("{bar}", "{bar:12}")  # what is said needs room
+        return known | dict(ncols=width(self.fp), bar_format=shape)
 
     def close(self) -> None:
         super().close()
-        self.fp.close()
+        if self.own:
+            self.own.close()
+
+
+class _Log(text_bar):
+    """A line with the time of day now and then, and none for what is done at once."""
+
+    monitor_interval = 0  # no thread that would say it
+
+    def __init__(self, iterable: Any, stream: TextIO, own: bool, **options: Any):
+        self.own, self.begin = stream if own else None, time.monotonic()
+        self.due = self.begin + EVERY
+        super().__init__(iterable, file=stream, **options | {"mininterval": 1, "miniters": 1})
+
+    def refresh(self, *_: Any, **__: Any) -> None:
+        if not self.disable and time.monotonic() >= self.due:
+            done = f"{self.n}/{self.total}" if self.total else str(self.n)
+            rate = self.format_dict["rate"]
+            left = f"{self.format_interval((self.total - self.n) / rate)} left" if self.total and rate else ""
+            said, _, doing = (self.postfix or left).partition(" | ")
+            what = ": ".join(filter(None, (self.desc.removesuffix(": "), doing)))
+            self.say("; ".join(filter(None, (f"{done}, {said}" if said else done, what))))
+
+    def say(self, line: str) -> None:
+        """Writes a line; the next one that is not asked for comes half a minute later, or a tenth of the time so far."""
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=self.fp, flush=True)
+        now = time.monotonic()
+        self.due = now + min(max(EVERY, (now - self.begin) / 10), RAREST)
+
+    def close(self) -> None:
+        if not self.disable:
+            self.disable = True
+            self._decr_instances(self)
+            if self.own:
+                self.own.close()
 
 
 class _Told(text_bar):

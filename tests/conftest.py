@@ -53,11 +53,32 @@ def home(tmp_path_factory):
         yield
 
 
+LEFT_OUT = pytest.StashKey[int]()  # how many slow tests
+NO_BROWSER = "no Chromium here"
+
+
+def pytest_deselected(items):
+    """Counts the slow tests that are left out."""
+    for item in items:
+        if "not slow" in item.config.option.markexpr and item.get_closest_marker("slow"):
+            item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says at the end what did not run, and how to have it."""
+    skipped = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if skipped:
+        how = "apt-get install chromium, or put another chromium or google-chrome on the PATH"
+        terminalreporter.write_line(f"{skipped} browser tests skipped, {NO_BROWSER}: {how}")
+    if slow := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{slow} slow tests left out: `make test-all` runs them too")
+
+
 @pytest.fixture
 def browser():
     """The system's Chromium, without a window."""
     if CHROMIUM is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
+        pytest.skip(NO_BROWSER)
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         yield browser

@@ -135,17 +135,17 @@ def test_what_is_published_reads_back_the_same(published):
         pd.testing.assert_frame_equal(there.differences(), mine.differences())
         assert there.answers() == mine.answers() and "against magnitude (one_shot, a): `ovit - " in there.answers()
         assert "new seeds and new test images" in there.setting()
-    lines = pd.read_csv(paths.figures("tiny") / "differences.csv")
+    lines = pd.read_csv(paths.runs("tiny") / "differences.csv")
     assert lines.experiment.tolist() == ["first"] * 3 + ["second"] * 3
     assert lines.p_holm.tolist() == pytest.approx(
         pd.concat([r.differences() for r in published.values()]).p_holm.tolist()
     )
-    with np.load(paths.figures("tiny") / "per_image.npz") as arrays:
+    with np.load(paths.runs("tiny") / "per_image.npz") as arrays:
         assert arrays["a/loss"].shape == (12, N) and arrays["a/correct"].shape == (24, 13)  # at 90 % only; all
 
 
 def test_exported_again_each_line_and_image_is_there_once(published):
-    folder = paths.figures("tiny")
+    folder = paths.runs("tiny")
     before = {name: (folder / name).read_bytes() for name in ("results.csv", "per_image.npz", "differences.csv")}
     for mine in (published["second"], published["first"]):
         mine.export()
@@ -162,7 +162,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_file_of_images_is_named_and_set_aside(published, how, caplog):
-    path = paths.figures("tiny") / "per_image.npz"
+    path = paths.runs("tiny") / "per_image.npz"
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     with pytest.raises(
         ValueError, match=r"per_image.npz is damaged \(.*\); restore it, or remove it and run the study"
@@ -193,7 +193,7 @@ def altered(path, **changes):
     ],
 )
 def test_a_file_of_images_that_does_not_fit_is_refused(published, changes, says):
-    path = paths.figures("tiny") / "per_image.npz"
+    path = paths.runs("tiny") / "per_image.npz"
     altered(path, **changes)
     with pytest.raises(ValueError, match=rf"per_image.npz is damaged \(.*{says}") as told:
         report.load("tiny")
@@ -207,7 +207,7 @@ def test_more_than_memory_is_refused_before_it_is_unpacked(published, monkeypatc
 
 
 def test_another_order_of_rows_is_noticed(published):
-    path = paths.figures("tiny") / "results.csv"
+    path = paths.runs("tiny") / "results.csv"
     head, *lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([head, *reversed(lines)]))
     with pytest.raises(ValueError, match="it belongs to another results"):
@@ -216,7 +216,7 @@ def test_another_order_of_rows_is_noticed(published):
 
 def test_results_without_images_are_read_with_intervals_over_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
-    folder = paths.figures("fashion")
+    folder = paths.runs("fashion")
     folder.mkdir(parents=True)
     for file in (paths.ROOT / "figures" / "fashion").glob("*"):
         if file.name == "results.csv" or file.suffixes == [".parameters", ".json"]:
@@ -228,7 +228,7 @@ def test_results_without_images_are_read_with_intervals_over_seeds(tmp_path, mon
 
 
 def test_differences_that_cannot_be_read_are_set_aside(published, caplog):
-    path = paths.figures("tiny") / "differences.csv"
+    path = paths.runs("tiny") / "differences.csv"
     path.write_text("a,b\n1,2\n")
     published["first"].export()
     assert "set aside as differences.csv.damaged-1" in caplog.text
@@ -248,7 +248,7 @@ def test_the_recipe_in_the_docs_gives_the_published_interval(published):
     text = (paths.ROOT / "docs" / "design.md").read_text()
     (recipe,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "per_image.npz" in block)
     where, found = re.search(r"^folder, .*$", recipe, re.M)[0], {}
-    exec(recipe.replace(where, f'folder, experiment, dataset = {str(paths.figures("tiny"))!r}, "first", "a"'), found)
+    exec(recipe.replace(where, f'folder, experiment, dataset = {str(paths.runs("tiny"))!r}, "first", "a"'), found)
     line = published["first"].differences().iloc[0]
     assert found["half"] == pytest.approx(line.high - line["mean"]) and found["x"].mean() == pytest.approx(line["mean"])
     assert interval(found["x"].mean(1), found["x"]).half == pytest.approx(found["half"])

@@ -140,8 +140,8 @@ def test_it_runs_is_drawn_and_stands_in_the_report(toy, tmp_path):
         "workers=2",
     )
     assert done.returncode == 0, done.stderr
-    figures = tmp_path / "study" / "figures" / "tiny"
-    assert (figures / "toy_coin.png").stat().st_size > 1000 and "figures/tiny/toy_coin.png" in done.stdout
+    figures = tmp_path / "study" / "runs" / "tiny"
+    assert (figures / "toy_coin.png").stat().st_size > 1000 and "runs/tiny/toy_coin.png" in done.stdout
     assert json.loads((figures / "toy.parameters.json").read_text())["throws"] == 20
     done = study("report", "tiny")
     assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ ASIDE = ["seconds", "device", "commit"]  # what may differ between two runs
 
 
 def rows_of(folder):
-    return pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    return pd.read_csv(folder / "runs" / "tiny" / "results.csv")
 
 
 def stored(folder):
@@ -88,7 +88,7 @@ def reported(ran):
 
 def test_a_run_leaves_rows_figures_and_a_page(ran):
     name, folder, done = ran
-    rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    rows = pd.read_csv(folder / "runs" / "tiny" / "results.csv")
     assert list(rows.columns) == COLUMNS and set(rows.seed) == {0, 1}
     phases = {
         "no_weight_update": {"gradual", "gradual_search", "dense_length"},
@@ -110,14 +110,14 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
     assert set(rows.metric) == metrics[name] | {"validation_top1"}
     blank = {"transfer_errors"}  # which is over sets that tell something: of so small a model none does
     figures = [figure for figure in ABLATIONS[name].figures if figure not in blank]
-    assert not [figure for figure in blank if (folder / "figures" / "tiny" / f"{figure}.png").exists()]
+    assert not [figure for figure in blank if (folder / "runs" / "tiny" / f"{figure}.png").exists()]
     for figure in figures:
         for suffix in ("png", "svg", "json"):
-            assert (folder / "figures" / "tiny" / f"{figure}.{suffix}").stat().st_size > 100
-        origin = json.loads((folder / "figures" / "tiny" / f"{figure}.json").read_text())
+            assert (folder / "runs" / "tiny" / f"{figure}.{suffix}").stat().st_size > 100
+        origin = json.loads((folder / "runs" / "tiny" / f"{figure}.json").read_text())
         assert {"command", "commit", "device", "seeds"} <= origin.keys()
-        assert f"figures/tiny/{figure}.png" in done.stdout
-    assert "figures/tiny/results.csv" in done.stdout and len(figures) >= 4
+        assert f"runs/tiny/{figure}.png" in done.stdout
+    assert "runs/tiny/results.csv" in done.stdout and len(figures) >= 4
     page = nbformat.read(folder / "runs" / "tiny" / f"{name}.ipynb", as_version=4)
     outputs = [o for c in page.cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
@@ -126,17 +126,17 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
 
 def test_a_report_is_drawn_from_the_results_alone(reported):
     page = (reported / "runs" / "tiny" / "report.html").read_text()
-    there = len(list((reported / "figures" / "tiny").glob("*.png")))
+    there = len(list((reported / "runs" / "tiny").glob("*.png")))
     assert page.count('src="data:image/png;base64,') == there >= 4
     assert page.count("Not run in this profile") == 1  # the other ablation
     assert not re.search(r'(src|href)="(https?:)?//', page) and "<script" not in page and "Traceback" not in page
-    prints = list((reported / "figures" / "tiny" / "print").glob("*.pdf"))
+    prints = list((reported / "runs" / "tiny" / "print").glob("*.pdf"))
     assert len(prints) == there and all(b"FontFile2" in f.read_bytes() for f in prints)  # fonts embedded
 
 
 def test_classes_average_to_the_whole_test_split(ran):
     name, folder, _ = ran
-    rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    rows = pd.read_csv(folder / "runs" / "tiny" / "results.csv")
     classes = rows[rows.scope == "class"]
     assert classes.empty == (name != "transfer")
     images = np.bincount(load("digits").labels("test"))
@@ -183,7 +183,7 @@ def test_a_smaller_request_reads_the_same_rows(ran):
     fewer += ["sensitivity_block_sizes=[]", "sensitivity_draws=[]", "compute_passes=[]", "damp_checks=[]"]
     assert study(folder, *command(name, [*TINY, *fewer])).returncode == 0
     assert stored(folder) == before
-    rows = pd.read_csv(folder / "figures" / "tiny" / "results.csv")
+    rows = pd.read_csv(folder / "runs" / "tiny" / "results.csv")
     assert set(rows[rows.score.notna() & (rows.phase != "lambda_search")].method) == {"ovit"}
 
 

@@ -346,12 +346,12 @@ def test_any_name_to_write_under_is_refused_or_stays_inside(place, name):
     good = name.replace("-", "").replace("_", "").isalnum() and name[0] != "-" and len(name.encode()) <= 100
     assert (status == 0) == good
     if good:
-        assert paths.figures(name).parent == place / "home" / "figures" and Store(name).path.is_file()
+        assert paths.runs(name).parent == place / "home" / "runs" and Store(name).path.is_file()
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "a/b", "/etc", "", "-x", "a\nb", "\udcff"])
 def test_no_folder_or_file_of_rows_has_a_name_that_is_none(place, name):
-    for where in (paths.runs, paths.rows, Store) if not name else (paths.figures, paths.runs, paths.rows, Store):
+    for where in (paths.rows, Store) if not name else (paths.figures, paths.runs, paths.rows, Store):
         with pytest.raises(ValueError, match="must be a plain name"):
             where(name)
 
@@ -385,9 +385,7 @@ def linked(path, to):
     path.symlink_to(to)
 
 
-@pytest.mark.parametrize(
-    "folder", ["figures", "figures/tiny", "results", "cache", "runs", "runs/tiny", "results/tiny.sqlite"]
-)
+@pytest.mark.parametrize("folder", ["results", "cache", "runs", "runs/tiny", "results/tiny.sqlite"])
 def test_a_folder_or_file_of_rows_that_leads_out_is_refused_in_one_line(place, folder):
     path = place / "home" / folder
     linked(path, place / "outside" / ("new" if path.suffix else ""))
@@ -404,8 +402,8 @@ def test_a_folder_or_file_of_rows_that_leads_out_is_refused_in_one_line(place, f
 def test_a_link_that_stays_inside_is_followed(place, monkeypatch, tmp_path):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path / "home"))
     (tmp_path / "home" / "elsewhere").mkdir(parents=True)
-    linked(tmp_path / "home" / "figures" / "tiny", tmp_path / "home" / "elsewhere")
-    assert paths.figures("tiny").is_dir()
+    linked(tmp_path / "home" / "runs" / "tiny", tmp_path / "home" / "elsewhere")
+    assert paths.runs("tiny").is_dir()
 
 
 def write_everything(results, capsys):
@@ -416,7 +414,7 @@ def write_everything(results, capsys):
     store.remember("transfer", transfer(), World({"digits": "x"}, {0: "y"}))
     export.check_export("quick")
     export.export(replace(mine, config=transfer(), failures=()))
-    per_image.write(paths.figures("quick") / per_image.FILE, mine.rows[:1], [Images(np.ones(9, bool))])
+    per_image.write(paths.runs("quick") / per_image.FILE, mine.rows[:1], [Images(np.ones(9, bool))])
     export.export_table(mine.rows, "quick", "transfer")
     mine.figure("transfer_errors")
     page = profiles.execute(ROOT / "notebooks" / "transfer.ipynb", dict(profile="quick"))
@@ -424,7 +422,7 @@ def write_everything(results, capsys):
     disk.write(executed, nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("a page")])))
     report.write_html(executed, executed.with_suffix(".html"), "a page")
     report.write_markdown(results, paths.home() / "results.md", "a command")
-    report.write_prints({"transfer": mine}, paths.figures("quick", "print"))
+    report.write_prints({"transfer": mine}, paths.runs("quick", "print"))
     assert page.is_file()
     path = paths.cache() / "dense.safetensors"
     with disk.locked(path, "trains"):
@@ -461,7 +459,7 @@ def test_a_file_that_is_a_link_is_replaced_and_never_written_through(place, monk
     monkeypatch.setenv("OVIT_STUDY_DIR", str(home))
     monkeypatch.setattr(machine, "gettempdir", lambda: str(home))
     for name in ("results.csv", "transfer.parameters.json", "no_weight_update.parameters.json"):
-        disk.write(home / "figures" / "quick" / name, (ROOT / "figures" / "quick" / name).read_bytes())
+        disk.write(home / "runs" / "quick" / name, (ROOT / "figures" / "quick" / name).read_bytes())
     results = report.load("quick")
     write_everything(results, capsys)
     files = [path for path in home.rglob("*") if path.is_file() and path.name != "image.png"]

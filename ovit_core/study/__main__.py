@@ -1,5 +1,6 @@
 """Runs a profile: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`; `plan PROFILE` says what that
-would take; `report PROFILE` draws its report from the results alone.
+would take; `report PROFILE` draws its report from the results alone; `publish PROFILE` copies what is to be committed
+to figures/; `parameters PROFILE --only NOTEBOOK` prints what that notebook takes; `lab` opens copies of the notebooks.
 
 Everything is checked before anything runs. First all that is missing is measured, on all cores; then papermill runs the
 notebooks, which read the rows. Rows that are there are not measured again: a study that was cut off, by Ctrl-C or by
@@ -14,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
 
 from ovit_core import disk
 from ovit_core.study import checks, paths, profiles, registry, stop
@@ -32,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns its exit status: 1 if something could not be measured, 2 for what cannot be run."""
     words = sys.argv[1:] if arguments is None else arguments
-    commands = dict(report=_report, plan=_plan)
+    commands = dict(report=_report, plan=_plan, publish=_publish, parameters=_parameters, lab=_lab)
     try:
         with stop.signals():
             return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
@@ -64,12 +67,11 @@ def _study(words: list[str]) -> int:
     for _, config in asked:
         checks.check(config)
 
-    from ovit_core.study import grid, plots  # also builds matplotlib's font cache here, not on a notebook's page
+    from ovit_core.study import grid, plan, plots  # also builds matplotlib's font cache here, not on a notebook's page
 
     os.environ[plots.COMMAND] = shlex.join([*WORDS, *words])
     config = asked[0][1]
-    names = ", ".join(ablation.name for ablation, _ in asked)
-    print(f"{names}: profile {config.profile}, seeds {list(config.seeds)} ...", flush=True)
+    print(plan.short(asked), flush=True)
     begin = time.monotonic()
     failures = grid.measure(asked)
     print(f"measured in {(time.monotonic() - begin) / 60:.1f} min", flush=True)
@@ -77,7 +79,10 @@ def _study(words: list[str]) -> int:
         print(f"failed: {failure}", file=sys.stderr)
     os.environ[grid.ONLY_READ] = "1"
     try:
-        pages = [_executed(ablation.notebook, config.values()) for ablation, config in asked]
+        pages = []
+        for number, (ablation, config) in enumerate(asked, 1):
+            print(f"notebook {number} of {len(asked)}: {ablation.name}", flush=True)
+            pages.append(_executed(ablation.notebook, config.values()))
     finally:
         del os.environ[grid.ONLY_READ]
     if failures or not all(pages):
@@ -85,7 +90,7 @@ def _study(words: list[str]) -> int:
         return 1
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nPeak memory of a process {peak:.1f} GB. Figures and tables:")
-    folder = paths.figures(config.profile)
+    folder = paths.runs(config.profile)
     for file in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.csv"))):
         print(f"  {file.relative_to(paths.home())}")
     return 0
@@ -101,26 +106,74 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
+def _parameters(words: list[str]) -> int:
+    """Prints the parameters of a notebook as YAML, for papermill's -f: those it has, and none of the others'."""
+    asked = _asked(words, _parameters.__doc__ or "", " ".join([*WORDS, "parameters"]))
+    if len(asked) > 1:
+        raise ValueError(f"--only takes one of {', '.join(ablation.name for ablation, _ in asked)}")
+    print(yaml.safe_dump(asked[0][1].model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def _lab(words: list[str]) -> int:
+    """Opens JupyterLab on a copy of the explorer's notebook; the words are options of its own."""
+    from ovit_core.study import lab
+
+    lab.start(words)
+    return 0
+
+
+def _publish(words: list[str]) -> int:
+    """Copies of a profile's run what is to be committed from runs/PROFILE to figures/PROFILE."""
+    parser = Parser(prog=" ".join([*WORDS, "publish"]), description=_publish.__doc__)
+    parser.add_argument("profile", help="a folder of runs/, e.g. quick")
+    parser.add_argument("--incomplete", action="store_true", help="also where something was not measured")
+    parser.add_argument("--dirty", action="store_true", help="also rows of files that no commit holds")
+    args = parser.parse_args(words)
+
+    from ovit_core.study import publish
+
+    copied, removed = publish.publish(args.profile, args.incomplete, args.dirty)
+    total = [file for files in copied.values() for file in files]
+    folder = paths.figures(args.profile).relative_to(paths.home())
+    for kind, files in copied.items():
+        names = dict.fromkeys(file.stem if kind == "figures" else file.name for file in files)
+        print(f"{kind}, {len(files)} files, {_size(files)}: {', '.join(names) or 'none'}")
+    if removed:
+        print(f"removed, of an earlier publication: {', '.join(file.name for file in removed)}")
+    print(f"{folder}: {len(total)} files, {_size(total)}, to be committed")
+    return 0
+
+
+def _size(files: list[Path]) -> str:
+    """How large some files are together."""
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
 def _report(words: list[str]) -> int:
     """Draws a profile's page and its figures for print, from the results alone."""
     parser = Parser(prog=" ".join([*WORDS, "report"]), description=_report.__doc__)
-    parser.add_argument("profile", help="a folder of figures/ with results.csv, e.g. quick")
+    parser.add_argument("profile", help="a folder of runs/, else of figures/, with results.csv, e.g. quick")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown there instead")
     args = parser.parse_args(words)
     profile = args.profile
 
     from ovit_core.study import report
 
-    results = report.load(profile)
+    results, source = report.load(profile), paths.exported(profile)
+    assert source is not None  # else nothing had been loaded
+    print(f"Results: {source.relative_to(paths.home())}", flush=True)
     if args.markdown:
         command = shlex.join([*WORDS, "report", *words])
         print(f"Page: {report.write_markdown(results, args.markdown, command)}")
+        if source != paths.figures(profile):
+            print(f"Its figures are linked in figures/{profile}: `{' '.join(WORDS)} publish {profile}` puts them there")
         return 0
     executed = _executed(paths.NOTEBOOKS / "report.ipynb", dict(profile=profile))
     if not executed:
         return 1
     page = report.write_html(executed, executed.with_suffix(".html"), f"The oViT study: {profile}")
-    folder = paths.figures(profile, "print")
+    folder = paths.runs(profile, "print")
     prints = report.write_prints(results, folder)
     print(f"Page, in one file: {page.relative_to(paths.home())}")
     print(f"For print, {len(prints)} figures: {folder.relative_to(paths.home())}/*.pdf")

@@ -125,7 +125,7 @@ class Results:
         return cls(ablation, config, per_image.with_images(rows, behind), tuple(failures), behind)
 
     def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":
-        """A figure, written to figures/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
+        """A figure, written to runs/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
         from matplotlib.pyplot import close
 
         from ovit_core.study import plots
@@ -184,7 +184,7 @@ class Results:
         return Text(statistics.tables(self.rows, self.rows.phase.unique(), self.rows.dataset.unique()))
 
     def export(self) -> None:
-        """Writes rows, the images behind them, parameters, comparisons and the table of means to figures/PROFILE, where
+        """Writes rows, the images behind them, parameters, comparisons and the table of means to runs/PROFILE, where
         the report finds them.
 
         Raises:

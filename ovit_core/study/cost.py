@@ -108,22 +108,36 @@ class Costs:
 
     Args:
         config: of an ablation.
-        rows: measured earlier, here or by whoever published the profile.
+        rows: measured here earlier.
         images: of the upstream training split and test split, where they are known.
+        published: rows that somebody measured, perhaps on another machine: where there are own ones of the same kinds
+            too, the others' seconds are stretched by the ratio of both.
     """
 
-    def __init__(self, config: Parameters, rows: Iterable[Row], images: tuple[int, int] | None):
+    def __init__(
+        self, config: Parameters, rows: Iterable[Row], images: tuple[int, int] | None, published: Iterable[Row] = ()
+    ):
         self.config, self.images = config, images or (0, IMAGES)
+        self._known, others = self._seconds_by_place(rows), self._seconds_by_place(published)
+        both = [(fmean(self._known[place]), fmean(others[place])) for place in self._known.keys() & others.keys()]
+        theirs = sum(other for _, other in both)
+        pace = sum(own for own, _ in both) / theirs if theirs else 1.0
+        for place in others.keys() - self._known.keys():
+            self._known[place] = [pace * seconds for seconds in others[place]]
+
+    def _seconds_by_place(self, rows: Iterable[Row]) -> dict[tuple, list[float]]:
+        """Seconds of tasks, by what makes them alike."""
         taken: dict[tuple, float] = defaultdict(float)
         for row in rows:
             if row["seconds"]:
                 place = self._place(row, row.get("scope") or "all")
                 taken[place, tuple(str(row.get(column, "")) for column in ONE)] += row["seconds"]
-        self._known: dict[tuple, list[float]] = defaultdict(list)
+        known: dict[tuple, list[float]] = defaultdict(list)
         for (place, _), seconds in taken.items():
-            self._known[place].append(seconds)
-            for known in (place[:-1], place[:-2]):  # an epoch's
-                self._known[known].append(seconds / (place[-1] or 1))
+            known[place].append(seconds)
+            for longer in (place[:-1], place[:-2]):  # an epoch's
+                known[longer].append(seconds / (place[-1] or 1))
+        return dict(known)
 
     @staticmethod
     def _place(columns: Row, scope: str) -> tuple:

@@ -11,9 +11,11 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from ovit_core import disk
-from ovit_core.progress import drawn_every, progress
+from ovit_core.progress import drawn_every
 from ovit_core.study import identity, unit, workers
 from ovit_core.study.ablation import Ablation, Asked
+from ovit_core.study.cost import makespan
+from ovit_core.study.course import Course
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import Task, World
@@ -37,8 +39,8 @@ class Batch(NamedTuple):
 class Engine:
     """Processes of this machine. With one worker everything happens in this very process."""
 
-    def __init__(self, config: Parameters, store: Store):
-        self.config, self.store, self.grid = config, store, uuid4().hex
+    def __init__(self, config: Parameters, store: Store, course: Course):
+        self.config, self.store, self.course, self.grid = config, store, course, uuid4().hex
         self.told = self.grid  # under which workers say what they are doing
 
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
@@ -65,12 +67,12 @@ class Engine:
         """name -> the fingerprint of a dataset that was read and checked, or why there is none."""
         owners = [next(a for a in asked if name in a[1].every_dataset) for name in names]
         calls = [(unit.dataset, (self._of(*owner), name, self.told)) for name, owner in zip(names, owners)]
-        return {names[i]: outcome for i, outcome in self._shown(calls, "datasets")}
+        return {names[i]: outcome for i, outcome in self._shown(calls, "datasets", counts=False)}
 
     def dense_models(self, ablation: Ablation, config: Parameters, seeds: Sequence[int], _: str) -> dict[int, Outcome]:
         """seed -> what identifies its dense model, and whether that has no head; or why there is none."""
         calls = [(unit.dense_model, (self._of(ablation, config), seed, self.told)) for seed in seeds]
-        return {seeds[i]: outcome for i, outcome in self._shown(calls, "dense models")}
+        return {seeds[i]: outcome for i, outcome in self._shown(calls, "dense models", self.course.plan.dense)}
 
     def measure(self, batches: Sequence[Batch], fail: Fail) -> None:
         """Does the tasks of some seeds; each process writes what it measures."""
@@ -81,7 +83,7 @@ class Engine:
         parts = -(-2 * count // len(batches)) if len(batches) % count else 1  # so that no process is left without
         split = [(batch, part) for batch in batches for part in unit.split(batch.tasks, parts)]
         calls = [(unit.tasks, (self._of(b.ablation, b.config), b.seed, part, b.world, self.grid)) for b, part in split]
-        for i, outcome in self._shown(calls, "measuring", total):
+        for i, outcome in self._shown(calls, phases(batches), self._seconds(batches), total):
             for what, reason in outcome.failures:
                 fail(split[i][0].ablation, split[i][0].seed, what, reason)
 
@@ -89,26 +91,39 @@ class Engine:
     def _of(ablation: Ablation, config: Parameters) -> unit.Given:
         return unit.Given(ablation.name, config.model_dump())
 
-    def _shown(self, calls: Sequence[Call], desc: str, tasks: int | None = None) -> Iterator[tuple[int, Outcome]]:
-        """`spread` under a bar of tasks, else of calls, that says what the workers tell the store."""
+    def _seconds(self, batches: Sequence[Batch]) -> list[float]:
+        """What each batch will take on one worker."""
+        costs = self.course.plan.costs
+        return [sum(costs[b.ablation.name].of(task).seconds for task in b.tasks) for b in batches]
+
+    def _shown(
+        self, calls: Sequence[Call], what: str, units: Sequence[float] = (), tasks: int = 0, counts: bool = True
+    ) -> Iterator[tuple[int, Outcome]]:
+        """`spread`, as a stage of the course: of tasks, else of calls. Workers tell the store what they are doing.
+
+        Args:
+            calls: to be made.
+            what: is done in them.
+            units: seconds on one worker, by which the time left is told.
+            tasks: in the calls, where workers count them.
+            counts: whether the bar of the course counts them.
+        """
         if not calls:
             return
-        over = Event()
-        with progress(total=tasks or len(calls), desc=desc) as bar:
+        over, ended = Event(), 0
+        with self.course.stage(what, tasks or len(calls), makespan(units, self.course.plan.workers), counts) as tell:
 
             def follow() -> None:
                 while not over.wait(drawn_every()):
                     with suppress(OSError, ValueError):
                         done, doing = self.store.told(self.grid)
-                        bar.n = done if tasks else bar.n
-                        bar.set_postfix_str(" | ".join(doing)[:100])
+                        tell(done if tasks else ended, doing)
 
             thread = Thread(target=follow, daemon=True)
             thread.start()
             try:
                 for found in self.spread(calls):
-                    if not tasks:
-                        bar.update()
+                    ended += 1
                     yield found
             finally:
                 over.set()
@@ -119,8 +134,10 @@ class Engine:
 class Cluster(Engine):
     """Machines that may share no disk with this one: they hand back rows and states, and this process writes."""
 
-    def __init__(self, config: Parameters, store: Store, run: Callable[[Sequence[workers.Call]], Iterator]):
-        super().__init__(config, store)
+    def __init__(
+        self, config: Parameters, store: Store, course: Course, run: Callable[[Sequence[workers.Call]], Iterator]
+    ):
+        super().__init__(config, store, course)
         self.run, self.told = run, ""  # its machines tell nothing on the way: the store is none of theirs
 
     def spread(self, calls: Sequence[Call]) -> Iterator[tuple[int, Outcome]]:
@@ -139,7 +156,7 @@ class Cluster(Engine):
             states = [resumes[seed].read_bytes() if resumes[seed].is_file() else None for seed in left]
             given = self._of(ablation, config)
             calls = [(unit.dense_epoch, (given, seed, state)) for seed, state in zip(left, states)]
-            for i, outcome in self._shown(calls, "dense models, an epoch"):
+            for i, outcome in self._shown(calls, "dense models, an epoch", counts=False):
                 if outcome.failures:
                     failed[left[i]] = outcome
                     continue
@@ -159,7 +176,7 @@ class Cluster(Engine):
         while todo:
             calls = [(unit.one, (self._of(b.ablation, b.config), b.seed, t, b.world, w)) for b, t, w in todo]
             again = []
-            for i, outcome in self._shown(calls, "measuring"):
+            for i, outcome in self._shown(calls, phases(batches), self._seconds(batches)):
                 batch, task, _ = todo[i]
                 for what, reason in outcome.failures:
                     fail(batch.ablation, batch.seed, what, reason)
@@ -176,14 +193,20 @@ class Cluster(Engine):
             todo = again
 
 
+def phases(batches: Sequence[Batch]) -> str:
+    """What some batches measure, in a word or two."""
+    names = list(dict.fromkeys(task.columns["phase"] for batch in batches for task in batch.tasks))
+    return ", ".join(names[:2]) + ", ..." * (len(names) > 2)
+
+
 @contextmanager
-def of(config: Parameters, store: Store) -> Iterator[Engine]:
+def of(config: Parameters, store: Store, course: Course) -> Iterator[Engine]:
     """The engine that the parameters name."""
     if config.engine == "local":
         try:
-            yield Engine(config, store)
+            yield Engine(config, store, course)
         finally:
             workers.dismiss()
     else:
         with workers.cluster(config) as run:
-            yield Cluster(config, store, run)
+            yield Cluster(config, store, course, run)

@@ -71,9 +71,24 @@ def _finite(text: str) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
+def parameters_of(path: Path) -> dict[str, Any]:
+    """An ablation's parameters, its failures and dense models among them, as `export` wrote them.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
+    if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):
+        raise ValueError(f"{path} is damaged (it maps no parameters to values); restore it, or run the study")
+    return values
+
+
 def check_export(profile: str) -> None:
     """Sets a `results.csv` aside that could not be added to later."""
-    path = paths.figures(profile) / "results.csv"
+    path = paths.runs(profile) / "results.csv"
     try:
         if path.exists():
             read(path)
@@ -82,11 +97,11 @@ def check_export(profile: str) -> None:
 
 
 def export(results: "Results") -> None:
-    """Writes an ablation's rows to figures/PROFILE/results.csv, replacing those of the same experiments, and beside them
+    """Writes an ablation's rows to runs/PROFILE/results.csv, replacing those of the same experiments, and beside them
     the images behind them, the comparisons, its parameters, and what failed. One process at a time.
     """
     ablation, config, images = results.ablation, results.config, list(results.images)
-    rows, folder = results.rows[COLUMNS], paths.figures(config.profile)
+    rows, folder = results.rows[COLUMNS], paths.runs(config.profile)
     with disk.locked(paths.results() / f"{config.profile}.export", "exports rows"):
         about = config.values() | dict(failures=list(results.failures), dense=identity.about_dense(config))
         disk.write(folder / f"{config.experiment}.parameters.json", json.dumps(about, indent=1) + "\n")
@@ -129,5 +144,5 @@ def _compared(path: Path, but: str) -> pd.DataFrame:
 
 
 def export_table(table: pd.DataFrame, profile: str, name: str) -> None:
-    """Writes figures/PROFILE/NAME.csv."""
-    disk.write(paths.figures(profile) / f"{name}.csv", table.to_csv(index=False))
+    """Writes runs/PROFILE/NAME.csv."""
+    disk.write(paths.runs(profile) / f"{name}.csv", table.to_csv(index=False))

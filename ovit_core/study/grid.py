@@ -9,13 +9,13 @@ What is there is not done again. What fails stops nothing else: it is noted, and
 import os
 from collections.abc import Sequence
 
-from ovit_core.study import engines, paths, provenance
+from ovit_core.study import course, engines, paths, provenance, wanted
 from ovit_core.study.ablation import Ablation, Asked, Results
 from ovit_core.study.engines import Batch, Engine, Fail
 from ovit_core.study.export import check_export, table
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store, failure
-from ovit_core.study.tasks import SHARED, Found, Row, Stage, Task, World, identity_of
+from ovit_core.study.tasks import SHARED, Found, World, identity_of
 
 ONLY_READ = "OVIT_ONLY_READ"  # set for notebooks whose rows the command has measured just now
 
@@ -41,11 +41,10 @@ def run(ablation: Ablation, config: Parameters) -> Results:
         store.failures(ablation.name, config),
         Found(store.rows()),
     )
-    found = rows_of(ablation, config, world, there) if world else []
+    found = wanted.rows_of(ablation, config, world, there) if world else []
     if world and not failures:
-        absent = sum(
-            len(tasks) for stage in ablation.stages for tasks in missing(ablation, config, world, stage, there).values()
-        )
+        todo = (wanted.missing(ablation, config, world, stage, there) for stage in ablation.stages)
+        absent = sum(len(tasks) for stage in todo for tasks in stage.values())
         failures = [f"{absent} measurements are not there"] * bool(absent)
     if not found:
         raise RuntimeError(
@@ -79,19 +78,21 @@ def measure(asked: Sequence[Asked]) -> list[str]:
         rows.fail(ablation.name, configs[ablation.name], seed, what, reason)
         failures.append(f"{ablation.name}, {failure(seed, what, reason)}")
 
-    with engines.of(first, rows) as engine:
+    with course.of(asked, rows) as way, engines.of(first, rows, way) as engine:
         worlds = prepare(engine, asked, fail)
         stages = {ablation.name: list(ablation.stages) for ablation, _ in asked}
         while any(stages.values()):
-            there, claimed, batches = Found(rows.rows()), set(), []
+            measured = rows.rows()
+            there, claimed, batches = Found(measured), set(), []
             for ablation, config in asked:
                 left, todo = stages[ablation.name], {}
                 while left and not todo:  # a stage in which all is there holds nobody up
-                    todo = missing(ablation, config, worlds[ablation.name], left.pop(0), there)
+                    todo = wanted.missing(ablation, config, worlds[ablation.name], left.pop(0), there)
                 for seed, tasks in todo.items():
                     mine = [task for task in tasks if identity_of(task) not in claimed]  # else another ablation does it
                     claimed.update(map(identity_of, mine))
                     batches += [Batch(ablation, config, seed, worlds[ablation.name], mine)] if mine else []
+            way.ahead(measured, {name: len(left) for name, left in stages.items()})
             engine.measure(batches, fail)
     return failures
 
@@ -125,37 +126,3 @@ def prepare(engine: Engine, asked: Sequence[Asked], fail: Fail) -> dict[str, Wor
         worlds[ablation.name] = World(known, dense, headless)
         engine.store.remember(ablation.name, config, worlds[ablation.name])
     return worlds
-
-
-def missing(ablation: Ablation, config: Parameters, world: World, stage: Stage, there: Found) -> dict[int, list[Task]]:
-    """seed -> tasks of a stage that are not done."""
-    found, todo = rows_of(ablation, config, world, there, before=stage), {}
-    for seed in ready(config, world):
-        tasks = [task for task in listed(stage, config, seed, world, found) if not there.of(task)]
-        if tasks:
-            todo[seed] = tasks
-    return todo
-
-
-def ready(config: Parameters, world: World) -> list[int]:
-    """The seeds whose dense model is there."""
-    return [seed for seed in config.seeds if config.dense_seed(seed) in world.dense]
-
-
-def listed(stage: Stage, config: Parameters, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """The tasks of a stage, those on datasets that are not there left out."""
-    there = [task for task in stage(config, seed, world, found) if task.columns["dataset"] in world.fingerprints]
-    return list({identity_of(task): task for task in there}.values())  # a sweep may ask for what is asked for anyhow
-
-
-def rows_of(
-    ablation: Ablation, config: Parameters, world: World, there: Found, before: Stage | None = None
-) -> list[Row]:
-    """The rows of all stages, or of those before one, of all seeds, in the order of their tasks."""
-    found: list[Row] = []
-    for stage in ablation.stages:
-        if stage is before:
-            break
-        tasks = [task for seed in ready(config, world) for task in listed(stage, config, seed, world, found)]
-        found += [row for task in tasks for row in there.of(task)]
-    return found

@@ -58,14 +58,26 @@ def cache() -> Path:
     return _below("cache")
 
 
+def runs(profile: str = "", *below: str) -> Path:
+    """All that a profile's run writes for people: exported rows, figures, executed notebooks, the report, what the
+    explorer saved; or a folder in there; without a profile the folder of all of them. Git ignores it.
+    """
+    return _below("runs", *([check_name(profile)] if profile else []), *below)
+
+
 def figures(profile: str = "", *below: str) -> Path:
-    """A profile's figures and exported tables, or a folder in there; without a profile the folder of all of them."""
+    """What of a profile's run was published, to be committed; or a folder in there; without a profile all of them."""
     return _below("figures", *([check_name(profile)] if profile else []), *below)
 
 
-def runs(profile: str, *below: str) -> Path:
-    """A profile's executed notebooks, its report, and what the explorer saved; or a folder in there."""
-    return _below("runs", check_name(profile), *below)
+def exported(profile: str) -> Path | None:
+    """The folder that has a profile's exported rows and figures: its run's, else the published one; None for neither."""
+    return next((f for f in (runs(profile), figures(profile)) if (f / "results.csv").is_file()), None)
+
+
+def lab() -> Path:
+    """Copies of the notebooks to work with, so that saving one changes none of the sources."""
+    return _below("lab")
 
 
 def check_writable(profile: str) -> None:
@@ -74,7 +86,7 @@ def check_writable(profile: str) -> None:
     Raises:
         OSError: one cannot be written to; names it.  ValueError: a link leads out of `home`.
     """
-    for folder in (results(), cache(), figures(profile), runs(profile)):
+    for folder in (results(), cache(), runs(profile)):
         disk.write(folder / ".writable", "")
         (folder / ".writable").unlink(missing_ok=True)
         disk.sweep(folder)

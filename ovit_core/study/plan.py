@@ -6,15 +6,16 @@ In seconds, without torch, and with data missing too: datasets are known by what
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import psutil
 
 from ovit_core.data import catalog, manifest
-from ovit_core.study import checks, cost, grid, identity, machine, paths
+from ovit_core.study import checks, cost, identity, machine, paths, wanted
 from ovit_core.study.ablation import Asked
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.parameters import Parameters
@@ -38,28 +39,51 @@ class Plan(NamedTuple):
     """What there is to do, and for how long it keeps the workers busy."""
 
     lines: list[Line]
-    seconds: float
+    dense: list[float]  # seconds of training each dense model,
+    stages: dict[str, list[list[float]]]  # then, by ablation, of each stage each seed's
+    costs: dict[str, Costs]
+    workers: int
+
+    @property
+    def left(self) -> int:
+        """Tasks that are not done."""
+        return sum(len(line.left) for line in self.lines)
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the last page."""
+        busy = cost.makespan(self.dense, self.workers) + self.last({name: len(s) for name, s in self.stages.items()})
+        return busy + (cost.START if busy else 0) + self.pages
+
+    @property
+    def pages(self) -> float:
+        """Seconds of the notebooks, which only read rows."""
+        return cost.PAGE * len(self.stages)
+
+    def last(self, many: Mapping[str, int]) -> float:
+        """Seconds of the last stages of the ablations, so many of each, with a barrier after each stage."""
+        rounds = zip_longest(*(s[len(s) - many[name] :] for name, s in self.stages.items()), fillvalue=())
+        return sum(cost.makespan(list(chain(*units)), self.workers) for units in rounds)
 
 
 def of(asked: Sequence[Asked], command: str) -> str:
     """The plan as text; `command` is what runs it."""
     config = asked[0][1]
+    plan, told = _now(asked)
+    names = ", ".join(ablation.name for ablation, _ in asked)
+    units = f"{len(asked) * len(config.seeds)} units (ablation, seed)"
+    head = f"{names}: profile {config.profile}, seeds {list(config.seeds)}: {units} on {_processes(config)}"
+    lacking = [f"missing: {line}" for line in lacks(asked)] or ["missing: nothing"]
+    return "\n".join([head, "", *_table(plan), "", *_takes(asked, plan, told), *lacking, f"next: {command}"])
+
+
+def _now(asked: Sequence[Asked]) -> tuple[Plan, str]:
+    """The plan by the rows there are by now, and what its times come from."""
+    config = asked[0][1]
     there = Store(config.profile).rows() if Store.exists(config.profile) else []
     published = cost.published(config.profile)
-    plan = made(asked, there, published)
-    names = ", ".join(ablation.name for ablation, _ in asked)
-    workers = f"{_workers(config)} processes of {config.threads} thread{'s' * (config.threads > 1)} ({config.engine})"
-    units = f"{len(asked) * len(config.seeds)} units (ablation, seed)"
-    head = f"{names}: profile {config.profile}, seeds {list(config.seeds)}: {units} on {workers}"
-    lacking = [f"missing: {line}" for line in lacks(asked)] or ["missing: nothing"]
-    told = (
-        "earlier rows"
-        if there
-        else f"the rows of figures/{config.profile}"
-        if published
-        else "a model of the cost alone"
-    )
-    return "\n".join([head, "", *_table(plan), "", *_takes(asked, plan, told), *lacking, f"next: {command}"])
+    rows = "earlier rows" if there else f"the rows of figures/{config.profile}" if published else ""
+    return made(asked, there, published), rows or "a model of the cost alone"
 
 
 def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row]) -> Plan:
@@ -70,29 +94,38 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
     prints = {name: record.fingerprint if record else "" for name, record in known.items()}
     seeds = list(dict.fromkeys(map(config.dense_seed, config.seeds)))
     dense = {seed: identity.of_dense(config, seed, prints[config.upstream]) for seed in seeds}
-    one = Costs(config, [*there, *published], images).dense(_trained(config))
+    one = Costs(config, there, images, published).dense(_trained(config))
     untrained = [one for seed in seeds if not dense[seed]]
     lines = [Line("dense models", len(seeds), len(seeds) - len(untrained), untrained)]
-    # Training, then the ablations' stages: a barrier after each.
-    rounds = [[e.seconds for e in untrained], *([] for _ in range(max(len(a.stages) for a, _ in asked)))]
+    stages: dict[str, list[list[float]]] = {ablation.name: [] for ablation, _ in asked}
+    costs = {ablation.name: Costs(c, there, images, published) for ablation, c in asked}
     for ablation, c in asked:
-        world, costs = World(prints, dense), Costs(c, [*there, *published], images)
-        kinds: dict[str, list] = {}
-        for number, stage in enumerate(ablation.stages):
-            before = grid.rows_of(ablation, c, world, found, before=stage)
+        world, kinds = World(prints, dense), dict[str, list]()
+        for stage in ablation.stages:
+            before, units = wanted.rows_of(ablation, c, world, found, before=stage), []
             for seed in c.seeds:
-                mine = [t for t in grid.listed(stage, c, seed, world, before) if identity_of(t) not in claimed]
+                mine = [t for t in wanted.listed(stage, c, seed, world, before) if identity_of(t) not in claimed]
                 claimed.update(map(identity_of, mine))
-                todo = [None if found.of(task) else costs.of(task) for task in mine]
+                todo = [None if found.of(task) else costs[ablation.name].of(task) for task in mine]
                 for task, estimate in zip(mine, todo):
                     kinds.setdefault(task.columns["phase"], []).append(estimate)
-                rounds[number + 1].append(sum(estimate.seconds for estimate in todo if estimate))
+                units.append(sum(estimate.seconds for estimate in todo if estimate))
+            stages[ablation.name].append(units)
         for phase, all_of_it in kinds.items():
             left = [estimate for estimate in all_of_it if estimate]
             lines.append(Line(f"{ablation.name}, {phase}", len(all_of_it), len(all_of_it) - len(left), left))
-    busy = sum(cost.makespan(units, _workers(config)) for units in rounds)
-    start = cost.START if busy else 0
-    return Plan(lines, busy + start + cost.PAGE * len(asked))
+    return Plan(lines, [one.seconds for one in untrained], stages, costs, _workers(config))
+
+
+def short(asked: Sequence[Asked]) -> str:
+    """What is asked for, what of it is left, and how long that takes, in a line."""
+    config = asked[0][1]
+    plan, told = _now(asked)
+    names = ", ".join(ablation.name for ablation, _ in asked)
+    said = f"{names}: profile {config.profile}, seeds {list(config.seeds)}: "
+    if not plan.left:
+        return said + "all is measured"
+    return f"{said}{plan.left} to measure on {_processes(config)}, {_about(plan, told)}"
 
 
 def lacks(asked: Sequence[Asked]) -> Iterator[str]:
@@ -116,6 +149,20 @@ def lacks(asked: Sequence[Asked]) -> Iterator[str]:
         yield f"the package {package}: pip install -e '.[{config.engine}]'"
 
 
+def _processes(config: Parameters) -> str:
+    count, threads = _workers(config), f"{config.threads} thread{'s' * (config.threads > 1)}"
+    return f"{count} process{'es' * (count > 1)} of {threads} ({config.engine})"
+
+
+def _about(plan: Plan, told: str) -> str:
+    """How long a plan takes, and how far that may be off."""
+    work = [estimate for line in plan.lines for estimate in line.left]
+    busy = sum(estimate.seconds for estimate in work)
+    factor = sum(e.seconds * e.factor for e in work) / busy if busy else 1.2
+    low, high = time_of(plan.seconds / factor), time_of(plan.seconds * factor)
+    return f"about {time_of(plan.seconds)} ({low} to {high}) on cores that do nothing else, by {told}"
+
+
 def _workers(config: Parameters) -> int:
     return config.workers or max(1, machine.cores() // config.threads)
 
@@ -136,18 +183,14 @@ def _table(plan: Plan) -> list[str]:
     wide = max(len(line.what) for line in plan.lines)
     out = [f"{'':{wide}}  {'tasks':>6} {'done':>6} {'left':>6}  {'one worker':>12}"]
     for what, asked, done, left in plan.lines:
-        out.append(f"{what:{wide}}  {asked:6} {done:6} {len(left):6}  {_time(sum(e.seconds for e in left)):>12}")
+        out.append(f"{what:{wide}}  {asked:6} {done:6} {len(left):6}  {time_of(sum(e.seconds for e in left)):>12}")
     return out
 
 
 def _takes(asked: Sequence[Asked], plan: Plan, told: str) -> list[str]:
     """Time, memory and disk."""
     config = asked[0][1]
-    work = [estimate for line in plan.lines for estimate in line.left]
-    busy = sum(estimate.seconds for estimate in work)
-    factor = sum(e.seconds * e.factor for e in work) / busy if busy else 1.2
-    low, high = _time(plan.seconds / factor), _time(plan.seconds * factor)
-    out = [f"time: about {_time(plan.seconds)} ({low} to {high}) on cores that do nothing else, by {told}"]
+    out = [f"time: {_about(plan, told)}"]
     if (one := cost.memory(config)) is not None:
         free = psutil.virtual_memory().available / 1e9
         out.append(f"memory: about {one:.1f} GB a process, {one * _workers(config):.1f} of {free:.0f} GB that are free")
@@ -161,7 +204,7 @@ def _takes(asked: Sequence[Asked], plan: Plan, told: str) -> list[str]:
     return out
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
     """Seconds as people say them."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size or (unit == "min" and seconds >= 60):

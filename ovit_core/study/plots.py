@@ -126,8 +126,8 @@ def provenance(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def save(fig: Figure | None, name: str, rows: pd.DataFrame) -> None:
-    """Writes figures/PROFILE/NAME.png, .svg and .json (provenance, also in both); None deletes those there are."""
-    png, svg, about = (paths.figures(rows.profile.iloc[0]) / f"{name}.{suffix}" for suffix in ("png", "svg", "json"))
+    """Writes runs/PROFILE/NAME.png, .svg and .json (provenance, also in both); None deletes those there are."""
+    png, svg, about = (paths.runs(rows.profile.iloc[0]) / f"{name}.{suffix}" for suffix in ("png", "svg", "json"))
     if fig is None:
         for file in (png, svg, about):
             file.unlink(missing_ok=True)

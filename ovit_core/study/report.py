@@ -1,13 +1,11 @@
 """A profile's report from its results alone: no model, no data, seconds. `python -m ovit_core.study report PROFILE`."""
 
 import html
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -31,7 +29,7 @@ PRINT = {"font.size": 7, "lines.linewidth": 1, "lines.markersize": 3, "pdf.fontt
 
 
 def load(profile: str) -> dict[str, Results]:
-    """ablation -> its rows and its parameters, as the study exported them to figures/PROFILE.
+    """ablation -> its rows and its parameters, as the study exported them to runs/PROFILE, else as they were published.
 
     Raises:
         ValueError: no profile can have this name, or what was exported is damaged; names the file.
@@ -41,11 +39,11 @@ def load(profile: str) -> dict[str, Results]:
         parameters.check_name(profile)
     except ValueError as error:
         raise ValueError(f"profile {error}") from None
-    folder = paths.figures(profile)
-    if not (folder / "results.csv").is_file():
-        there = ", ".join(sorted(p.parent.name for p in paths.figures().glob("*/results.csv"))) or "none"
-        first = f"run `python -m ovit_core.study {profile}` first"
-        raise FileNotFoundError(f"no results of profile {profile!r} in {folder} (there: {there}); {first}")
+    if (folder := paths.exported(profile)) is None:
+        found = {p.parent.name for where in (paths.runs(), paths.figures()) for p in where.glob("*/results.csv")}
+        there, first = ", ".join(sorted(found)) or "none", f"run `python -m ovit_core.study {profile}` first"
+        where = f"{paths.runs(profile)} or {paths.figures(profile)}"
+        raise FileNotFoundError(f"no results of profile {profile!r} in {where} (there: {there}); {first}")
     rows = export.read(folder / "results.csv")
     images = per_image.read(folder / per_image.FILE, rows)
     results = {}
@@ -53,22 +51,11 @@ def load(profile: str) -> dict[str, Results]:
         mine = rows[rows.experiment.isin(ablation.experiments)]
         if len(mine):
             # As they were when the rows were exported; unchecked, for rules may have changed since.
-            values = _exported(folder / f"{name}.parameters.json") | dict(profile=profile)
+            values = export.parameters_of(folder / f"{name}.parameters.json") | dict(profile=profile)
             failures, _ = tuple(values.pop("failures", ())), values.pop("dense", ())
             config, behind = ablation.parameters.model_construct(**values), [images[line] for line in mine.index]
             results[name] = Results.of(ablation, config, mine.reset_index(drop=True), behind, failures)
     return results
-
-
-def _exported(path: Path) -> dict[str, Any]:
-    """The parameters of an ablation as `export` wrote them."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
-    if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):
-        raise ValueError(f"{path} is damaged (it maps no parameters to values); restore it, or run the study")
-    return values
 
 
 def origin(results: dict[str, Results]) -> Text:
@@ -76,7 +63,7 @@ def origin(results: dict[str, Results]) -> Text:
     rows = pd.concat([r.rows for r in results.values()])
     columns = ("profile", "model", "upstream", "seed", "device", "commit", "versions")
     known = {column: provenance.distinct(rows[column]) for column in columns}
-    known["rows"] = f"{len(rows)} in figures/{known['profile']}/results.csv"
+    known["rows"] = f"{len(rows)} in results.csv"
     return Text("| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in known.items()))
 
 
@@ -114,12 +101,14 @@ def show(results: dict[str, Results]) -> None:
 
 
 def write_markdown(results: dict[str, Results], out: Path, command: str) -> Path:
-    """The report's texts and tables as Markdown, with links to the figures that the study wrote."""
+    """The report's texts and tables as Markdown, with links to the figures where they are published."""
 
     def link(mine: Results, name: str) -> Text | None:
-        file = paths.figures(mine.config.profile) / f"{name}.png"
-        title = mine.ablation.figures[name].title
-        return Text(f"![{title}]({os.path.relpath(file, out.resolve().parent)})") if file.is_file() else None
+        folder, file = paths.exported(mine.config.profile), f"{name}.png"
+        if folder is None or not (folder / file).is_file():
+            return None
+        published = os.path.relpath(paths.figures(mine.config.profile) / file, out.resolve().parent)
+        return Text(f"![{mine.ablation.figures[name].title}]({published})")
 
     head = (Text(f"# Results\n\nWritten from the rows by `{command}`."), origin(results))
     disk.write(out, "\n\n".join(map(str, chain(head, contents(results, link)))) + "\n")

@@ -1,0 +1,127 @@
+"""What of a run is to be committed, copied from runs/PROFILE to figures/PROFILE, where nothing else writes.
+
+Only what a publication made is ever removed there: tables and pages by their names, a figure by its provenance.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+
+from ovit_core import disk
+from ovit_core.study import export, parameters, paths, per_image, registry
+
+TABLES = ("results.csv", "differences.csv", per_image.FILE)
+FIGURE = ("png", "svg", "json")
+ORIGIN = {"command", "commit", "device", "seeds", "versions", "runs"}  # what a figure's JSON tells
+INTRODUCTION = "how_it_works.ipynb"  # of no ablation; published where somebody ran it into the same folder
+
+
+class Published(NamedTuple):
+    """What a publication copied, by kind, and removed."""
+
+    copied: dict[str, list[Path]]
+    removed: list[Path]
+
+
+def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Published:
+    """Makes figures/PROFILE what the profile's run in runs/PROFILE is; other files there stay as they are.
+
+    Args:
+        profile: whose run.
+        incomplete: publish also what was not measured, or not drawn, to its end.
+        dirty: publish also what no commit can make again.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: it is incomplete or of changed files, and that was not asked for; or damaged, then names the file.
+    """
+    try:
+        parameters.check_name(profile)
+    except ValueError as error:
+        raise ValueError(f"profile {error}") from None
+    run, to = paths.runs(profile), paths.figures(profile)
+    if not (run / "results.csv").is_file():
+        raise FileNotFoundError(
+            f"no run of profile {profile!r} in {run}: `python -m ovit_core.study {profile}` makes one"
+        )
+    with disk.locked(paths.results() / f"{profile}.export", "exports rows"):
+        rows = export.read(run / "results.csv")
+        per_image.read(run / per_image.FILE, rows)  # raises if it does not belong to them
+        names = [name for name, a in registry.ablations().items() if rows.experiment.isin(a.experiments).any()]
+        if (lacks := list(_lacks(run, names))) and not incomplete:
+            more = f" (and {len(lacks) - 1} more)" if len(lacks) > 1 else ""
+            raise ValueError(
+                f"{run} is incomplete: {lacks[0]}{more}; run the study to its end, or publish it as it is by --incomplete"
+            )
+        odd = sorted(commit for commit in set(rows.commit) if commit.endswith("+") or commit == "unknown")
+        if odd and not dirty:
+            raise ValueError(
+                f"{run} has rows of commit {', '.join(odd)}: of files that no commit holds; commit and measure anew, or "
+                "publish them as they are by --dirty"
+            )
+        copied = {kind: [run / name for name in there] for kind, there in _parts(run, names).items()}
+        before = made_by_publishing(to)
+        for file in (file for files in copied.values() for file in files):
+            disk.write(to / file.name, light(file, profile) if file.suffix == ".ipynb" else file.read_bytes())
+        removed = sorted(before - {to / file.name for files in copied.values() for file in files})
+        for file in removed:
+            file.unlink()
+    return Published({kind: [to / file.name for file in files] for kind, files in copied.items()}, removed)
+
+
+def made_by_publishing(folder: Path) -> set[Path]:
+    """The files in a folder of figures/ that come from a run."""
+    ablations = {file.name.removesuffix(".parameters.json") for file in folder.glob("*.parameters.json")}
+    names = {*TABLES}
+    for name in ablations | {*registry.ablations()}:
+        names |= {f"{name}.parameters.json", f"{name}.csv", f"{name}.ipynb"}
+    for about in folder.glob("*.json"):
+        if _tells_provenance(about):
+            names |= {f"{about.stem}.{suffix}" for suffix in FIGURE}
+    return {folder / name for name in names if (folder / name).is_file()}
+
+
+def light(page: Path, profile: str) -> str:
+    """An executed notebook as it is committed: no place of the machine it ran on, and no word of its kernel's."""
+    notebook = nbformat.read(page, as_version=4)
+    if about := notebook.metadata.get("papermill"):
+        about |= dict(input_path=f"notebooks/{page.name}", output_path=f"figures/{profile}/{page.name}")
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return nbformat.writes(notebook) + "\n"
+
+
+def _parts(run: Path, names: list[str]) -> dict[str, list[str]]:
+    """kind -> the files of a run that belong to its rows."""
+    tables = [*TABLES, *(f"{name}{suffix}" for name in names for suffix in (".csv", ".parameters.json"))]
+    pages = [*(f"{name}.ipynb" for name in names), INTRODUCTION]
+    figures = [f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE]
+    kinds = dict(tables=tables, pages=pages, figures=figures)
+    return {kind: [name for name in there if (run / name).is_file()] for kind, there in kinds.items()}
+
+
+def _lacks(run: Path, names: list[str]) -> Iterator[str]:
+    """What a run has not, a line each: measurements, ablations, pages."""
+    for name in registry.ablations():
+        if name not in names:
+            yield f"{name} was not run"
+            continue
+        about, page = run / f"{name}.parameters.json", run / f"{name}.ipynb"
+        failures = export.parameters_of(about).get("failures", [])
+        if failures:
+            yield f"{len(failures)} of {name} could not be measured; the first: {disk.shown(failures[0])}"
+        if not page.is_file() or page.stat().st_mtime_ns < about.stat().st_mtime_ns:
+            yield f"the notebook {name} was not run to its end over these rows"
+
+
+def _tells_provenance(about: Path) -> bool:
+    """Whether a file is what `plots.save` writes beside a figure."""
+    try:
+        told: Any = json.loads(about.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.keys() >= ORIGIN
