@@ -171,7 +171,8 @@ def test_notebooks_declare_what_the_parameters_are_and_the_quick_profile_says(na
 def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "unreachable", lambda source: "")  # as if there was a network
     parameters = profiles.read_profile(profile, [])
-    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011"):
+    own = [f"{name}/{part}" for name in ("cifar10_10k", "flowers89", "food101_64px") for part in ("train", "test")]
+    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011", *own):
         (tmp_path / folder).mkdir(parents=True)
     assert parameters.keys() == {name for a in ABLATIONS.values() for name in a.parameters.model_fields}
     assert parameters["profile"] == profile
