@@ -132,7 +132,7 @@ def test_a_profile_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, text,
 
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["quik"]) == 2
-    assert "there are fashion, imagenet, quick" in capsys.readouterr().err
+    assert "there are fashion, imagenet, photos, quick" in capsys.readouterr().err
 
 
 def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path, monkeypatch, capsys):
