@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import tarfile
 import urllib.request
 from io import BytesIO
@@ -129,7 +130,24 @@ def cub200(root, patch):
     return 2, 8, 4
 
 
-LAYOUTS = [cifar10, cifar100, caltech101, oxford_pets, flowers102, fgvc_aircraft, food101, stanford_cars, cub200]
+def tiny_imagenet(root, patch):
+    folder, wnids = root / "tiny-imagenet-200", ("n01443537", "n02124075")
+    text(folder / "wnids.txt", *reversed(wnids))
+    text(folder / "words.txt", "n00001740\tentity", "n01443537\tgoldfish, Carassius auratus", "n02124075\tEgyptian cat")
+    for wnid in wnids:
+        for i in range(5):
+            jpg(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+        text(folder / "train" / wnid / f"{wnid}_boxes.txt", f"{wnid}_0.JPEG\t0\t10\t63\t58")
+    for i in range(4):
+        jpg(folder / "val" / "images" / f"val_{i}.JPEG")
+    text(folder / "val" / "val_annotations.txt", *(f"val_{i}.JPEG\t{wnids[i % 2]}\t0\t32\t44\t62" for i in range(4)))
+    patch.setattr("ovit_core.data.tiny_imagenet.TRAIN", 5)
+    return 2, 10, 4
+
+
+LAYOUTS = [
+    cifar10, cifar100, caltech101, oxford_pets, flowers102, fgvc_aircraft, food101, stanford_cars, cub200, tiny_imagenet,
+]  # fmt: skip
 LAYOUTS = {make.__name__: make for make in LAYOUTS}
 
 
@@ -191,6 +209,53 @@ def test_caltech_has_30_a_class_as_committed_and_no_background(tmp_path, lay):
         loading.load("caltech101", tmp_path)
 
 
+def test_tiny_imagenet_has_words_for_classes_and_validates_as_test(tmp_path, lay):
+    lay("tiny_imagenet")
+    d = loading.load("tiny_imagenet", tmp_path)
+    assert d.classes == ["goldfish", "Egyptian cat"]
+    train = [p.parent.parent.name for p in (*d.train.sources, *d.val.sources)]
+    assert train == [("n01443537", "n02124075")[y] for y in (*d.train.labels, *d.val.labels)]
+    assert [p.name for p in d.test.sources] == [f"val_{i}.JPEG" for i in range(4)]
+    assert d.labels("test").tolist() == [0, 1, 0, 1]
+
+
+def to_classes(folder):
+    """The validation images as many copies have them, sorted into classes."""
+    (folder / "val" / "n01443537").mkdir()
+    (folder / "val" / "images").rename(folder / "val" / "n01443537" / "images")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda f: jpg(f / "train" / "n09999999" / "images" / "a.JPEG"), "train and wnids.txt differ: n09999999"),
+        (lambda f: text(f / "wnids.txt", "n01443537"), "train and wnids.txt differ: n02124075"),
+        (lambda f: (f / "train/n01443537/images/n01443537_0.JPEG").unlink(), "images has 4 images, officially it has 5"),
+        (lambda f: (f / "val/images/val_2.JPEG").unlink(), "val_annotations.txt differ: val_2.JPEG"),
+        (lambda f: jpg(f / "val" / "images" / "val_9.JPEG"), "val_annotations.txt differ: val_9.JPEG"),
+        (lambda f: (f / "train/n01443537/images").rename(f / "train/n01443537/x"), "the name is folder:tiny-imagenet-200"),
+        (to_classes, "the name is folder:tiny-imagenet-200"),
+        (lambda f: text(f / "val/val_annotations.txt", *(f"val_{i}.JPEG\tn0" for i in range(4))), "wnids.txt has not: n0"),
+    ],
+)  # fmt: skip
+def test_another_layout_of_tiny_imagenet_is_named(tmp_path, lay, offline, change, said):
+    lay("tiny_imagenet")
+    change(tmp_path / "tiny-imagenet-200")
+    with pytest.raises(ValueError, match=r"^tiny_imagenet: ") as caught:
+        loading.load("tiny_imagenet", tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tiny_imagenets_archive_is_unpacked(tmp_path, lay, offline, monkeypatch):
+    lay("tiny_imagenet")
+    monkeypatch.setitem(archives.ARCHIVES["tiny_imagenet"].files, "tiny-imagenet-200.zip", None)  # ours is smaller
+    folder = tmp_path / "tiny-imagenet-200"
+    before = loading.load("tiny_imagenet", tmp_path).fingerprint
+    shutil.make_archive(str(folder), "zip", tmp_path, folder.name)
+    shutil.rmtree(folder)
+    assert loading.load("tiny_imagenet", tmp_path).fingerprint == before
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_without_data_and_network_one_error_says_what_to_put_where(tmp_path, offline, name):
     with pytest.raises(FileNotFoundError, match=f"(?s){name} is not in {tmp_path}.*Put there "):
@@ -206,6 +271,7 @@ def test_without_data_and_network_one_error_says_what_to_put_where(tmp_path, off
         ("flowers102", "flowers-102/102flowers.tgz"),
         ("caltech101", "caltech101/caltech-101.zip"),
         ("fgvc_aircraft", "fgvc-aircraft-2013b.tar.gz"),
+        ("tiny_imagenet", "tiny-imagenet-200.zip"),
     ],
 )
 def test_a_truncated_archive_is_named(tmp_path, offline, name, file):

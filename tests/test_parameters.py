@@ -7,7 +7,9 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from conftest import quick
 
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data import catalog
 from ovit_core.study import checks, profiles, registry
@@ -130,7 +132,7 @@ def test_a_profile_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, text,
 
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["quik"]) == 2
-    assert "there are fashion, imagenet, quick" in capsys.readouterr().err
+    assert "there are fashion, imagenet, photos, quick" in capsys.readouterr().err
 
 
 def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path, monkeypatch, capsys):
@@ -169,7 +171,8 @@ def test_notebooks_declare_what_the_parameters_are_and_the_quick_profile_says(na
 def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "unreachable", lambda source: "")  # as if there was a network
     parameters = profiles.read_profile(profile, [])
-    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011"):
+    own = [f"{name}/{part}" for name in ("cifar10_10k", "flowers89", "food101_64px") for part in ("train", "test")]
+    for folder in ("imagenet/train", "imagenet/val", "stanford_cars", "CUB_200_2011", *own):
         (tmp_path / folder).mkdir(parents=True)
     assert parameters.keys() == {name for a in ABLATIONS.values() for name in a.parameters.model_fields}
     assert parameters["profile"] == profile
@@ -179,3 +182,22 @@ def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path, mo
         assert len(config.seeds) >= 3
     comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
     assert "Cost:" in comment and "Expect:" in comment
+
+
+def test_mixing_in_pairs_needs_an_even_batch():
+    with pytest.raises(ValueError, match=r"^batch_size must be even where images are mixed in pairs, not 33"):
+        quick(NoWeightUpdate, "mixup=0.8", "batch_size=33")
+    assert quick(NoWeightUpdate, "batch_size=33").batch_size == 33
+
+
+def test_a_folders_metric_is_told_and_others_have_theirs():
+    c = quick(
+        Transfer,
+        "datasets=['folder:flowers89', caltech101]",
+        "full_datasets=[caltech101]",
+        "folder_metrics={flowers89: mean_per_class}",
+    )
+    assert [c.metric(name) for name in c.datasets] == ["mean_per_class"] * 2
+    assert c.replace(folder_metrics={}).metric("folder:flowers89") == "top1"
+    with pytest.raises(ValueError, match=r"^folder_metrics must name folders .* among datasets.*, not 'cifar10'"):
+        c.replace(folder_metrics={"cifar10": "top1"})

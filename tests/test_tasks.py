@@ -43,7 +43,8 @@ FREE = {
     "full_lrs",
     "dense_per_seed",
 }
-GIVEN = {"pretrained", "checkpoint", "masks_from_zeros"}  # of the dense model, which is known by its weights
+# Of the dense model, which is known by its weights.
+GIVEN = {"pretrained", "checkpoint", "masks_from_zeros", "mixup", "cutmix", "mixup_prob", "smoothing"}
 
 
 @pytest.mark.parametrize("kind", [NoWeightUpdate, Transfer])

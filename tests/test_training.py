@@ -2,15 +2,19 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
+from conftest import TINY as MODEL
 from conftest import quick
 
 from ovit_core import training
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data.batches import Batches, InMemoryImages, batches
-from ovit_core.study import dense
+from ovit_core.data.mixing import Mixed
+from ovit_core.study import dense, identity
+from ovit_core.study.identity import dense_path
 
 
 def test_training_resumes_at_the_epoch_it_was_cut_off(tiny, tmp_path):
@@ -85,3 +89,70 @@ def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkey
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     up = dense.upstream(quick(Transfer), seed=0)
     assert training.evaluate(up.model, batches(up.data.test, 500)).accuracy >= 0.90
+
+
+SPLIT = InMemoryImages(
+    torch.randint(0, 256, (64, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
+    torch.arange(64) % 4,
+)
+
+
+def mixed(**how):
+    return Mixed(batches(SPLIT, 16, seed=1), 4, **dict(mixup=0.0, cutmix=0.0, prob=1.0, smoothing=0.0) | how)
+
+
+def test_mixed_batches_have_the_labels_of_what_is_mixed():
+    plain = list(batches(SPLIT, 16, seed=1))
+    for (x, y), (images, labels) in zip(plain, mixed(smoothing=0.2)):
+        torch.testing.assert_close(images, x)  # smoothing alone leaves images as they are
+        torch.testing.assert_close(labels, torch.nn.functional.one_hot(y, 4) * 0.8 + 0.05)
+    for (x, y), (images, labels) in zip(plain, mixed(mixup=0.8)):
+        share = ((images - x.flip(0)) / (x - x.flip(0))).nanmedian()  # of the image itself
+        hot = torch.nn.functional.one_hot(y, 4)
+        torch.testing.assert_close(labels, share * hot + (1 - share) * hot.flip(0), atol=1e-4, rtol=0)
+    for (x, y), (images, labels) in zip(plain, mixed(cutmix=1.0)):
+        own = (images == x).all(1).float().mean((1, 2))  # pixels that are the image's own
+        pairs = y != y.flip(0)  # else both labels are one
+        assert pairs.any()
+        torch.testing.assert_close(labels[torch.arange(16), y][pairs], own[pairs], atol=1e-3, rtol=0)
+
+
+def test_mixing_is_repeatable_by_epoch_and_leaves_random_numbers_alone():
+    loader = mixed(mixup=0.8, cutmix=1.0, prob=0.5)
+    np.random.seed(3)
+    expected = np.random.RandomState(3).rand(8)  # as if nothing had been drawn
+    found, drawn = [], []
+    for _ in range(2):
+        for images, _ in loader:
+            found.append(images)
+            drawn.append(np.random.rand())
+    np.testing.assert_array_equal(drawn, expected)
+    second = mixed(mixup=0.8, cutmix=1.0, prob=0.5)
+    second.epoch += 1  # as training that is taken up sets it
+    torch.testing.assert_close(
+        torch.stack(list(dict(enumerate(i for i, _ in second)).values())), torch.stack(found[4:])
+    )
+    assert len(loader) == 4 and loader.epoch == 2
+    assert not torch.equal(found[0], found[4])
+
+
+def test_a_recipe_names_another_dense_model_and_an_older_one_keeps_its_name():
+    recipe = ("epochs=3", "lr=1.0e-3", "weight_decay=0.1", "batch_size=32", "augment=[]", "threads=1")
+    plain = quick(Transfer, "upstream=digits", "model=vit_tiny_patch16_224", f"model_args={MODEL}", *recipe)
+    older = dense_path(plain, 0, "print")
+    assert older.name == "dense-digits-717c93050940.safetensors"  # by RECIPE 3
+    for more in (dict(mixup=0.8), dict(cutmix=1.0), dict(smoothing=0.1), dict(mixup=0.8, mixup_prob=0.5)):
+        names = {dense_path(plain.replace(**more), 0, "print") for more in (more, {})}
+        assert len(names) == 2
+    assert dense_path(plain.replace(mixup_prob=0.5), 0, "print") == older  # of nothing
+
+
+def test_a_dense_models_curve_is_noted_and_goes_on_after_a_cut(tmp_path):
+    config = quick(Transfer, "upstream=digits", "epochs=3", f"model_args={MODEL}", "mixup=0.8", "smoothing=0.1")
+    data, path = dense.read(config, "digits"), tmp_path / "dense-test.safetensors"
+    assert dense.train(config, data, 0, path, at_most=2) is None
+    assert list(identity.curve(path)) == [1]  # what two epochs give is told before the third
+    model = dense.train(config, data, 0, path)
+    curve = identity.curve(path)
+    assert list(curve) == [1, 2, 3]
+    assert curve[3] == training.evaluate(model, batches(data.val, 250)).accuracy

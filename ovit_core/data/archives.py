@@ -15,6 +15,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
+from ovit_core.data import tiny_imagenet
 from ovit_core.data.catalog import find
 from ovit_core.data.listing import Listing, files
 
@@ -187,6 +188,7 @@ _LISTS = {  # of classes, of training and of test images
         "stanford_cars/cars_test_annos_withlabels.mat",
     ),
     "cub200": ("CUB_200_2011/classes.txt", "CUB_200_2011/train_test_split.txt", "CUB_200_2011/train_test_split.txt"),
+    "tiny_imagenet": (f"{tiny_imagenet.FOLDER}/wnids.txt", f"{tiny_imagenet.FOLDER}/train", tiny_imagenet.ANNOTATIONS),
 }  # fmt: skip
 ARCHIVES = {
     "cifar10": _cifar(datasets.CIFAR10),
@@ -202,6 +204,11 @@ ARCHIVES = {
     "food101": _by_split(datasets.Food101, ("train",), _FOOD, _LISTS["food101"]),
     "stanford_cars": _by_split(datasets.StanfordCars, ("train",), {"stanford_cars": None}, _LISTS["stanford_cars"]),
     "cub200": Archive(_cub200, {"CUB_200_2011": None}, _LISTS["cub200"]),
+    "tiny_imagenet": Archive(
+        tiny_imagenet.listing,
+        {tiny_imagenet.ZIP: tiny_imagenet.MD5, tiny_imagenet.FOLDER: None},
+        _LISTS["tiny_imagenet"],
+    ),
 }
 # The official numbers of classes, training and test images: a list that was cut off would pass for a smaller set.
 COUNTS = {
@@ -214,4 +221,5 @@ COUNTS = {
     "food101": (101, 75_750, 25_250),
     "stanford_cars": (196, 8_144, 8_041),
     "cub200": (200, 5_994, 5_794),
+    "tiny_imagenet": (200, 100_000, 10_000),
 }

@@ -35,6 +35,8 @@ _RECORDS = (
     Dataset("fashion_mnist", "small", "top1", "the four *-ubyte.gz files of Fashion-MNIST in the folder fashion-mnist, or "
             "install Debian's package dataset-fashion-mnist"),
     Dataset("imagenet", "folders"),
+    Dataset("tiny_imagenet", "archives", "top1", "the folder tiny-imagenet-200 with train/WNID/images/*.JPEG, "
+            "val/images/*.JPEG, val/val_annotations.txt, wnids.txt and words.txt (or tiny-imagenet-200.zip)"),
     Dataset("cifar10", "archives", "top1", "cifar-10-python.tar.gz, or the folder cifar-10-batches-py it unpacks to"),
     Dataset("cifar100", "archives", "top1", "cifar-100-python.tar.gz, or the folder cifar-100-python it unpacks to"),
     Dataset("caltech101", "archives", "mean_per_class", "the folder caltech101/101_ObjectCategories with "
@@ -60,6 +62,7 @@ DOWNLOADED = {
     "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
                       ("fashion-mnist", "FashionMNIST/raw", "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte",
                        str(DEBIAN_FASHION_MNIST))),
+    "tiny_imagenet": ("http://cs231n.stanford.edu", ("tiny-imagenet-200.zip", "tiny-imagenet-200")),
     "cifar10": ("https://www.cs.toronto.edu", ("cifar-10-python.tar.gz", "cifar-10-batches-py")),
     "cifar100": ("https://www.cs.toronto.edu", ("cifar-100-python.tar.gz", "cifar-100-python")),
     "caltech101": ("https://data.caltech.edu", ("caltech101",)),

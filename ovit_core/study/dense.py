@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from ovit_core import checkpoints, disk, masks, models, training
-from ovit_core.data.batches import batches
+from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.data.loading import Data, load
+from ovit_core.data.mixing import Mixed
 from ovit_core.study import identity, machine, paths, provenance
 from ovit_core.study.parameters import Parameters
 
@@ -80,21 +81,26 @@ def _cached(config: Parameters, data: Data, seed: int, path: Path) -> nn.Module 
 
 def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | None = None) -> nn.Module | None:
     """Trains a dense model and writes it to `path`; None where `at_most` epochs were not all that was left. What is
-    done lies beside `path` after each epoch, and is taken up again.
+    done lies beside `path` after each epoch, and is taken up again; so does its top-1 on validation images (`curve`).
     """
     model, resume = blank(config, len(data.classes), seed), path.with_suffix(".resume.pt")
-    loader, done, begun = (
-        batches(data.train, config.batch_size, seed, config.augment),
-        training.epochs_done(resume),
-        time.perf_counter(),
-    )
+    loader, done, begun = _training(config, data, seed), training.epochs_done(resume), time.perf_counter()
+    curve = {epoch: top1 for epoch, top1 in identity.curve(path).items() if epoch <= done}
+
+    def look(epoch: int) -> None:
+        """Notes what the model can do after so many epochs."""
+        if epoch and epoch not in curve:
+            curve[epoch] = training.evaluate(model, batches(data.val, EVAL_BATCH)).accuracy
+            disk.write(identity.curve_path(path), json.dumps(curve) + "\n")
+
     with machine.threads(config.threads):
         training.train(
             model, loader, config.epochs, config.lr, config.weight_decay, seed=seed, checkpoint=resume,
-            at_most=at_most, desc=f"dense model, {config.upstream}, seed {seed}",
+            before_epoch=look, at_most=at_most, desc=f"dense model, {config.upstream}, seed {seed}",
         )  # fmt: skip
-    if at_most is not None and training.epochs_done(resume) < config.epochs:
-        return None
+        if at_most is not None and training.epochs_done(resume) < config.epochs:
+            return None
+        look(config.epochs)
     masks.save(model, path)
     resume.unlink(missing_ok=True)
     # For whoever plans the next one: epochs before an interruption are taken to be as long as those after it.
@@ -105,6 +111,14 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
     with suppress(OSError):  # it only helps to plan
         disk.write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return model
+
+
+def _training(config: Parameters, data: Data, seed: int) -> Any:
+    """The batches that a dense model learns from, by the study's recipe."""
+    loader = batches(data.train, config.batch_size, seed, config.augment)
+    if not (config.mixup or config.cutmix or config.smoothing):
+        return loader
+    return Mixed(loader, len(data.classes), config.mixup, config.cutmix, config.mixup_prob, config.smoothing)
 
 
 def _given(config: Parameters, data: Data, seed: int) -> nn.Module:

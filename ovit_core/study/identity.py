@@ -26,6 +26,8 @@ def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
         config.model, config.model_args, config.epochs, config.lr, config.weight_decay, config.batch_size,
         list(config.augment), config.threads,
     ]  # fmt: skip
+    if config.mixup or config.cutmix or config.smoothing:  # models without are called as before there were these
+        recipe += [config.mixup, config.cutmix, config.mixup_prob, config.smoothing]
     key = provenance.digest(recipe, fingerprint, seed, RECIPE)
     return paths.cache() / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
 
@@ -56,12 +58,29 @@ def is_sound(path: Path) -> bool:
         return False
 
 
+def curve_path(path: Path) -> Path:
+    """Where the learning curve of a dense model lies."""
+    return path.with_suffix(".curve.json")
+
+
+def curve(path: Path) -> dict[int, float]:
+    """epochs -> top-1 on validation images, of a dense model as far as it was trained."""
+    try:
+        return {int(epoch): float(top1) for epoch, top1 in json.loads(curve_path(path).read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):  # it tells, and nothing rests on it
+        return {}
+
+
 def about_dense(config: Parameters) -> list[dict]:
-    """What is noted of the training of the dense models that there are: seconds, epochs, device, commit."""
+    """What is noted of the training of the dense models that there are: seconds, epochs, device, commit, curve."""
     record = manifest.known(paths.cache(), config.upstream, config.data_path)
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
-    files = [dense_path(config, seed, record.fingerprint).with_suffix(".json") for seed in seeds]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+    files = [dense_path(config, seed, record.fingerprint) for seed in seeds]
+    return [
+        json.loads(file.with_suffix(".json").read_text()) | dict(curve=curve(file))
+        for file in files
+        if file.with_suffix(".json").is_file()
+    ]
 
 
 def resume(task: Task) -> Path:

@@ -196,6 +196,10 @@ class Parameters(BaseModel):
     weight_decay: Annotated[Number, Field(ge=0)]
     batch_size: Count
     augment: tuple[Literal["flip", "shift"], ...]
+    mixup: Annotated[Number, Field(ge=0)] = 0.0  # these four in dense training alone
+    cutmix: Annotated[Number, Field(ge=0)] = 0.0
+    mixup_prob: Share = 1.0
+    smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     seeds: Seeds
     dense_per_seed: StrictBool
     gradients: Count
@@ -209,6 +213,12 @@ class Parameters(BaseModel):
     engine: Literal["local", "ray", "dask"] = "local"
     workers: Annotated[StrictInt, Field(ge=0, le=4096)] = 0
     threads: Annotated[StrictInt, Field(ge=1, le=1024)] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _pairs(self: P) -> P:
+        if (self.mixup or self.cutmix or self.smoothing) and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even where images are mixed in pairs, not {self.batch_size}")
+        return self
 
     @property
     def data_path(self) -> Path:

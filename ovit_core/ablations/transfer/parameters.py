@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, StrictStr, model_validator
 
+from ovit_core.data import catalog
 from ovit_core.study.lambdas import GLOBAL
 from ovit_core.study.parameters import AtLeastOne, Count, Counts, Lambdas, Methods, Sparsities, different
 from ovit_core.study.recovery import Recovery
@@ -23,6 +24,7 @@ class Transfer(Recovery):
     varies: ClassVar[str] = ", the data order, the few images and any new head"
 
     datasets: Annotated[Names, AtLeastOne]
+    folder_metrics: dict[StrictStr, Literal["top1", "mean_per_class"]] = {}
     protocols: Annotated[tuple[Literal["linear", "knn", "full"], ...], AtLeastOne, AfterValidator(different)]
     transfer_methods: Annotated[Methods, AtLeastOne]
     transfer_sparsities: Annotated[Sparsities, AtLeastOne]
@@ -44,6 +46,10 @@ class Transfer(Recovery):
         for name in ("transfer_methods", "full_methods"):
             if odd := [method for method in getattr(self, name) if not GLOBAL.takes(method)]:
                 raise ValueError(f"{name} must be judged with one threshold for the model, which {odd[0]!r} is not")
+        if odd := [name for name in self.folder_metrics if f"folder:{name}" not in self.datasets]:
+            raise ValueError(
+                f"folder_metrics must name folders of your own among datasets, as in folder:NAME, not {odd[0]!r}"
+            )
         if "recovered" in self.transfer_sources and not self.source_sparsities:
             raise ValueError("source_sparsities must be a list of at least one where transfer_sources has recovered")
         if "full" in self.protocols:
@@ -57,6 +63,10 @@ class Transfer(Recovery):
     def every_dataset(self) -> tuple[str, ...]:
         """All datasets that are read."""
         return (self.upstream, *self.datasets)
+
+    def metric(self, name: str) -> str:
+        """The metric of a dataset: the one the field reports, or what `folder_metrics` says of a folder."""
+        return self.folder_metrics.get(name.removeprefix("folder:"), catalog.find(name).metric)
 
     @property
     def sources(self) -> dict[str, tuple[tuple[str, tuple[str, ...], tuple[float, ...]], ...]]:

@@ -150,9 +150,9 @@ class Seed(measure.Seed):
         """The rows of a model on a test split, for those asked for by class too."""
         data = self.data(task)
         labels, right = data.labels("test"), found.correct
-        row = measure.sparsities(model) | chosen
-        value = mean_per_class(right, labels) if data.metric == "mean_per_class" else right.mean()
-        about = row | dict(metric=data.metric, value=float(value), n_test=len(right))
+        row, metric = measure.sparsities(model) | chosen, task.metrics[0][0]
+        value = mean_per_class(right, labels) if metric == "mean_per_class" else right.mean()
+        about = row | dict(metric=metric, value=float(value), n_test=len(right))
         yield Measured(about, replace(found, labels=labels))
         for c, name in enumerate(data.classes if ("top1", "class") in task.metrics else []):
             if (labels == c).any():

@@ -7,7 +7,6 @@ from itertools import product
 from typing import NamedTuple
 
 from ovit_core.ablations.transfer.parameters import FLOORS, FROZEN, NOTHING, Transfer
-from ovit_core.data import catalog
 from ovit_core.study import lambdas, provenance, recovery
 from ovit_core.study.tasks import HELD_OUT, VALIDATION, Row, Task, World, task
 
@@ -117,7 +116,7 @@ def _finetuned(config: Transfer, seed: int, world: World, found: Rows) -> Iterat
 def _metrics(config: Transfer, model: Model, name: str, by_class: bool = False) -> list[str | tuple[str, str]]:
     """What is measured on a test split; by class too for dense and the highest sparsity."""
     shown = model.source and model.at in (0.0, max(config.transfer_sparsities))
-    return [catalog.find(name).metric, *([("top1", "class")] if by_class and shown else [])]
+    return [config.metric(name), *([("top1", "class")] if by_class and shown else [])]
 
 
 def _made(config: Transfer, seed: int, world: World, found: Rows, model: Model) -> Task:
