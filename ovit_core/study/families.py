@@ -54,6 +54,7 @@ class Contrast:
     rule: str = "own"  # of lambda
     metric: str = "top1"  # or ACCURACY
     by: str = ""  # a column, such as a setting that a sweep varies, whose values are in the weights as METHOD@VALUE
+    short: str = ""  # what it tells where its family's title stands above it
 
 
 @dataclass(frozen=True)
