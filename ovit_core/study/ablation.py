@@ -147,7 +147,7 @@ class Results:
         with plots.style(**plots.PAPER):
             if name not in self._drawn:
                 drawing = self.ablation.figures[name]
-                self._drawn[name] = drawing.make(self if drawing.compared else self.rows)
+                self._drawn[name] = plots.laid_out(drawing.make(self if drawing.compared else self.rows))
             figure = self._drawn[name]
             if save:
                 plots.save(figure, name, self.rows)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
@@ -62,7 +63,8 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     columns = _columns(points, below)
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
     height = TOP + LINE * rows + AXIS + LEGEND
-    fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height), layout="none")
+    fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height))
+    fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
     limits = _limits(points)
     for i, blocks in enumerate(columns):
         _draw(_axes(fig, i, 0, _height(blocks)), blocks, limits, "points of accuracy")

@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from scipy.optimize import isotonic_regression
 
@@ -153,6 +154,14 @@ def legend(fig: Figure) -> None:
     columns = int(np.clip(72 * fig.get_figwidth() // widest, 1, len(labels)))
     columns = -(-len(labels) // -(-len(labels) // columns))  # as even as it goes
     fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns, columnspacing=1)
+
+
+def laid_out(fig: Figure | None) -> Figure | None:
+    """A figure whose layout is found once, not again for each file that it is saved to."""
+    if fig is not None:
+        fig.draw_without_rendering()
+        fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
+    return fig
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, str]:
