@@ -201,12 +201,15 @@ class Results:
         return families.differences(self.rows, self.families)
 
     def setting(self) -> Text:
-        """In what setting it was found, and what was not run."""
+        """In what setting it was found."""
         from ovit_core.study import statistics
 
+        return Text(statistics.setting(self.rows, self.config))
+
+    def absent(self) -> Text:
+        """What was not run."""
         older = not self.ablation.knows(self.config)
-        absent = "" if older else self.ablation.analysis.not_run(self.config)
-        return Text(f"{statistics.setting(self.rows, self.config)}\n\n{absent}")
+        return Text("" if older else self.ablation.analysis.not_run(self.config))
 
     def table(self, phase: str, regimes: bool = False) -> "pd.DataFrame | None":
         """Methods by sparsities in percent on the upstream dataset, with one threshold, or in the other regimes."""

@@ -55,14 +55,19 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
         return None
     points: list[Block] = []
     others: list[Block] = []
+    silent: list[str] = []
     for family in families:
         lines = differences[differences.family == family.name]
         accuracy = lines.metric.isin((*ACCURACIES, ACCURACY)).all()
-        (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
+        if SILENT in set(lines.verdict):
+            silent.append(family.title)
+        else:
+            (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
+    notes = textwrap.wrap(f"Nothing is said of {'; '.join(silent)}.", 2 * WRAP) if silent else []
     below = _height(others) + HANG if others else 0.0
     columns = _columns(points, below)
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
-    height = TOP + LINE * rows + AXIS + LEGEND
+    height = TOP + LINE * (rows + len(notes)) + AXIS + LEGEND
     fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height))
     fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
     limits = _limits(points)
@@ -71,7 +76,8 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     if others:
         down = _height(columns[-1]) + HANG
         _draw(_axes(fig, len(columns) - 1, down, _height(others)), others, _limits(others), "nats")
-    _legend(fig, set(differences.verdict))
+    _legend(fig, set(differences.verdict), LINE * len(notes) / height)
+    fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
     return fig
 
@@ -83,14 +89,16 @@ def told(differences: pd.DataFrame) -> str:
     return f"Of {len(differences)} comparisons: {said}."
 
 
+def _wrapped(text: str) -> Block:
+    """A text over as many lines as it needs."""
+    return [Line(part) for part in textwrap.wrap(text.replace(" %", "\N{NO-BREAK SPACE}%"), WRAP)]
+
+
 def _block(family: Family, lines: pd.DataFrame, scale: float) -> Block:
-    """A family's heading and its lines, in its own unit; of one that is silent the heading alone."""
-    silent = SILENT in set(lines.verdict)
-    heading = [Line(part) for part in textwrap.wrap(family.title + ": tells nothing" * silent, WRAP)]
-    if silent:
-        return heading
+    """A family's heading and its lines, in its own unit."""
     scaled = lines.assign(**{name: scale * lines[name] for name in ("mean", "low", "high", "margin")})
-    return heading + [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
+    named = [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
+    return _wrapped(family.title) + named
 
 
 def _height(blocks: Sequence[Block]) -> float:
@@ -111,7 +119,9 @@ def _axes(fig: Figure, column: int, down: float, lines: float) -> Axes:
     width, height = fig.get_size_inches()
     place = COLUMN + (PAGE - 2 * COLUMN) if column else 0.0
     bottom = height - TOP - LINE * (down + lines)
-    ax = fig.add_axes(((place + LABELS) / width, bottom / height, (COLUMN - LABELS - NUMBERS) / width, LINE * lines / height))
+    ax = fig.add_axes(
+        ((place + LABELS) / width, bottom / height, (COLUMN - LABELS - NUMBERS) / width, LINE * lines / height)
+    )
     ax.set_ylim(lines, 0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
@@ -120,7 +130,9 @@ def _axes(fig: Figure, column: int, down: float, lines: float) -> Axes:
 
 def _limits(blocks: Sequence[Block]) -> tuple[float, float]:
     """What all intervals and zero lie within."""
-    ends = [line.of[end] for block in blocks for line in block if line.of is not None for end in ("low", "high", "mean")]
+    ends = [
+        line.of[end] for block in blocks for line in block if line.of is not None for end in ("low", "high", "mean")
+    ]
     low, high = np.nanmin([0, *ends]), np.nanmax([0, *ends])
     room = 0.04 * (high - low)
     return (1.2 * low if low < -WIDE else low - room), (1.2 * high if high > WIDE else high + room)
@@ -136,8 +148,7 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], unit: 
     for block in blocks:
         for line in block:
             if line.of is None:
-                look = dict(weight="bold") if block[-1].of is not None else dict(color="0.45")
-                ax.text(left, y, line.text, transform=text, va="center", size=6.5, bbox=bare, **look)
+                ax.text(left, y, line.text, transform=text, va="center", weight="bold", size=6.5, bbox=bare)
             else:
                 ax.text(left + 0.05, y, line.text, transform=text, va="center")
                 ax.text(right, y, _mark(ax, y, line.of), transform=text, va="center", ha="right")
@@ -172,9 +183,18 @@ def _mark(ax: Axes, y: float, line: pd.Series) -> str:
     return spread(line["mean"], half, "+.1f" if line.margin == line.margin else "+.2f", 1).replace("-", "−")
 
 
-def _legend(fig: Figure, verdicts: set[str]) -> None:
+def _legend(fig: Figure, verdicts: set[str], above: float) -> None:
+    """What marks mean, so far above the lower edge."""
     marks = [
         Line2D([], [], ls="", marker=marker, mfc=face, mec="black", mew=0.8, ms=3.6, label=words)
         for verdict, (marker, face, words) in MARKS.items() if verdict in verdicts
     ]  # fmt: skip
-    fig.legend(handles=marks, loc="lower center", ncols=4 if fig.get_figwidth() > COLUMN else 2, handletextpad=0.1, columnspacing=1, borderaxespad=0.1)
+    fig.legend(
+        handles=marks,
+        loc="lower center",
+        bbox_to_anchor=(0.5, above),
+        ncols=4 if fig.get_figwidth() > COLUMN else 2,
+        handletextpad=0.1,
+        columnspacing=1,
+        borderaxespad=0.1,
+    )

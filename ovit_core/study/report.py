@@ -33,17 +33,19 @@ LIMITS = Text(
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --faint: #666; --line: #ddd; --ground: #fff; --code: #f3f3f3; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 62rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 64rem;
   margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
-.lede { font-size: 1.15rem; } h2 { margin-top: 3rem; } small, figcaption { color: var(--faint); }
-figure { margin: 2.5rem 0; } figcaption { max-width: 44rem; } figcaption b { color: var(--ink); display: block; }
-.box { overflow-x: auto; } img { display: block; max-width: 100%; height: auto; } img.wide { min-width: 38rem; }
+h2 { margin-top: 3rem; } figure { margin: 2.5rem 0; } figcaption { color: var(--faint); max-width: 44rem; }
+figcaption b { color: var(--ink); display: block; } figure.slim { display: inline-block; width: 31rem; max-width: 100%; }
+figure.slim { vertical-align: top; margin: 1.5rem 0.4rem 1rem 0; } .lede { font-size: 1.15rem; }
+@media (min-width: 66rem) { .first { display: grid; grid-template-columns: 1fr 31rem; gap: 2rem; align-items: start; } }
+.box { overflow-x: auto; } img { display: block; max-width: 100%; height: auto; } img.wide { min-width: 44rem; }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 0.5rem 0 1rem; }
 th, td { padding: 0.15rem 0.6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
-td.free { white-space: normal; min-width: 16rem; } code { background: var(--code); padding: 0 0.2em; }
-details { margin: 0.8rem 0; } summary { cursor: pointer; font-weight: 600; }
+code { background: var(--code); padding: 0 0.2em; } details { margin: 0.8rem 0; }
+summary { cursor: pointer; font-weight: 600; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --faint: #999; --line: #444; --ground: #16181c; --code: #2a2d33; }
+  :root { --ink: #ddd; --faint: #999; --line: #444; --ground: #171717; --code: #2a2d33; }
   img { filter: invert(0.91) hue-rotate(180deg); } a { color: #8ab4f8; }
 }
 """
@@ -123,7 +125,7 @@ def contents(results: dict[str, Results], picture: Callable[[Results, str], Any]
     and found, the first figure, the figures of each ablation, and folded away at the end what they were made from.
     """
     found = [mine.headline() for name in registry.ablations() if name in results and (mine := results[name])]
-    yield Text(" ".join([ASKED, *filter(None, found)]))
+    yield Text("\n\n".join([ASKED, *filter(None, found)]))
     if is_old(results):
         yield REVISION
     pictures = {name: list(_pictures(mine, picture)) for name, mine in results.items()}
@@ -139,6 +141,7 @@ def contents(results: dict[str, Results], picture: Callable[[Results, str], Any]
         yield from (one for one in pictures[name] if one is not first)
         yield mine.comparisons()
         yield Fold("Tables", mine.tables())
+        yield Fold("What was not run", mine.absent().removeprefix("Not run: "))
         yield mine.setting()
     yield LIMITS
     for mine in results.values():
@@ -152,7 +155,9 @@ def _pictures(mine: Results, picture: Callable[[Results, str], Any]) -> Iterator
         if (shown := picture(mine, name)) is not None:
             drawn = mine.figure(name, save=False)
             numbers = "" if drawn is None else str(drawn.get_label())
-            yield Picture(drawing.title, drawing.caption, f"{drawing.title}. {drawing.caption} {numbers}".strip(), shown)
+            yield Picture(
+                drawing.title, drawing.caption, f"{drawing.title}. {drawing.caption} {numbers}".strip(), shown
+            )
 
 
 def _table(values: dict[str, Any]) -> str:
@@ -194,16 +199,18 @@ def write_html(results: dict[str, Results], out: Path, title: str) -> Path:
     render = mistune.create_markdown(escape=True, plugins=["table"])
     page = lambda text: _boxed(str(render(text)))
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    for i, one in enumerate(contents(results, lambda mine, name: mine.figure(name, save=False))):
-        if isinstance(one, Picture):
-            caption = f"<b>{html.escape(one.title)}</b>{html.escape(one.caption)}"
-            parts.append(f"<figure><div class=box>{_image(one)}</div><figcaption>{caption}</figcaption></figure>")
-        elif isinstance(one, Fold):
-            body = page(one.body) if one.body else ""
-            parts.append(f"<details><summary>{html.escape(one.title)}</summary>{body}</details>" * bool(body))
-        else:
-            parts.append(f"<div class=lede>{page(one)}</div>" if i == 0 else page(one))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    lede, *others = contents(results, lambda mine, name: mine.figure(name, save=False))
+    first = next((one for one in others if isinstance(one, Picture)), None)
+    parts.append(f"<div class=first><div class=lede>{page(lede)}</div>{_figure(first) if first else ''}</div>")
+    for one in others:
+        if isinstance(one, Fold):
+            body = f"<summary>{html.escape(one.title)}</summary>{page(one.body)}"
+            parts.append(f"<details>{body}</details>" * bool(one.body))
+        elif one is not first:
+            parts.append(_figure(one) if isinstance(one, Picture) else page(one))
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
     head += f'<link rel="icon" href="data:,"><style>{STYLE}</style>'
     body = "\n".join(parts)
     disk.write(out, f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>{body}</body></html>\n")
@@ -215,15 +222,17 @@ def _boxed(page: str) -> str:
     return page.replace("<table>", "<div class=box><table>").replace("</table>", "</table></div>")
 
 
-def _image(one: Picture) -> str:
+def _figure(one: Picture) -> str:
     """A figure as an element with its pixels inside."""
     pixels = io.BytesIO()
     with plots.style(**plots.PAPER):
         one.shown.savefig(pixels, format="png")
     width = one.shown.get_figwidth()
-    kind = " class=wide" if width > plots.COLUMN else ""
-    source = base64.b64encode(pixels.getvalue()).decode()
-    return f'<img{kind} style="width:{SCREEN * width:.2f}in" alt="{html.escape(one.alt)}" src="data:image/png;base64,{source}">'
+    kind = "wide" if width > plots.COLUMN else "slim"
+    source = f"data:image/png;base64,{base64.b64encode(pixels.getvalue()).decode()}"
+    alt, title, caption = map(html.escape, (one.alt, one.title, one.caption))
+    image = f'<img class={kind} style="width:{SCREEN * width:.2f}in" alt="{alt}" src="{source}">'
+    return f"<figure class={kind}><div class=box>{image}</div><figcaption><b>{title}</b>{caption}</figcaption></figure>"
 
 
 def write_prints(results: dict[str, Results], folder: Path) -> list[Path]:

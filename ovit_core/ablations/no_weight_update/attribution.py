@@ -170,11 +170,11 @@ def in_words(results: "Results") -> str:
     level = levels(results, at)
     one = {name: told(line) for name, line in known.items()}
     dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
-    both = results.differences()
-    both = both[(both.family == "interaction") & (both.sparsity_target == at) & (both.n > 0)]
-    beyond = f" Together they bring {told(both.iloc[0])} points beyond the sum of each." if len(both) else ""
+    lines = results.differences()
+    lines = lines[(lines.family == "interaction") & (lines.sparsity_target == at) & (lines.n > 0)]
+    beyond = f" ({told(lines.iloc[0])} beyond the sum of the two)" if len(lines) else ""
     return (
         f"At {share(at)} sparsity, one-shot, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
-        f"score alone adds {one['score']} points, its update alone {one['update']}, both {one['both']}, to "
-        f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}.{beyond}"
+        f"score alone adds {one['score']} points, its update alone {one['update']}, both {one['both']}{beyond}, to "
+        f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
     )

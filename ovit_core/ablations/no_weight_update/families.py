@@ -57,9 +57,7 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
                  at, short=SHORT[score])
         for score in SCORES[1:]
     ]  # fmt: skip
-    rivals = [
-        _rival(other, at) for other in ("magnitude", "diag_fisher", "magnitude_joint", "obert", "obert_joint")
-    ]
+    rivals = [_rival(other, at) for other in ("magnitude", "diag_fisher", "magnitude_joint", "obert", "obert_joint")]
     return [
         *_family("update", f"The update, given to each score, one-shot at {word}", updates, c.methods),
         *_family("score", f"Each score less magnitude, no update, one-shot at {word}", scores, c.methods),
@@ -71,10 +69,7 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
 def _along(config: NoWeightUpdate) -> list[Family]:
     """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
     c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
-    own, shared = (
-        f"Both together, beyond each alone ({who} λ)"
-        for who in ("each at its own", "all at oViT's")
-    )
+    own, shared = (f"Both together, beyond each alone ({who} λ)" for who in ("each at its own", "all at oViT's"))
 
     def along(what: str, weights: Mapping[str, float], sparsities: Iterable[float], **more) -> list[Contrast]:
         where = [dict(ONE_SHOT, sparsity_target=at) for at in sparsities]
@@ -155,7 +150,9 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
             Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column, short=f"at {v:g} less at {own:g}")
             for v in values if v != own
         ]  # fmt: skip
-        out += _family(f"sweep_{column}", f"The update at another {column.replace('_', ' ')}, less at its own", contrasts, PAIR)
+        out += _family(
+            f"sweep_{column}", f"The update at another {column.replace('_', ' ')}, less at its own", contrasts, PAIR
+        )
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [

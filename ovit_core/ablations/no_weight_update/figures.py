@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, sensitivity, sweeps
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.ablations.no_weight_update.planes import finding, planes
+from ovit_core.study import lambdas
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, STYLE, against, curves, legend, look, percent, reference, shown
@@ -23,7 +24,7 @@ DRAWN = {  # more would be too many to tell apart; all are in the tables
 }
 ACTING = ("ovit", "ovit_mask_only", "magnitude", "diag_fisher")  # whose masks are shown by layer,
 CORRECTING = ("ovit", "obert", "magnitude_joint")  # and whose corrections
-BEFORE_AND_AFTER = dict(one_shot="as pruned", recovered="trained, {:g} epochs", gradual="pruned gradually")
+AFTER = dict(one_shot="as pruned", recovered="trained, {:g} epoch{}", gradual="pruned gradually")
 
 
 def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | None:
@@ -46,16 +47,21 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | No
         ax.set_title(title)
     axes[0, 0].set_ylabel(f"top-1 on {rows.upstream.iloc[0]} (test)")
     legend(fig)
-    fig.set_label(" ".join(f"{title}: {levels(here, along)}" for title, here, along in drawn))
+    fig.set_label(" ".join(f"{title}: {levels(here, along, chosen_at(rows))}" for title, here, along in drawn))
     return fig
 
 
-def levels(found: pd.DataFrame, along: str) -> str:
-    """The methods' accuracies at the point of a column where they differ most, in words."""
-    at = found.groupby(along)["mean"].agg(np.ptp).idxmax()
+def levels(found: pd.DataFrame, along: str, wanted: float) -> str:
+    """The methods' accuracies in words, at the wanted sparsity or the last point there is."""
+    at = wanted if (found[along] == wanted).any() else found[along].max()
     here = found[found[along] == at].sort_values("mean", ascending=False)
     told = ", ".join(f"{method} {text} %" for method, text in zip(here.method, spreads(here, ".1f")))
     return f"at {share(at) if along == 'sparsity_target' else at} {told}."
+
+
+def chosen_at(rows: pd.DataFrame) -> float:
+    """The sparsity at which lambda was chosen first: that which a page speaks of; NaN where rows do not say."""
+    return rows[rows.phase == lambdas.PHASE].sparsity_target.head(1).max()
 
 
 def calibration(rows: pd.DataFrame) -> Figure | None:
@@ -112,12 +118,14 @@ def trained(rows: pd.DataFrame) -> Figure | None:
             ax.set_yticks(range(len(methods)), methods)
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-            ax.set_title(BEFORE_AND_AFTER[phase].format(length))
+            ax.set_title(AFTER[phase].format(length, "s" * (length != 1)))
         line[0].invert_yaxis()
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
-    fig.supxlabel(f"top-1 on {rows.upstream.iloc[0]} (test), each panel on its own axis; line: dense, as long trained", fontsize=7)
+    fig.supxlabel(
+        f"top-1 on {rows.upstream.iloc[0]} (test), each panel on its own axis; line: dense, as long trained", fontsize=7
+    )
     last = recovered[(recovered.epochs == recovered.epochs.max()) & (recovered.sparsity_target == at[-1])]
-    fig.set_label(f"After the longest training, {levels(last, 'sparsity_target')}")
+    fig.set_label(f"After the longest training, {levels(last, 'sparsity_target', at[-1])}")
     return fig
 
 
@@ -190,7 +198,9 @@ def layers(rows: pd.DataFrame) -> Figure | None:
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if metric == "sparsity":
                 ax.set_title(kind)
-                ax.set_yscale("log")
+                ax.set(
+                    yscale="log", ylim=(0.5 * found[(found.metric == metric) & (found["mean"] > 0)]["mean"].min(), 1.2)
+                )
             else:
                 ax.set_xlabel("block")
     grid[0, 0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
@@ -246,6 +256,10 @@ FIGURES = {
         lambda rows: accuracies(rows, ONE_SHOT), "Accuracy against sparsity",
         "Each method at its own λ; solid: kept weights corrected, dashed: left alone.",
     ),
+    "sensitivity": Drawing(
+        sensitivities, "What the update's worth depends on",
+        "oViT's score with and without the update; λ chosen at every point, faint: fixed.",
+    ),
     "planes": Drawing(
         planes, "Every score, with and without the update",
         "Above each cell at its own λ, below all at oViT's; every panel has its own axis.",
@@ -262,10 +276,6 @@ FIGURES = {
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
         "One threshold per weight matrix, and N of every M consecutive inputs; λ chosen for each.",
-    ),
-    "sensitivity": Drawing(
-        sensitivities, "What the update's worth depends on",
-        "oViT's score with and without the update; λ chosen at every point, faint: fixed.",
     ),
     "compute": Drawing(
         equal_compute, "At equal compute", "As many gradients in all, curvature estimated once or anew on the way."

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LINES = dict(  # of scores, where the update lies along the axis
     magnitude=(0, (4, 1.5)), diagonal=(0, (1, 1)), static="-.", greedy_frozen=(0, (5, 1, 1, 1, 1, 1)), greedy="-"
 )  # fmt: skip
+KNOWN = dict(
+    magnitude="magnitude", diagonal="diag_fisher", static="obert", greedy_frozen="ovit_no_update", greedy="ovit"
+)
 UPDATED = dict(none="left alone", joint="corrected")  # what becomes of the kept weights
 
 
@@ -88,8 +91,8 @@ def _side(ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[floa
 
 
 def drawn_as(score: str) -> dict[str, Any]:
-    """How a score's line is drawn: as its form without update, with dashes of its own."""
-    return look(CELLS[score, "joint" if score == TOP else "none"]) | dict(ls=LINES[score])
+    """How a score's line is drawn: in the colour of its best known form, with dashes of its own."""
+    return look(KNOWN[score]) | dict(ls=LINES[score])
 
 
 def planes(rows: pd.DataFrame) -> Figure | None:
@@ -106,7 +109,11 @@ def planes(rows: pd.DataFrame) -> Figure | None:
         for sparsity, ax in zip(at, line):
             reference(ax, dense, "dense", "dense")
             for i, score in enumerate(SCORES):
-                f = here[(here.score == score) & (here.sparsity_target == sparsity)].set_index("update").reindex(UPDATED)
+                f = (
+                    here[(here.score == score) & (here.sparsity_target == sparsity)]
+                    .set_index("update")
+                    .reindex(UPDATED)
+                )
                 x = np.arange(2) + aside(i, len(SCORES), 0.16)
                 ax.errorbar(x, f["mean"], f.half.fillna(0), label=f"score: {SHORT[score]}", **drawn_as(score))
             ax.set_xticks((0, 1), [f"kept weights\n{words}" for words in UPDATED.values()])
@@ -117,4 +124,3 @@ def planes(rows: pd.DataFrame) -> Figure | None:
         line[0].set_ylabel(f"top-1, λ: {RULES[rule]}")
     legend(fig)
     return fig
-

@@ -64,7 +64,9 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         if not (here.sparsity_target > 0).any():
             line[j].set_axis_off()
             continue
-        nothing = every[(every.dataset == dataset) & every.phase.isin((one.phase, "linear")) & every.method.isin(NOTHING)]
+        nothing = every[
+            (every.dataset == dataset) & every.phase.isin((one.phase, "linear")) & every.method.isin(NOTHING)
+        ]
         _floor(line[j], nothing[nothing.shots.fillna(0) == one.shots])
         _panel(line[j], here, methods, None if dataset in known else GREY)
         percent(line[j], accuracy=False, axes="x")
@@ -131,7 +133,9 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
             f = found[(found.method == method) & (found.source_phase == source)].fillna({"half": 0, "half_x": 0})
             if len(f):
                 drawn = _look(method, source, None if tells else GREY)
-                ax.errorbar(f.mean_x, f["mean"], f.half, f.half_x, label=method if source == "one_shot" else None, **drawn)
+                ax.errorbar(
+                    f.mean_x, f["mean"], f.half, f.half_x, label=method if source == "one_shot" else None, **drawn
+                )
         ax.set_title(title, fontsize=6.5)
         ax.set_xlabel(label)
         percent(ax)
@@ -145,7 +149,10 @@ def predictors(rows: pd.DataFrame) -> Figure | None:
     """Rank correlations over the pruned models with their intervals, a line per protocol and dataset: of transfer accuracy
     with upstream top-1, and with the likeness of features to dense's.
     """
-    kinds = {"upstream top-1": (beside_upstream, "upstream_top1"), "likeness to dense (CKA)": (beside_similarity, "cka")}
+    kinds = {
+        "upstream top-1": (beside_upstream, "upstream_top1"),
+        "likeness to dense (CKA)": (beside_similarity, "cka"),
+    }
     found = {name: correlation(make(rows), column).dropna(subset="rho") for name, (make, column) in kinds.items()}
     found = {name: lines for name, lines in found.items() if len(lines)}
     if not found:
@@ -208,7 +215,7 @@ def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], colour: str | 
 
 def _look(method: str, source: str, colour: str | None) -> dict:
     """How a model is drawn: in its method's colour if no other is given, hollow if it was recovered."""
-    drawn = look(method, line=False) | dict(colour and dict(color=colour) or {})
+    drawn = look(method, line=False) | ({"color": colour} if colour else {})
     return drawn | dict(mfc=drawn["color"] if source == "one_shot" else "white", mew=0.9)
 
 
@@ -224,7 +231,9 @@ def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D]
         Line2D([], [], ls="", marker="o", color="black", mfc="black" if source == "one_shot" else "white", label=f"models {words}")
         for source, words in SOURCES.items() if source in set(sources)
     ]  # fmt: skip
-    fig.legend(handles=[*marks, *more], loc="outside lower center", ncols=3, columnspacing=1, title=about, title_fontsize=7)
+    fig.legend(
+        handles=[*marks, *more], loc="outside lower center", ncols=3, columnspacing=1, title=about, title_fontsize=7
+    )
 
 
 FIGURES = {
@@ -243,7 +252,7 @@ FIGURES = {
     "transfer_upstream": Drawing(
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
         "Does upstream accuracy predict transfer?",
-        "A point per model, pruned or dense; ρ is over the pruned ones. Grey: the set tells nothing, and damage helps.",
+        "A point per model, hollow if recovered; ρ is over the pruned ones. Grey: the set tells nothing, and damage helps.",
     ),
     "transfer_predictors": Drawing(
         predictors, "What goes with transfer",

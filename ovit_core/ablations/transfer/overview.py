@@ -37,12 +37,14 @@ def headline(results: "Results") -> str:
         return ""
     if heard.empty:
         return "No set tells anything about transfer: dense is nowhere clearly above what transfer from nothing gives."
-    counts = [_count(heard[heard.pair == f"{OVIT} - {other}"], other) for other in TOLD]
+    told = heard[heard.pair.isin([f"{OVIT} - {other}" for other in TOLD])]
+    counts = [_count(told[told.pair == f"{OVIT} - {other}"], other) for other in TOLD]
+    rest = (told.verdict == "not resolved").sum()
     names, every = ", ".join(heard.dataset.unique()), lines.dataset.nunique()
     sparsities = ", ".join(map(share, sorted(set(heard.sparsity_target))))
     return (
         f"Downstream, at {sparsities} sparsity and where a set tells something ({names}, of {every} sets), oViT is "
-        f"{'; '.join(filter(None, counts))}."
+        f"{', '.join(filter(None, counts))}{f'; {rest} of {len(told)} are not resolved' if rest else ''}."
     )
 
 
@@ -55,9 +57,13 @@ def _count(lines: pd.DataFrame, other: str) -> str:
     for word, some in (("above", resolved[resolved["mean"] > 0]), ("below", resolved[resolved["mean"] < 0])):
         if len(some):
             ends = sorted({f"{100 * mean:+.1f}" for mean in (some["mean"].min(), some["mean"].max())}, key=float)
-            said.append(f"{word} `{other}` in {len(some)} of {len(lines)} comparisons ({' to '.join(ends)} points)")
+            said.append(
+                f"{word} `{other}` in {len(some)} of {len(lines)} comparisons ({' to '.join(ends)} points)".replace(
+                    "-", "−"
+                )
+            )
     said += [f"no different from `{other}` in {same} of {len(lines)}"] if same else []
-    return " and ".join(said) or f"not resolved from `{other}` in any of {len(lines)} comparisons"
+    return " and ".join(said) or f"not resolved from `{other}` in any of {len(lines)}"
 
 
 def tables(rows: pd.DataFrame) -> str:
@@ -77,6 +83,7 @@ def tables(rows: pd.DataFrame) -> str:
     lines = [f"Test accuracy in percent; models at {share(at)} sparsity.", ""]
     lines += [f"| set | by | models | {' | '.join(f'`{m}`' for m in methods)} | from nothing | tells |"]
     lines += ["|---" * (len(methods) + 5) + "|"]
+    found = found.sort_values("dataset", kind="stable")
     for (phase, shots, dataset), here in found.groupby(POINT, sort=False, dropna=False):
         one = protocol(pd.Series(dict(phase=phase, shots=shots)))
         floors = here[here.method.isin(NOTHING)]
