@@ -20,7 +20,6 @@ from ovit_core import disk
 from ovit_core.methods import METHODS
 from ovit_core.study import paths
 from ovit_core.study.provenance import distinct
-from ovit_core.study.statistics import share
 
 COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
 # Seaborn's colour-blind safe palette; one colour and one marker per method, the same in every figure; headline first.
@@ -51,7 +50,7 @@ COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of the usual two-column 
 PAPER = {  # figures are drawn at the size at which they are printed; TrueType is embedded whole
     "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.1,
     "lines.markersize": 4, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5, "legend.fontsize": 7, "grid.linewidth": 0.5, "figure.dpi": 200, "pdf.fonttype": 42,
+    "ytick.major.size": 2.5, "legend.fontsize": 7, "grid.linewidth": 0.5, "figure.dpi": 160, "pdf.fonttype": 42,
 }  # fmt: skip
 # Colours are not all: lines of methods that correct the kept weights are solid, of those that do not dashed.
 DASHES = dict(joint="-", independent=(0, (5, 1, 1, 1)), none=(0, (3, 1.2)))
@@ -94,15 +93,17 @@ def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> No
     methods, groups = shown(found), sorted(set(found[along]))
     curve = along == "sparsity_target" and len(groups) > 1
     places = dict(zip(groups, left(pd.Series(groups)) if curve else range(len(groups))))
-    room = 0.2 * np.diff(sorted(places.values())).min() if curve else 0.7
+    steps = np.diff(list(places.values()))
+    room = min(0.45 * steps.min(), 0.2 * steps.mean()) if curve else 0.7
     for i, method in enumerate(methods):
         f = found[found.method == method].sort_values(along)
         x = f[along].map(places) + aside(i, len(methods), room)
         ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=method, **look(method, curve))
     for edge in range(1, 0 if curve else len(groups)):
         ax.axvline(edge - 0.5, color="0.85", lw=0.6)
-    ax.set_xticks(list(places.values()), [share(g) if along == "sparsity_target" else str(g) for g in groups])
-    ax.set_xlabel("sparsity (axis: log of what is left)" if curve else along.removesuffix("_target"))
+    ax.set_xticks(list(places.values()), [f"{100 * g:g}" if along == "sparsity_target" else str(g) for g in groups])
+    name = "sparsity, %" if along == "sparsity_target" else along
+    ax.set_xlabel(f"{name} (axis: log of what is left)" if curve else name)
     ax.grid(axis="x", visible=curve)
 
 

@@ -5,26 +5,23 @@ on, where it acts.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ovit_core.ablations.no_weight_update.analysis import SWEPT, compute, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.acting import layers, overlap
+from ovit_core.ablations.no_weight_update.analysis import SWEPT, chosen_at, compute, sensitivity, sweeps
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.ablations.no_weight_update.planes import finding, planes
-from ovit_core.study import lambdas
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
-from ovit_core.study.plots import COLUMN, PAGE, STYLE, against, curves, legend, look, percent, reference, shown
+from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
 from ovit_core.study.statistics import accuracy, main, same_seeds, share, spreads, summary, under
 
 DRAWN = {  # more would be too many to tell apart; all are in the tables
     "global": ("ovit", "ovit_mask_only", "ovit_no_update", "obert", "magnitude", "magnitude_joint", "diag_fisher"),
     "uniform": ("ovit", "ovit_mask_only", "obc", "obc_mask_only", "obc_sequential", "wanda", "magnitude"),
 }
-ACTING = ("ovit", "ovit_mask_only", "magnitude", "diag_fisher")  # whose masks are shown by layer,
-CORRECTING = ("ovit", "obert", "magnitude_joint")  # and whose corrections
-AFTER = dict(one_shot="as pruned", recovered="trained, {:g} epoch{}", gradual="pruned gradually")
+AFTER = dict(one_shot="as pruned", recovered="trained", gradual="pruned gradually")
 
 
 def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | None:
@@ -51,17 +48,12 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | No
     return fig
 
 
-def levels(found: pd.DataFrame, along: str, wanted: float) -> str:
-    """The methods' accuracies in words, at the wanted sparsity or the last point there is."""
+def levels(found: pd.DataFrame, along: str, wanted: float, form: str = ".1f", scale: float = 100) -> str:
+    """The methods' means in words, accuracies in percent, at the wanted sparsity or the last point there is."""
     at = wanted if (found[along] == wanted).any() else found[along].max()
     here = found[found[along] == at].sort_values("mean", ascending=False)
-    told = ", ".join(f"{method} {text} %" for method, text in zip(here.method, spreads(here, ".1f")))
-    return f"at {share(at) if along == 'sparsity_target' else at} {told}."
-
-
-def chosen_at(rows: pd.DataFrame) -> float:
-    """The sparsity at which lambda was chosen first: that which a page speaks of; NaN where rows do not say."""
-    return rows[rows.phase == lambdas.PHASE].sparsity_target.head(1).max()
+    told = ", ".join(f"{method} {text}" for method, text in zip(here.method, spreads(here, form, scale)))
+    return f"at {share(at) if along == 'sparsity_target' else at}: {told}."
 
 
 def calibration(rows: pd.DataFrame) -> Figure | None:
@@ -72,6 +64,7 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
     known = known[(known.phase == "one_shot") & (known.scope == "all") & (known.experiment != "sensitivity")]
     titles = dict(cross_entropy="Cross-entropy, nats", expected_calibration_error="Expected calibration error")
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
+    told = []
     for ax, (metric, title) in zip(axes, titles.items()):
         found = summary(known[known.metric == metric], ["method", "sparsity_target"])
         pruned = found[(found.sparsity_target > 0) & found.method.isin(DRAWN["global"])]
@@ -85,7 +78,9 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}")
+        told.append(f"{title}, {levels(pruned, 'sparsity_target', chosen_at(rows), '.2f', 1)}")
     legend(fig)
+    fig.set_label(" ".join(told))
     return fig
 
 
@@ -100,31 +95,36 @@ def trained(rows: pd.DataFrame) -> Figure | None:
     if not at:
         return None
     gradual = found[(found.phase == "gradual") & found.sparsity_target.isin(at)]
-    columns = [("one_shot", np.nan), *(("recovered", length) for length in sorted(set(recovered.epochs)))]
+    lengths = sorted(set(recovered.epochs.dropna())) or [np.nan]  # which older rows do not tell
+    columns = [("one_shot", np.nan), *(("recovered", length) for length in lengths)]
     columns += [("gradual", np.nan)] if len(gradual) else []
     methods = shown(recovered)
     size = (PAGE, 0.45 + len(at) * (0.35 + 0.19 * len(methods)))
     fig, grid = plt.subplots(len(at), len(columns), figsize=size, squeeze=False, sharey=True)
+    grid[0, 0].set_yticks(range(len(methods)), methods)
+    grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     for sparsity, line in zip(at, grid):
         for (phase, length), ax in zip(columns, line):
             here = found[(found.phase == phase) & ((found.epochs == length) | (found.epochs.isna() & np.isnan(length)))]
             pruned = here[here.sparsity_target == sparsity].set_index("method")
-            if len(pruned):
-                reference(ax, here, "dense", "dense", across=False)
+            if pruned.empty:
+                ax.set_axis_off()
+                continue
+            reference(ax, here, "dense", "dense", across=False)
             for y, method in enumerate(methods):
                 if method in pruned.index:
                     one = pruned.loc[method]
                     ax.errorbar(one["mean"], y, xerr=np.nan_to_num(one.half), **look(method, line=False))
-            ax.set_yticks(range(len(methods)), methods)
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-            ax.set_title(AFTER[phase].format(length, "s" * (length != 1)))
-        line[0].invert_yaxis()
+            ax.set_title(AFTER[phase] + (f", {length:g} epoch{'s' * (length != 1)}" if length == length else ""))
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
     fig.supxlabel(
         f"top-1 on {rows.upstream.iloc[0]} (test), each panel on its own axis; line: dense, as long trained", fontsize=7
     )
-    last = recovered[(recovered.epochs == recovered.epochs.max()) & (recovered.sparsity_target == at[-1])]
+    last = recovered[
+        (recovered.epochs.fillna(-1) == recovered.epochs.fillna(-1).max()) & recovered.sparsity_target.eq(at[-1])
+    ]
     fig.set_label(f"After the longest training, {levels(last, 'sparsity_target', at[-1])}")
     return fig
 
@@ -133,32 +133,40 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     """Top-1 with and without the update against each setting that was varied, a column each: at a lambda chosen at each
     point, and faint at a fixed one, beside magnitude and dense.
     """
-    varied = list(sensitivity(rows).groupby("column", sort=False))
-    if not varied:
-        return None
     swept = same_seeds(sweeps(rows), ["column"], ["setting"])
+    swept = swept[swept.method.isin(PAIR) & swept.rule.isin(("own", "fixed"))]
+    swept = swept[swept.groupby("column").setting.transform("nunique") > 1]
+    if swept.empty:
+        return None
     levels = summary(swept, ["column", "rule", "setting", "method"])
+    varied = list(levels.groupby("column", sort=False))
     at = swept.sparsity_target.iloc[0]
     plain = accuracy(main(rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at))]))
     size = (COLUMN if len(varied) == 1 else PAGE, 2.6)
     fig, axes = plt.subplots(1, len(varied), figsize=size, sharey=True, squeeze=False)
-    for ax, (column, gain) in zip(axes[0], varied):
+    for ax, (column, here) in zip(axes[0], varied):
         reference(ax, plain, "dense", "dense")
         reference(ax, plain, "magnitude", "magnitude", ":")
         for rule in ("fixed", "own"):
             faint = dict(alpha=0.45) if rule == "fixed" and column != "damp" else {}
             for method in PAIR:
-                f = levels[(levels.column == column) & (levels.rule == rule) & (levels.method == method)]
-                f, label = f.sort_values("setting"), f"{method}, λ of the axes' own setting" if faint else method
+                f = here[(here.rule == rule) & (here.method == method)]
+                f, label = f.sort_values("setting"), f"{method}, fixed λ" if faint else method
                 if len(f):
                     ax.errorbar(f.setting, f["mean"], f.half.fillna(0), label=label, **look(method), **faint)
-        ticks = sorted(set(gain.setting))
+        ticks = sorted(set(here.setting))
         ax.set(xscale="log", xlabel=SWEPT[column])
         ax.set_xticks(ticks, [f"{v:g}" if v >= 1 else f"{v:.0e}".replace("e-0", "e-") for v in ticks], rotation=45)
         ax.set_xticks([], minor=True)
         percent(ax, axes="y")
     axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test)")
     legend(fig)
+    gains = sensitivity(rows)
+    gains = gains[gains.column.isin(levels.column) & gains.rule.isin(("own", "fixed"))].drop_duplicates(
+        ["column", "setting"]
+    )
+    told = [f"{g.column} {g.setting:g}: {text}" for g, text in zip(gains.itertuples(), spreads(gains))]
+    fig.set_label(f"The update brings, in points at {share(at)}, by {'; '.join(told)}.")
     return fig
 
 
@@ -169,73 +177,13 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
         return None
     fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
     curves(ax, found, shown(found), "setting")
+    fig.set_label(f"In several passes, {levels(found, 'setting', found.setting.max())}")
     ticks = sorted(set(found.setting))
     ax.set(xscale="log", xlabel=SWEPT["passes"], ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
     percent(ax, axes="y")
     legend(fig)
-    return fig
-
-
-def layers(rows: pd.DataFrame) -> Figure | None:
-    """Where methods act, by kind of layer (a column) and depth: the share of weights that they leave, and that of the
-    correction's squared norm.
-    """
-    rows = rows[(rows.scope == "layer") & (rows.damp_rule != "shared")]
-    if rows.empty:
-        return None
-    parts = rows.scope_name.str.removesuffix(".weight").str.extract(r"^(?:.*?(\d+)\.)?(.*)$")
-    rows = rows.assign(depth=parts[0].fillna(0).astype(int), kind=parts[1])
-    rows["value"] = rows.value.where(rows.metric != "sparsity", 1 - rows.value)
-    found = summary(rows, ["metric", "method", "kind", "depth"])
-    kinds = list(rows.kind.unique())[:6]
-    fig, grid = plt.subplots(2, len(kinds), figsize=(PAGE, 3.6), sharey="row", sharex=True, squeeze=False)
-    for metric, line, methods in zip(("sparsity", "correction_share"), grid, (ACTING, CORRECTING)):
-        for kind, ax in zip(kinds, line):
-            here = found[(found.metric == metric) & (found.kind == kind) & (found["mean"] > 0)]
-            curves(ax, here, [m for m in methods if m in set(here.method)], "depth")
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if metric == "sparsity":
-                ax.set_title(kind)
-                ax.set(
-                    yscale="log", ylim=(0.5 * found[(found.metric == metric) & (found["mean"] > 0)]["mean"].min(), 1.2)
-                )
-            else:
-                ax.set_xlabel("block")
-    grid[0, 0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    grid[1, 0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    grid[0, 0].set_ylabel("weights that are left")
-    grid[1, 0].set_ylabel("share of the correction")
-    legend(fig)
-    return fig
-
-
-def overlap(rows: pd.DataFrame) -> Figure | None:
-    """Half a heat map, masks by masks, means over seeds: intersection over union of what two methods keep. Methods that
-    always have the same mask share a line.
-    """
-    rows = rows[rows.metric == "mask_overlap"]
-    if rows.empty:
-        return None
-    both = pd.concat([rows, rows.assign(method=rows.scope_name, scope_name=rows.method)])
-    names = [m for m in STYLE if m in set(both.method)]
-    table = both.pivot_table(index="method", columns="scope_name", values="value").reindex(index=names, columns=names)
-    first = {name: next((n for n in names if table.loc[n, name] == 1), name) for name in names}
-    kept = [name for name in names if first[name] == name or names.index(first[name]) > names.index(name)]
-    twins = {name: ", ".join(n for n in names if n == name or (n not in kept and first[n] == name)) for name in kept}
-    table = 100 * table.loc[kept, kept].rename(index=twins)
-    hidden = np.triu(np.ones(table.shape, bool))
-    fig, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.21 * len(kept)))
-    sns.heatmap(
-        table.iloc[1:, :-1], mask=hidden[1:, :-1], ax=ax, cmap="Greys", vmin=0, vmax=100, annot=True, fmt=".0f",
-        annot_kws=dict(size=6.5), cbar=False,
-    )  # fmt: skip
-    at = rows.sparsity_target.iloc[0]
-    ax.set_title(f"Kept by both at {share(at)}, % of kept by either (by chance {100 * (1 - at) / (1 + at):.0f})", x=0.2)
-    ax.set(xlabel="", ylabel="")
-    ax.tick_params(length=0)
-    ax.grid(False)
     return fig
 
 

@@ -123,4 +123,8 @@ def planes(rows: pd.DataFrame) -> Figure | None:
                 ax.set_title(f"{share(sparsity)} removed")
         line[0].set_ylabel(f"top-1, λ: {RULES[rule]}")
     legend(fig)
+    last = found["own"][found["own"].sparsity_target == at[-1]].set_index(["score", "update"])["mean"]
+    told = [f"{SHORT[s]} {100 * last[s, 'none']:.1f} to {100 * last[s, 'joint']:.1f} %" for s in SCORES
+            if {(s, "none"), (s, "joint")} <= {*last.index}]  # fmt: skip
+    fig.set_label(f"Without and with the update at {share(at[-1])}: {', '.join(told)}.")
     return fig

@@ -29,7 +29,7 @@ from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, pro
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
-from ovit_core.study.statistics import same_seeds, share, summary
+from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 GREY = "0.62"
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
@@ -52,7 +52,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
     method, and dotted the best that transfer from nothing gives.
     """
     every = transferred(rows)
-    pruned = every[every.sparsity_target > 0]
+    pruned = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
     if pruned.empty:
         return None
     at = headline(rows, pruned)
@@ -103,6 +103,11 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
+    told = [
+        f"{short(protocol(x))}, {x.method} {SOURCES[x.source_phase]} {t} %"
+        for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
+    ]
+    fig.set_label(f"Errors more than dense: {'; '.join(told)}.")
     return fig
 
 
@@ -142,6 +147,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     for line in grid:
         line[0].set_ylabel("transfer accuracy (test)")
     legend(fig)
+    fig.set_label("; ".join(title.replace("\n", ", ") for *_, title in panels) + ".")
     return fig
 
 
@@ -171,6 +177,11 @@ def predictors(rows: pd.DataFrame) -> Figure | None:
         ax.set(xlim=(-1.05, 1.05), title=f"with {name}", xlabel="rank correlation (95 %)")
     axes[0, 0].set_yticks(range(len(places)), [f"{dataset}, {short(one)}" for dataset, one in places])
     axes[0, 0].invert_yaxis()
+    told = [
+        f"{name}: " + ", ".join(f"{x.dataset}, {short(protocol(x))} {x.rho:+.2f}" for x in lines.itertuples())
+        for name, lines in found.items()
+    ]
+    fig.set_label(f"Rank correlations with {'; with '.join(told)}.")
     return fig
 
 
