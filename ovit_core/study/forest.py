@@ -37,6 +37,9 @@ WORDS = {verdict: words for verdict, (_, _, words) in MARKS.items()} | {
 }
 
 
+UNITS = dict.fromkeys((*ACCURACIES, ACCURACY), "points of accuracy") | dict(cross_entropy="nats")
+
+
 class Line(NamedTuple):
     """A line of a forest: part of a heading, or a comparison in points or in the unit of its metric."""
 
@@ -48,11 +51,9 @@ Block = list[Line]  # a family
 
 
 def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | None:
-    """All comparisons of families, whose lines `differences` holds in the same order; None where none was run. Those that
+    """All comparisons of families, whose lines `differences` holds in the same order; None without any to show. Those that
     are not in points of accuracy have an axis of their own, at the end. The figure's label counts the verdicts.
     """
-    if not (differences.n > 0).any():
-        return None
     points: list[Block] = []
     others: list[Block] = []
     silent: list[str] = []
@@ -63,19 +64,20 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
             silent.append(family.title)
         else:
             (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
-    notes = textwrap.wrap(f"Nothing is said of {'; '.join(silent)}.", 2 * WRAP) if silent else []
+    if not (differences[differences.verdict != SILENT].n > 0).any():
+        return None
+    points, others = (points, others) if points else (others, points)
     below = _height(others) + HANG if others else 0.0
     columns = _columns(points, below)
+    notes = textwrap.wrap(f"Nothing is said of {'; '.join(silent)}.", WRAP * len(columns)) if silent else []
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
     height = TOP + LINE * (rows + len(notes)) + AXIS + LEGEND
     fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height))
     fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
-    limits = _limits(points)
     for i, blocks in enumerate(columns):
-        _draw(_axes(fig, i, 0, _height(blocks)), blocks, limits, "points of accuracy")
+        _draw(_axes(fig, i, 0, _height(blocks)), blocks, _limits(points))
     if others:
-        down = _height(columns[-1]) + HANG
-        _draw(_axes(fig, len(columns) - 1, down, _height(others)), others, _limits(others), "nats")
+        _draw(_axes(fig, len(columns) - 1, _height(columns[-1]) + HANG, _height(others)), others, _limits(others))
     _legend(fig, set(differences.verdict), LINE * len(notes) / height)
     fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
@@ -138,8 +140,8 @@ def _limits(blocks: Sequence[Block]) -> tuple[float, float]:
     return (1.2 * low if low < -WIDE else low - room), (1.2 * high if high > WIDE else high + room)
 
 
-def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], unit: str) -> None:
-    """Families one below the other, down an axis."""
+def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float]) -> None:
+    """Families one below the other, down an axis in the unit of the last line."""
     left, right = -LABELS / (COLUMN - LABELS - NUMBERS) + 0.02, 1 + NUMBERS / (COLUMN - LABELS - NUMBERS) - 0.02
     text = blended_transform_factory(ax.transAxes, ax.transData)
     y = 0.5
@@ -163,7 +165,8 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], unit: 
         ax.locator_params(axis="x", nbins=5)
         ax.xaxis.set_major_formatter(lambda v, _: _signed(v))
     ax.set_xlim(limits)
-    ax.set_xlabel(unit, labelpad=1)
+    metric = blocks[-1][-1].of.metric
+    ax.set_xlabel(UNITS.get(metric, metric), labelpad=1)
 
 
 def _signed(value: float) -> str:

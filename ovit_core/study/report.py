@@ -150,14 +150,12 @@ def contents(results: dict[str, Results], picture: Callable[[Results, str], Any]
 
 
 def _pictures(mine: Results, picture: Callable[[Results, str], Any]) -> Iterator[Picture]:
-    """The figures of an ablation that were drawn."""
+    """The figures of an ablation that can be drawn."""
     for name, drawing in mine.ablation.figures.items():
-        if (shown := picture(mine, name)) is not None:
-            drawn = mine.figure(name, save=False)
-            numbers = "" if drawn is None else str(drawn.get_label())
-            yield Picture(
-                drawing.title, drawing.caption, f"{drawing.title}. {drawing.caption} {numbers}".strip(), shown
-            )
+        drawn = mine.figure(name, save=False)
+        if drawn is not None and (shown := picture(mine, name)) is not None:
+            alt = f"{drawing.title}. {drawing.caption} {drawn.get_label()}".strip()
+            yield Picture(drawing.title, drawing.caption, alt, shown)
 
 
 def _table(values: dict[str, Any]) -> str:

@@ -175,6 +175,6 @@ def in_words(results: "Results") -> str:
     beyond = f" ({told(lines.iloc[0])} beyond the sum of the two)" if len(lines) else ""
     return (
         f"At {share(at)} sparsity, one-shot, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
-        f"score alone adds {one['score']} points, its update alone {one['update']}, both {one['both']}{beyond}, to "
+        f"score alone adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
         f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
     )
