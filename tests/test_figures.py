@@ -74,7 +74,7 @@ def test_what_is_not_resolved_is_said_to_be_in_the_first_figure(results):
     assert other.headline().count("(not resolved)") == 1
     assert "not resolved" not in mine.headline()
     fewer = type(mine)(mine.ablation, mine.config, mine.rows[mine.rows.method != "magnitude_joint"])
-    assert fewer.figure("finding", save=False) is None and fewer.headline() == ""
+    assert fewer.figure("finding", save=False) is None and "not compared" in fewer.headline()
 
 
 def marks(fig):

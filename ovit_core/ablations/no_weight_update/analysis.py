@@ -1,8 +1,10 @@
 """What ablation A says beside its comparisons: how sure the settings are, what a setting changes, what was not run."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.attribution import in_words as headline
+from ovit_core.ablations.no_weight_update.attribution import in_words
 from ovit_core.ablations.no_weight_update.families import families
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate
 from ovit_core.methods import METHODS
@@ -24,6 +26,9 @@ __all__ = [
     "sweeps",
     "tables",
 ]
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
+
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
 SWEPT = dict(
     block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ",
@@ -62,6 +67,11 @@ def compute(rows: pd.DataFrame) -> pd.DataFrame:
     found = sweeps(rows)
     found = found[(found.column == "passes") & (found.rule == "own") & found.method.isin(COMPUTE)]
     return summary(same_seeds(found, ["column"], ["setting"]), ["method", "setting"])
+
+
+def headline(results: "Results") -> str:
+    """What score and update are worth, in a sentence."""
+    return in_words(results) or "Score and update are not compared in these rows."
 
 
 def tables(rows: pd.DataFrame) -> str:
