@@ -119,7 +119,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
         origin = json.loads((folder / "figures" / "tiny" / f"{figure}.json").read_text())
         assert {"command", "commit", "device", "seeds"} <= origin.keys()
         assert f"figures/tiny/{figure}.png" in done.stdout
-    assert "figures/tiny/results.csv" in done.stdout and len(figures) >= 4
+    assert "figures/tiny/results.csv" in done.stdout and len(figures) >= 2
     page = nbformat.read(folder / "runs" / "tiny" / f"{name}.ipynb", as_version=4)
     outputs = [o for c in page.cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
@@ -129,7 +129,7 @@ def test_a_run_leaves_rows_figures_and_a_page(ran):
 def test_a_report_is_drawn_from_the_results_alone(reported):
     page = (reported / "runs" / "tiny" / "report.html").read_text()
     there = len(list((reported / "figures" / "tiny").glob("*.png")))
-    assert page.count('src="data:image/png;base64,') == there >= 4
+    assert page.count('src="data:image/png;base64,') == there >= 2
     assert page.count("Not run in this profile") == 1  # the other ablation
     assert not re.search(r'(src|href)="(https?:)?//', page) and "<script" not in page and "Traceback" not in page
     prints = list((reported / "figures" / "tiny" / "print").glob("*.pdf"))

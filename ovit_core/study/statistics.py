@@ -80,7 +80,8 @@ def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     rows = _one_a_seed(rows, key)
     number = rows.groupby(key, sort=False, dropna=False).ngroup().to_numpy()
     places = [np.flatnonzero(number == i) for i in range(number.max(initial=-1) + 1)]
-    found = [intervals.interval(*behind(rows.iloc[place])) for place in places]
+    slim = rows[[column for column in ("value", "level", *OBJECTS) if column in rows]]
+    found = [intervals.interval(*behind(slim.iloc[place])) for place in places]
     numbers = [(i.mean, i.half, i.n, i.s, i.sigma, i.sigma_e, i.N, i.df, i.low, i.high, i.p) for i in found]
     first = rows[key].iloc[[place[0] for place in places]].reset_index(drop=True)
     return pd.concat([first, pd.DataFrame(numbers, columns=["mean", "half", "seeds", *SPREAD])], axis=1)

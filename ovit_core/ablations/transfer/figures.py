@@ -72,7 +72,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         percent(line[j], accuracy=False, axes="x")
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         if dataset not in known:
-            line[j].text(0.02, 0.02, "tells nothing", transform=line[j].transAxes, color="0.35", size=6)
+            line[j].set_xlabel("tells nothing", labelpad=1, color="0.35", size=6)
     for one, ax in zip(kinds, grid[0]):
         ax.set_title(short(one))
     for dataset, line in zip(datasets, grid):
