@@ -147,6 +147,7 @@ def test_labels_are_moved_apart_no_further_than_they_must():
     assert moved == pytest.approx([-0.4, 0.6, 5])
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("profile", ["quick", "fashion"])
 def test_figures_are_uncut_at_the_width_at_which_they_are_printed(results, profile):
     """Of older rows too, in which some columns are empty."""
@@ -209,6 +210,7 @@ def test_a_page_is_read_on_a_phone_and_in_the_dark(page, browser, scheme):
     context.close()
 
 
+@pytest.mark.notebook  # drawing takes seconds
 def test_the_report_as_markdown_has_the_same_contents(place, results):
     for mine in results.values():
         for name in mine.ablation.figures:
@@ -229,6 +231,7 @@ def test_the_report_as_markdown_has_the_same_contents(place, results):
     assert text.index("Where the numbers come from") > text.index(links[-1][1])
 
 
+@pytest.mark.notebook  # drawing takes seconds
 def test_what_rows_name_cannot_write_on_the_page(place, results):
     """A dataset is a folder's name, and a failure any text."""
     evil = "<script>alert(1)</script>"
