@@ -116,7 +116,7 @@ def _report(words: list[str]) -> int:
         command = shlex.join([*WORDS, "report", *words])
         print(f"Page: {report.write_markdown(results, args.markdown, command)}")
         return 0
-    page = report.write_html(results, paths.runs(profile, "report.html"), f"The oViT study: {profile}")
+    page = report.write_html(results, paths.runs(profile) / "report.html", f"The oViT study: {profile}")
     folder = paths.figures(profile, "print")
     prints = report.write_prints(results, folder)
     print(f"Page, in one file: {page.relative_to(paths.home())}")

@@ -1,5 +1,7 @@
 """Where methods act: what they leave of each layer, where corrections go, and which weights methods agree on."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -25,8 +27,8 @@ def layers(rows: pd.DataFrame) -> Figure | None:
         return None
     at = chosen if (rows.sparsity_target == chosen).any() else rows.sparsity_target.max()
     rows = rows[rows.sparsity_target == at]
-    parts = rows.scope_name.str.removesuffix(".weight").str.extract(r"^(?:.*?(\d+)\.)?(.*)$")
-    rows = rows.assign(depth=parts[0].fillna(0).astype(int), kind=parts[1])
+    parts = [place(name) for name in rows.scope_name]
+    rows = rows.assign(depth=[depth for depth, _ in parts], kind=[kind for _, kind in parts])
     rows["value"] = rows.value.where(rows.metric != "sparsity", 1 - rows.value)
     found = summary(rows, ["metric", "method", "kind", "depth"])
     kinds = list(rows.kind.unique())[:6]
@@ -56,6 +58,12 @@ def layers(rows: pd.DataFrame) -> Figure | None:
     told = [f"{kind} {100 * ends['min']:.2g} to {100 * ends['max']:.2g} %" for kind, ends in mine.iterrows()]
     fig.set_label(f"Of oViT's layers are left: {', '.join(told)}.")
     return fig
+
+
+def place(name: str) -> tuple[int, str]:
+    """The depth of a weight and the kind of its layer: "blocks.3.mlp.fc1.weight" is (3, "mlp.fc1"); 0 without a number."""
+    number, kind = re.fullmatch(r"(?:.*?(\d+)\.)?(.*)", name.removesuffix(".weight"), re.S).groups()
+    return int(number or 0), kind
 
 
 def overlap(rows: pd.DataFrame) -> Figure | None:
