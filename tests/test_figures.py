@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from ovit_core.ablations.no_weight_update.attribution import EDGES, edges, levels
-from ovit_core.study import paths, plots, report, statistics
+from ovit_core.study import paths, plots, profiles, report, statistics
 from ovit_core.study.families import Contrast, Family
 from ovit_core.study.forest import MARKS, forest
 
@@ -240,3 +241,13 @@ def test_what_rows_name_cannot_write_on_the_page(place, results):
     other = type(mine)(mine.ablation, mine.config, rows, failures=(evil,))
     text = report.write_html({"transfer": other}, place / "evil.html", evil).read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+@pytest.mark.notebook
+def test_the_report_as_a_notebook_shows_the_same(place, results):
+    executed = nbformat.read(profiles.execute(paths.NOTEBOOKS / "report.ipynb", dict(profile="quick")), as_version=4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    drawn = [n for mine in results.values() for n in mine.ablation.figures if mine.figure(n, save=False) is not None]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == len(drawn)
+    assert outputs[0].data["text/markdown"].startswith(report.ASKED)
