@@ -66,7 +66,7 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
         monkeypatch.delenv("OVIT_STUDY_DIR", raising=False)  # nothing is written
         monkeypatch.setattr(grid, "measure", lambda asked: [])
         monkeypatch.setattr(profiles, "execute", lambda notebook, parameters: done.append(notebook) or notebook)
-        monkeypatch.setattr(report, "write_html", lambda page, *_: page)
+        monkeypatch.setattr(report, "write_html", lambda results, out, *_: done.append(out) or out)
         monkeypatch.setattr(report, "write_prints", lambda *_: [])
         wrong = "error: " in _output(page, line)
         assert command.main(words[3:]) == 2 * wrong and (bool(done) != wrong or words[3] == "plan"), line

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
+from ovit_core.ablations.no_weight_update.acting import layers, overlap, place
 from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run, sensitivity
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
-from ovit_core.ablations.no_weight_update.figures import overlap
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
 from ovit_core.data.batches import Steps, batches
@@ -405,6 +405,35 @@ def test_the_half_length_test_is_told():
     )
     assert test(0.895)[0].startswith("The dense model is trained long enough: with 6 epochs it has 90.0 %")
     assert test(0.885)[0].startswith("The dense model is not trained long enough")
+
+
+def test_layers_stand_by_kind_and_depth_with_what_is_left_of_them():
+    names = {
+        "blocks.0.attn.qkv.weight": (0, "attn.qkv"),
+        "blocks.11.mlp.fc2.weight": (11, "mlp.fc2"),
+        "head": (0, "head"),
+    }
+    assert {name: place(name) for name in names} == names
+    found = [
+        rows({("ovit", seed): value}, metric="sparsity", scope="layer").assign(scope_name=name)
+        for name, value in zip(names, (0.5, 0.9, 0.75)) for seed in (0, 1)
+    ]  # fmt: skip
+    fig = layers(pd.concat(found, ignore_index=True))
+    top = fig.axes[:3]
+    assert [ax.get_title() for ax in top] == ["attn.qkv", "mlp.fc2", "head"]
+    drawn = [(bars.lines[0].get_xdata()[0], bars.lines[0].get_ydata()[0]) for ax in top for bars in ax.containers]
+    assert drawn == [(0, pytest.approx(0.5)), (11, pytest.approx(0.1)), (0, pytest.approx(0.25))]
+
+
+def test_masks_that_are_the_same_share_a_line():
+    pairs = {("ovit", "magnitude"): 0.4, ("ovit", "magnitude_joint"): 0.4, ("magnitude", "magnitude_joint"): 1.0}
+    found = [
+        rows({(a, 0): value}, metric="mask_overlap", scope="method").assign(scope_name=b)
+        for (a, b), value in pairs.items()
+    ]
+    fig = overlap(pd.concat(found, ignore_index=True))
+    assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["magnitude, magnitude_joint"]
+    assert [text.get_text() for text in fig.axes[0].texts] == ["40"]
 
 
 def test_what_masks_share_by_chance(monkeypatch):

@@ -35,6 +35,7 @@ def ablation(name: str, monkeypatch) -> Ablation:
     package, analysis = ModuleType(f"package_{name}"), ModuleType("analysis")
     package.__path__ = []
     vars(analysis).update(answers=lambda rows: [], not_run=lambda config: "", families=lambda config: LISTED)
+    vars(analysis).update(headline=lambda results: "", tables=lambda rows: "")
     monkeypatch.setitem(sys.modules, package.__name__, package)
     monkeypatch.setitem(sys.modules, f"{package.__name__}.analysis", analysis)
     kind = type(name, (Transfer,), dict(experiment=name, __module__=__name__))

@@ -61,8 +61,11 @@ def answers(rows):
 def not_run(config):
     return "Not run: dice."
 
-def tables(rows, config):
-    return statistics.tables(rows, config.points, [config.upstream])
+def headline(results):
+    return "A coin has two sides."
+
+def tables(rows):
+    return statistics.tables(rows, rows.phase.unique(), rows.dataset.unique())
 """,
     "figures.py": """
 import matplotlib.pyplot as plt
@@ -146,7 +149,8 @@ def test_it_runs_is_drawn_and_stands_in_the_report(toy, tmp_path):
     done = study("report", "tiny")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "study" / "runs" / "tiny" / "report.html").read_text()
-    assert "Ablation C: what does a coin bring?" in page and "A coin is right in" in page and "Not run: dice." in page
+    assert "Ablation C: what does a coin bring?" in page and "A coin is right in" in page and "dice." in page
+    assert page.index("A coin has two sides.") < page.index("Ablation A")  # what was found comes first
     assert page.count("Not run in this profile") == 2  # the other ablations
     assert (figures / "print" / "toy_coin.pdf").exists()
 

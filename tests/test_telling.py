@@ -218,9 +218,14 @@ def test_panels_show_means_over_the_same_seeds():
             line["value"] = 0.5
     kinds = ("dense", "ovit")
     again = [dict(line, source_phase="recovered") for line in pruned if line["seed"] < 2 and line["method"] in kinds]
-    fig = figures.transfer(table(pruned + again), "linear")
-    levels = [next(line.get_ydata()[0] for line in ax.lines if line.get_label() == "raw pixels") for ax in fig.axes]
-    assert levels == pytest.approx([0.3, 0.2])  # as pruned three seeds, recovered two
+    fig = figures.transfer(table(pruned + again))
+    levels = [bars.lines[0].get_xdata()[0] for bars in fig.axes[0].containers]
+    assert levels == pytest.approx([0.9, 0.9, 0.8, 0.8])  # dense and ovit, as pruned and recovered
+    rows = table(pruned + again)
+    rows.loc[(rows.method == "ovit") & (rows.source_phase == "one_shot") & (rows.seed == 2), "value"] = 0.2
+    fig = figures.transfer(rows.assign(each=None))
+    seen = {round(float(bars.lines[0].get_xdata()[0]), 6) for bars in fig.axes[0].containers}
+    assert {0.6, 0.8} <= seen  # as pruned three seeds, recovered two
 
 
 def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
@@ -276,12 +281,41 @@ def test_the_runner_up_is_shown_and_a_best_value_at_an_edge_told():
 
 def test_figures_are_grey_where_a_set_tells_nothing():
     rows = table(measured("a", 0.9, 0.1, ovit=0.8) + measured("b", 0.9, 0.88, ovit=0.8))
-    fig = figures.transfer(rows, "linear")
-    said = [[text.get_text() for text in ax.texts] for ax in fig.axes]
-    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["a", "b"] and said == [[], ["tells nothing"]]
-    colours = [{line.get_color() for line in ax.lines} for ax in fig.axes]
+    fig = figures.transfer(rows)
+    said = [ax.get_xlabel() for ax in fig.axes]
+    assert [ax.get_ylabel() for ax in fig.axes] == ["a", "b"] and said == ["", "tells nothing"]
+    colours = [{bars.lines[0].get_color() for bars in ax.containers} for ax in fig.axes]
     assert colours[1] == {figures.GREY} and figures.GREY not in colours[0]
-    assert figures.transfer(rows, "full") is None and figures.few(rows) is None
+    floors = [next(line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":") for ax in fig.axes]
+    assert floors == pytest.approx([0.1, 0.88])
+    assert figures.transfer(rows[rows.sparsity_target == 0]) is None
+
+
+def test_a_protocol_stands_in_a_column_and_a_few_images_first():
+    values = measured("a", 0.9, 0.1, ovit=0.8) + measured("a", 0.5, 0.1, shots=5.0, ovit=0.4)
+    fig = figures.transfer(table(values + measured("a", 0.7, 0.1, phase="knn", ovit=0.6)))
+    assert [ax.get_title() for ax in fig.axes] == ["linear probe, 5 a class", "linear probe", "neighbours"]
+    text = analysis.tables(table(values))
+    assert (
+        "| a | linear probe on 5 images a class | as pruned | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init) | yes |"
+        in text
+    )
+
+
+def test_the_sentence_counts_what_is_resolved_where_a_set_tells_something():
+    config = quick(Transfer, "datasets=[digits, glyph_symbols]", "few_shots=[]", "protocols=[linear]",
+                   "transfer_methods=[ovit, magnitude]", "transfer_sources=[one_shot]")  # fmt: skip
+    ablation = registry.get("transfer")
+    worse = measured("digits", 0.9, 0.1, seeds=3, ovit=(0.8, 0.81, 0.8), magnitude=(0.5, 0.5, 0.51))
+    silent = measured("glyph_symbols", 0.5, 0.49, seeds=3, ovit=0.5, magnitude=0.1)
+    said = Results(ablation, config, table(worse + silent)).headline()
+    assert "(digits, of 2 sets)" in said and "below `dense` in 1 of 1 comparisons (−9.7 points)" in said
+    assert "above `magnitude` in 1 of 1 comparisons (+30.0 points)" in said and "not resolved" not in said
+    near = measured("digits", 0.9, 0.1, seeds=3, ovit=(0.85, 0.9, 0.8), magnitude=(0.8, 0.85, 0.9))
+    said = Results(ablation, config, table(near + silent)).headline()
+    assert "not resolved from `magnitude` in any of 1" in said
+    said = Results(ablation, config, table(silent)).headline()
+    assert said.startswith("No set tells anything about transfer")
 
 
 def test_what_was_not_run_is_listed():

@@ -169,10 +169,7 @@ def _report(words: list[str]) -> int:
         if source != paths.figures(profile):
             print(f"Its figures are linked in figures/{profile}: `{' '.join(WORDS)} publish {profile}` puts them there")
         return 0
-    executed = _executed(paths.NOTEBOOKS / "report.ipynb", dict(profile=profile))
-    if not executed:
-        return 1
-    page = report.write_html(executed, executed.with_suffix(".html"), f"The oViT study: {profile}")
+    page = report.write_html(results, paths.runs(profile) / "report.html", f"The oViT study: {profile}")
     folder = paths.runs(profile, "print")
     prints = report.write_prints(results, folder)
     print(f"Page, in one file: {page.relative_to(paths.home())}")

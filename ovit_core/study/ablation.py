@@ -4,7 +4,7 @@
     NAME/parameters.py   its parameters, plain values
     NAME/tasks.py        STAGES: functions that list what is to be measured, plain values too
     NAME/run.py          Seed(config, seed, world), whose `measure` does a task
-    NAME/analysis.py     answers(rows), not_run(config); families(config) if `compares`
+    NAME/analysis.py     headline(results), answers(rows), tables(rows), not_run(config); families(config) if `compares`
     NAME/figures.py      FIGURES: name -> Drawing
 
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
@@ -31,15 +31,29 @@ if TYPE_CHECKING:
 
 
 class Drawing(NamedTuple):
-    """A figure of an ablation, drawn from its rows alone; None where the rows for it were not run."""
+    """A figure of an ablation; None where the rows for it were not run. Its label, if it has one, tells its numbers."""
 
-    make: "Callable[[pd.DataFrame], Figure | None]"
+    make: "Callable[[Any], Figure | None]"  # of the rows alone,
     title: str
     caption: str
+    compared: bool = False  # or of the `Results`, for it shows their comparisons
 
 
 class Text(str):
     """Markdown, shown as such by a notebook."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+class Fold(NamedTuple):
+    """Markdown that a page shows when it is asked for."""
+
+    title: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"<details>\n<summary>{self.title}</summary>\n\n{self.body}\n\n</details>" if self.body else ""
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -124,26 +138,42 @@ class Results:
         behind = per_image.slim(rows, images, families.used(rows, ablation.families(config)))
         return cls(ablation, config, per_image.with_images(rows, behind), tuple(failures), behind)
 
-    def figure(self, name: str, save: bool = True, **look: Any) -> "Figure | None":
-        """A figure, written to runs/PROFILE; None where there is nothing. `look` goes over the study's rcParams."""
+    def figure(self, name: str, save: bool = True) -> "Figure | None":
+        """A figure, written to runs/PROFILE; None where there is nothing."""
         from matplotlib.pyplot import close
 
         from ovit_core.study import plots
 
-        with plots.style(**look):
-            figure = self.ablation.figures[name].make(self.rows)
+        with plots.style(**plots.PAPER):
+            if name not in self._drawn:
+                drawing = self.ablation.figures[name]
+                self._drawn[name] = plots.laid_out(drawing.make(self if drawing.compared else self.rows))
+            figure = self._drawn[name]
             if save:
                 plots.save(figure, name, self.rows)
         if figure is not None:
             close(figure)  # a notebook shows it as the cell's value, and not a second time
         return figure
 
+    @cached_property
+    def _drawn(self) -> "dict[str, Figure | None]":
+        return {}
+
+    def headline(self) -> Text:
+        """What was found, in a sentence or two."""
+        failed = [f"**Not measured**: {failure}." for failure in self.failures]
+        return Text(" ".join([*failed, self.ablation.analysis.headline(self)]))
+
     def answers(self) -> Text:
-        """What was found, a sentence each."""
+        """The headline, and behind it every comparison in words and what they rest on."""
+        return Text(f"{self.headline()}\n\n{self.comparisons()}")
+
+    def comparisons(self) -> Fold:
+        """Every comparison, a sentence each, and what they rest on."""
         from ovit_core.study import families
 
-        out, compared = [f"- **Not measured**: {failure}" for failure in self.failures], self.differences()
-        for family in self.ablation.families(self.config):
+        out, compared = [], self.differences()
+        for family in self.families:
             if why := family.silent(self.rows) if family.silent else "":
                 out.append(f"- **{family.title}**: {why}.")
                 continue
@@ -151,25 +181,35 @@ class Results:
             said = family.says(lines) if family.says else ""
             out.append(f"- **{family.title}**" + f": {said}." * bool(said))
             out += [f"  - {sentence}" for sentence in families.sentences(lines)]
-        return Text("\n".join([*out, *(f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows))]))
+        rest = [f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)]
+        title = f"In words: {len(compared)} comparisons, and what they rest on" if out else "What the numbers rest on"
+        return Fold(title, "\n".join([*out, *rest]))
+
+    @cached_property
+    def families(self) -> "list[Family]":
+        """The comparisons that were listed beforehand."""
+        return self.ablation.families(self.config)
 
     def differences(self) -> "pd.DataFrame":
-        """The comparisons that were listed beforehand, a line each, with intervals and Holm's p."""
+        """Those comparisons, a line each, with intervals and Holm's p."""
         return self._differences
 
     @cached_property
     def _differences(self) -> "pd.DataFrame":
         from ovit_core.study import families
 
-        return families.differences(self.rows, self.ablation.families(self.config))
+        return families.differences(self.rows, self.families)
 
     def setting(self) -> Text:
-        """In what setting it was found, and what was not run."""
+        """In what setting it was found."""
         from ovit_core.study import statistics
 
+        return Text(statistics.setting(self.rows, self.config))
+
+    def absent(self) -> Text:
+        """What was not run."""
         older = not self.ablation.knows(self.config)
-        absent = "" if older else self.ablation.analysis.not_run(self.config)
-        return Text(f"{statistics.setting(self.rows, self.config)}\n\n{absent}")
+        return Text("" if older else self.ablation.analysis.not_run(self.config))
 
     def table(self, phase: str, regimes: bool = False) -> "pd.DataFrame | None":
         """Methods by sparsities in percent on the upstream dataset, with one threshold, or in the other regimes."""
@@ -178,10 +218,8 @@ class Results:
         return statistics.table(self.rows, phase, self.config.upstream, regimes)
 
     def tables(self) -> Text:
-        """Mean and interval of every method, sparsity, regime, phase and dataset."""
-        from ovit_core.study import statistics
-
-        return Text(statistics.tables(self.rows, self.rows.phase.unique(), self.rows.dataset.unique()))
+        """Means and intervals of what was measured, as Markdown."""
+        return Text(self.ablation.analysis.tables(self.rows))
 
     def export(self) -> None:
         """Writes rows, the images behind them, parameters, comparisons and the table of means to runs/PROFILE, where

@@ -54,6 +54,7 @@ class Contrast:
     rule: str = "own"  # of lambda
     metric: str = "top1"  # or ACCURACY
     by: str = ""  # a column, such as a setting that a sweep varies, whose values are in the weights as METHOD@VALUE
+    short: str = ""  # what it tells where its family's title stands above it
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     Raises:
         ValueError: the rows of a contrast are at more than one point; names the columns that tell them apart.
     """
-    lines = []
+    lines, whole = [], rows[rows.scope == "all"]  # most rows are of classes and layers
     for family in families:
-        mine = [_line(rows, family, one) for one in family.contrasts]
+        mine = [_line(whole, family, one) for one in family.contrasts]
         mine = [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
         silent = bool(family.silent and family.silent(rows))
         lines += [line | dict(verdict=SILENT if silent and line["n"] else _verdict(line)) for line in mine]

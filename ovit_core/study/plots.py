@@ -2,21 +2,24 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from ovit_core import disk
+from ovit_core.methods import METHODS
 from ovit_core.study import paths
 from ovit_core.study.provenance import distinct
-from ovit_core.study.statistics import share
 
 COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
 # Seaborn's colour-blind safe palette; one colour and one marker per method, the same in every figure; headline first.
@@ -43,13 +46,28 @@ RC = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "ovit", "figure.constrained_layout.use": True,
 }  # fmt: skip
+COLUMN, PAGE = 3.5, 7.16  # inches: one and two columns of the usual two-column paper
+PAPER = {  # figures are drawn at the size at which they are printed; TrueType is embedded whole
+    "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.1,
+    "lines.markersize": 4, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5, "legend.fontsize": 7, "grid.linewidth": 0.5, "figure.dpi": 160, "pdf.fonttype": 42,
+}  # fmt: skip
+# Colours are not all: lines of methods that correct the kept weights are solid, of those that do not dashed.
+DASHES = dict(joint="-", independent=(0, (5, 1, 1, 1)), none=(0, (3, 1.2)))
 
 
 @contextmanager
-def style(**changes: float) -> Iterator[None]:
+def style(**changes: Any) -> Iterator[None]:
     """The study's look, for what is drawn inside; matplotlib's settings are as before afterwards."""
     with plt.rc_context(RC | changes):
         yield
+
+
+def look(method: str, line: bool = True) -> dict[str, Any]:
+    """How a method is drawn: colour, marker, and the dashes of its line, or none; dense and floors are black."""
+    colour, marker = STYLE.get(method, ("black", "*"))
+    dashes = DASHES[METHODS[method].update] if method in METHODS else "-"
+    return dict(color=colour, marker=marker, ls=dashes if line else "", capsize=1.6, elinewidth=0.8, capthick=0.8)
 
 
 def shown(found: pd.DataFrame) -> list[str]:
@@ -58,44 +76,63 @@ def shown(found: pd.DataFrame) -> list[str]:
     return there if len(there) <= 7 else there[:6]
 
 
+def left(sparsity: pd.Series) -> pd.Series:
+    """Where a sparsity lies on an axis: at the logarithm of what is left, for that is what runs out."""
+    return -np.log10(1 - sparsity)
+
+
+def aside(i: int, n: int, width: float) -> float:
+    """How far the i-th of n marks at one place stands aside, so that their intervals lie side by side."""
+    return width * ((i + 0.5) / n - 0.5)
+
+
 def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> None:
-    """Each method's mean and interval: curves over three sparsities or more, else marks by sparsity or pattern."""
-    methods = shown(found)
-    found = found[found.method.isin(methods)]
-    groups = sorted(set(found[along]))
-    sparsity = along == "sparsity_target"
-    ax.set_xlabel("sparsity (zeros / prunable weights)" if sparsity else along)
-    if sparsity and len(groups) > 2:
-        curves(ax, found, methods)
-        return
+    """Each method's mean and interval: curves over sparsities on the axis of `left`, marks over patterns or one point;
+    labelled are the points that were measured.
+    """
+    methods, groups = shown(found), sorted(set(found[along]))
+    curve = along == "sparsity_target" and len(groups) > 1
+    places = dict(zip(groups, left(pd.Series(groups)) if curve else range(len(groups))))
+    steps = np.diff(list(places.values()))
+    room = min(0.45 * steps.min(), 0.2 * steps.mean()) if curve else 0.7
     for i, method in enumerate(methods):
-        f = found[found.method == method]
-        colour, marker = STYLE[method]
-        x = f[along].map(groups.index) + 0.7 * ((i + 0.5) / len(methods) - 0.5)
-        look = dict(color=colour, marker=marker, ms=5.5, ls="", capsize=2.5, lw=1.2, label=method)
-        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), **look)
-    for edge in range(1, len(groups)):
-        ax.axvline(edge - 0.5, color="0.85", lw=0.8)
-    ax.set_xticks(range(len(groups)), [share(g) if sparsity else g for g in groups])
-    ax.set_xlim(-0.5, len(groups) - 0.5)
-    ax.grid(axis="x", visible=False)
+        f = found[found.method == method].sort_values(along)
+        x = f[along].map(places) + aside(i, len(methods), room)
+        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=method, **look(method, curve))
+    for edge in range(1, 0 if curve else len(groups)):
+        ax.axvline(edge - 0.5, color="0.85", lw=0.6)
+    ax.set_xticks(list(places.values()), [f"{100 * g:g}" if along == "sparsity_target" else str(g) for g in groups])
+    name = "sparsity, %" if along == "sparsity_target" else along
+    ax.set_xlabel(f"{name} (axis: log of what is left)" if curve else name)
+    ax.grid(axis="x", visible=curve)
 
 
-def curves(ax: Axes, found: pd.DataFrame, methods: Iterable[str]) -> None:
-    """Means over `sparsity_target`, intervals as bands."""
+def curves(ax: Axes, found: pd.DataFrame, methods: Iterable[str], along: str = "sparsity_target") -> None:
+    """Means and intervals of methods over a column."""
     for method in methods:
-        f = found[found.method == method].sort_values("sparsity_target")
-        colour, marker = STYLE[method]
-        half = f.half.fillna(0)
-        ax.fill_between(f.sparsity_target, f["mean"] - half, f["mean"] + half, color=colour, alpha=0.18, lw=0)
-        ax.plot(f.sparsity_target, f["mean"], color=colour, marker=marker, ms=4.5, lw=1.5, label=method)
+        f = found[found.method == method].sort_values(along)
+        ax.errorbar(f[along], f["mean"], yerr=f.half.fillna(0), label=method, **look(method))
 
 
-def reference(ax: Axes, found: pd.DataFrame, method: str, label: str, ls: Any = "--") -> None:
-    """The level of a method without sparsity, where it is in the rows; its interval as a band."""
+def apart(places: Sequence[float], gap: float) -> np.ndarray:
+    """(n,) places of labels, moved as little as need be so that neighbours, in their order, are `gap` from each other."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    # Less the steps they may touch but not cross: the nearest such places are an isotonic regression.
+    moved = isotonic_regression(np.asarray(places, float)[order] - steps).x + steps
+    out = np.empty(len(places))
+    out[order] = moved
+    return out
+
+
+def reference(ax: Axes, found: pd.DataFrame, method: str, label: str, ls: Any = "-", across: bool = True) -> None:
+    """The level of a method without sparsity, where it is in the rows, across the panel or down it; its interval as a
+    band.
+    """
+    band, line = (ax.axhspan, ax.axhline) if across else (ax.axvspan, ax.axvline)
     for _, r in found[found.method == method].fillna({"half": 0}).iterrows():
-        ax.axhspan(r["mean"] - r.half, r["mean"] + r.half, color="black", alpha=0.07, lw=0)
-        ax.axhline(r["mean"], color="black", ls=ls, lw=1, label=label)
+        band(r["mean"] - r.half, r["mean"] + r.half, color="black", alpha=0.07, lw=0)
+        line(r["mean"], color="black", ls=ls, lw=0.8, label=label)
 
 
 def percent(ax: Axes, accuracy: bool = True, axes: str = "xy") -> None:
@@ -110,11 +147,22 @@ def percent(ax: Axes, accuracy: bool = True, axes: str = "xy") -> None:
 
 
 def legend(fig: Figure) -> None:
-    """One legend for all panels, dense and the floors first."""
+    """One legend for all panels, dense and the floors first, in as many columns as the figure is wide."""
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     labels = sorted(handles, key=lambda label: label in STYLE)
-    look = dict(ncols=min(len(labels), int(fig.get_figwidth() / 1.6)), columnspacing=1.2)
-    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", **look)
+    size = plt.rcParams["font.size"]
+    widest = max(map(len, labels), default=1) * 0.56 * size + 4 * size  # points: letters, and what stands before them
+    columns = int(np.clip(72 * fig.get_figwidth() // widest, 1, len(labels)))
+    columns = -(-len(labels) // -(-len(labels) // columns))  # as even as it goes
+    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns, columnspacing=1)
+
+
+def laid_out(fig: Figure | None) -> Figure | None:
+    """A figure whose layout is found once, not again for each file that it is saved to."""
+    if fig is not None:
+        fig.draw_without_rendering()
+        fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
+    return fig
 
 
 def provenance(rows: pd.DataFrame) -> dict[str, str]:
@@ -133,14 +181,10 @@ def save(fig: Figure | None, name: str, rows: pd.DataFrame) -> None:
             file.unlink(missing_ok=True)
         return
     origin = provenance(rows)
-    footer = f"seeds {origin['seeds']} · commit {origin['commit']} · {origin['device']}"
-    fig.suptitle(footer, x=0.995, ha="right", fontsize=6, color="0.5")
     disk.write(about, json.dumps(origin, indent=1) + "\n")
     text = "; ".join(f"{k}: {v}" for k, v in origin.items())
-    looks = {
-        png: dict(dpi=160, metadata={"Description": text}),
-        svg: dict(metadata={"Description": text, "Date": None}),
-    }
-    for file, look in looks.items():
+    options = {png: dict(dpi=200), svg: dict(metadata={"Date": None})}
+    for file, more in options.items():
+        more["metadata"] = {"Description": text} | more.get("metadata", {})
         with disk.writing(file) as partial:
-            fig.savefig(partial, format=file.suffix[1:], bbox_inches="tight", **look)
+            fig.savefig(partial, format=file.suffix[1:], **more)

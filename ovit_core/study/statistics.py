@@ -4,7 +4,9 @@ Every interval is that of `intervals`: for new seeds and new test images where r
 contributes, else for new seeds only.
 """
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from itertools import product
 
 import numpy as np
@@ -24,6 +26,20 @@ CURVE = [*WHERE, *VARIANTS, "method", "sparsity_target"]
 ACCURACIES = ("top1", "mean_per_class")
 SPREAD = ["s", "sigma", "sigma_e", "N", "df", "low", "high", "p"]  # how an interval came about
 OBJECTS = ["each", "labels"]  # columns that rows have beside those of the study
+
+
+def remembered(function: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A function of a table that is computed once for each table, and forgotten with it; no table is changed in place."""
+    known: dict[int, pd.DataFrame] = {}
+
+    @wraps(function)
+    def once(table: pd.DataFrame) -> pd.DataFrame:
+        if id(table) not in known:
+            known[id(table)] = function(table)
+            weakref.finalize(table, known.pop, id(table), None)
+        return known[id(table)]
+
+    return once
 
 
 def main(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +80,8 @@ def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     rows = _one_a_seed(rows, key)
     number = rows.groupby(key, sort=False, dropna=False).ngroup().to_numpy()
     places = [np.flatnonzero(number == i) for i in range(number.max(initial=-1) + 1)]
-    found = [intervals.interval(*behind(rows.iloc[place])) for place in places]
+    slim = rows[[column for column in ("value", "level", *OBJECTS) if column in rows]]
+    found = [intervals.interval(*behind(slim.iloc[place])) for place in places]
     numbers = [(i.mean, i.half, i.n, i.s, i.sigma, i.sigma_e, i.N, i.df, i.low, i.high, i.p) for i in found]
     first = rows[key].iloc[[place[0] for place in places]].reset_index(drop=True)
     return pd.concat([first, pd.DataFrame(numbers, columns=["mean", "half", "seeds", *SPREAD])], axis=1)

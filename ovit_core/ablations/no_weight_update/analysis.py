@@ -1,16 +1,34 @@
 """What ablation A says beside its comparisons: how sure the settings are, what a setting changes, what was not run."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
+from ovit_core.ablations.no_weight_update.attribution import in_words
 from ovit_core.ablations.no_weight_update.families import families
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate
 from ovit_core.methods import METHODS
-from ovit_core.study import tuning
+from ovit_core.study import lambdas, tuning
 from ovit_core.study.statistics import ACCURACIES, contrast, main, same_seeds, share, summary
+from ovit_core.study.statistics import tables as every_table
 from ovit_core.study.tasks import VALIDATION
 from ovit_core.study.tuning import LONG_ENOUGH
 
-__all__ = ["answers", "budgets", "compute", "families", "not_run", "sensitivity", "sweeps"]
+__all__ = [
+    "answers",
+    "budgets",
+    "chosen_at",
+    "compute",
+    "families",
+    "headline",
+    "not_run",
+    "sensitivity",
+    "sweeps",
+    "tables",
+]
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
+
 TITLES = dict(one_shot="One-shot", recovered="After recovery", gradual="Pruned gradually")
 SWEPT = dict(
     block_size="block size B", gradients="gradients m", gradient_batch="images per gradient", damp="λ",
@@ -49,6 +67,21 @@ def compute(rows: pd.DataFrame) -> pd.DataFrame:
     found = sweeps(rows)
     found = found[(found.column == "passes") & (found.rule == "own") & found.method.isin(COMPUTE)]
     return summary(same_seeds(found, ["column"], ["setting"]), ["method", "setting"])
+
+
+def headline(results: "Results") -> str:
+    """What score and update are worth, in a sentence."""
+    return in_words(results) or "Score and update are not compared in these rows."
+
+
+def tables(rows: pd.DataFrame) -> str:
+    """Accuracy by method and sparsity, a table a phase and regime."""
+    return every_table(rows, rows.phase.unique(), rows.dataset.unique())
+
+
+def chosen_at(rows: pd.DataFrame) -> float:
+    """The sparsity at which lambda was chosen first: that which a page speaks of; NaN where rows do not say."""
+    return rows[rows.phase == lambdas.PHASE].sparsity_target.head(1).max()
 
 
 def answers(rows: pd.DataFrame) -> list[str]:

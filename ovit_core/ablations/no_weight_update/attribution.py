@@ -11,12 +11,16 @@ below zero says that score and update are substitutes (each does part of the oth
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
-from ovit_core.study.statistics import accuracies, contrast, main, share, summary, under
+from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, share, spread, summary, under
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
 
 SCORES = ("magnitude", "diagonal", "static", "greedy_frozen", "greedy")
 UPDATES = ("none", "independent", "joint")
@@ -24,6 +28,10 @@ UPDATES = ("none", "independent", "joint")
 WORDS = dict(
     magnitude="of magnitude", diagonal="of the diagonal Fisher", static="that is static (oBERT's)",
     greedy_frozen="that is greedy but never corrected", greedy="that is greedy (oViT's)",
+)  # fmt: skip
+SHORT = dict(
+    magnitude="magnitude", diagonal="diagonal Fisher", static="static (oBERT)", greedy_frozen="greedy, not corrected",
+    greedy="greedy (oViT)",
 )  # fmt: skip
 CELLS = {(m.score, m.update): name for name, m in METHODS.items() if m.score in SCORES and m.curvature == "fisher"}
 PARTS = {
@@ -35,6 +43,14 @@ PARTS = {
     "update_other": "update, with oViT's score",
     "score_shapley": "score, Shapley",
     "update_shapley": "update, Shapley",
+}
+TOP, PLAIN = "greedy", "magnitude"  # oViT's score, and that which looks at no gradient
+EDGES = {  # an edge of the plane -> the family that has it, and its methods
+    "update": ("update", CELLS[PLAIN, "joint"], CELLS[PLAIN, "none"]),
+    "update_top": ("update", CELLS[TOP, "joint"], CELLS[TOP, "none"]),
+    "score": ("score", CELLS[TOP, "none"], CELLS[PLAIN, "none"]),
+    "score_updated": ("score_updated", CELLS[TOP, "joint"], CELLS[PLAIN, "joint"]),
+    "both": ("rivals", CELLS[TOP, "joint"], CELLS[PLAIN, "none"]),
 }
 POINT = [*statistics.WHERE, *statistics.VARIANTS, "sparsity_target"]
 
@@ -115,3 +131,50 @@ def relation(lines: pd.DataFrame) -> str:
         inside = line.verdict == "resolved" and max(abs(line.low), abs(line.high)) < line.margin
         said[kind].append(f"{share(line.sparsity_target)} ({size}{', within the margin' * inside})")
     return "; ".join(f"{kind} at {', '.join(at)}" for kind, at in said.items() if at)
+
+
+def edges(results: "Results") -> dict[str, pd.Series]:
+    """The lines of the comparisons that are edges of the plane; none where one of them was not run."""
+    lines, found = results.differences(), {}
+    for name, (family, a, b) in EDGES.items():
+        here = lines[(lines.family == family) & (lines.pair == pair({a: 1, b: -1})) & (lines.n > 0)]
+        if len(here):
+            found[name] = here.iloc[0]
+    return found if len(found) == len(EDGES) else {}
+
+
+def levels(results: "Results", sparsity: float) -> dict[str, pd.Series]:
+    """method -> its one-shot accuracy at a sparsity, of the cells of the plane and of dense."""
+    rows = main(results.rows[results.rows.phase == "one_shot"])
+    found = accuracy(rows[rows.sparsity_target.isin((0, sparsity)) & (rows.dataset == results.config.upstream)])
+    return {line.method: line for _, line in found.iterrows() if line.method in ("dense", *CELLS.values())}
+
+
+def told(line: pd.Series) -> str:
+    """A difference with its interval in points, and that it is not resolved where it is not."""
+    size = spread(line["mean"], line.high - line["mean"]).replace("-", "−")
+    return size + {"resolved": "", "same": " (no difference)"}.get(line.verdict, " (not resolved)")
+
+
+def level_of(line: pd.Series) -> str:
+    """An accuracy with its interval in percent."""
+    return spread(line["mean"], line.half, ".1f")
+
+
+def in_words(results: "Results") -> str:
+    """What each part is worth at the sparsity of the comparisons, in a sentence; "" where they were not run."""
+    known = edges(results)
+    if not known:
+        return ""
+    at = known["both"].sparsity_target
+    level = levels(results, at)
+    one = {name: told(line) for name, line in known.items()}
+    dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
+    lines = results.differences()
+    lines = lines[(lines.family == "interaction") & (lines.sparsity_target == at) & (lines.n > 0)]
+    beyond = f" ({told(lines.iloc[0])} beyond the sum of the two)" if len(lines) else ""
+    return (
+        f"At {share(at)} sparsity, one-shot, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
+        f"score alone adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
+        f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
+    )

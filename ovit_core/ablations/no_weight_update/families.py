@@ -1,8 +1,9 @@
 """The comparisons of ablation A, in families listed before anything is measured."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, WORDS, parts, relation
+from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, SHORT, WORDS, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, place
@@ -33,48 +34,46 @@ def _minus(a: str, b: str) -> dict[str, float]:
     return {a: 1, b: -1}
 
 
+def _rival(other: str, where: Mapping[str, Any]) -> Contrast:
+    return Contrast(f"oViT against {other}", _minus(UPDATE, other), where, short=f"against {other}")
+
+
 def _parts(config: NoWeightUpdate) -> list[Family]:
     """At the headline's sparsity: what the update adds to each score, what each score adds, and the rivals."""
     c, at = config, dict(ONE_SHOT, sparsity_target=config.sensitivity_sparsity)
     word = share(c.sensitivity_sparsity)
     updates = [
-        Contrast(f"the update with the score {WORDS[score]}", _minus(CELLS[score, "joint"], CELLS[score, "none"]), at)
+        Contrast(f"the update with the score {WORDS[score]}", _minus(CELLS[score, "joint"], CELLS[score, "none"]), at,
+                 short=SHORT[score])
         for score in SCORES
-    ]
+    ]  # fmt: skip
     scores = [
-        Contrast(
-            f"the score {WORDS[score]}, without update", _minus(CELLS[score, "none"], CELLS["magnitude", "none"]), at
-        )
+        Contrast(f"the score {WORDS[score]}, without update", _minus(CELLS[score, "none"], CELLS["magnitude", "none"]),
+                 at, short=SHORT[score])
         for score in SCORES[1:]
-    ]
+    ]  # fmt: skip
     with_update = [
-        Contrast(
-            f"the score {WORDS[score]}, with the update", _minus(CELLS[score, "joint"], CELLS["magnitude", "joint"]), at
-        )
+        Contrast(f"the score {WORDS[score]}, with the update", _minus(CELLS[score, "joint"], CELLS["magnitude", "joint"]),
+                 at, short=SHORT[score])
         for score in SCORES[1:]
-    ]
-    rivals = [
-        Contrast(f"oViT against {other}", _minus(UPDATE, other), at)
-        for other in ("magnitude", "diag_fisher", "magnitude_joint", "obert", "obert_joint")
-    ]
+    ]  # fmt: skip
+    rivals = [_rival(other, at) for other in ("magnitude", "diag_fisher", "magnitude_joint", "obert", "obert_joint")]
     return [
-        *_family("update", f"What the update adds to each score, one-shot at {word}", updates, c.methods),
-        *_family("score", f"What each score adds, without update, one-shot at {word}", scores, c.methods),
-        *_family("score_updated", f"What each score adds, with the update, one-shot at {word}", with_update, c.methods),
-        *_family("rivals", f"oViT against other methods, one-shot at {word}", rivals, c.methods),
+        *_family("update", f"The update, given to each score, one-shot at {word}", updates, c.methods),
+        *_family("score", f"Each score less magnitude, no update, one-shot at {word}", scores, c.methods),
+        *_family("score_updated", f"Each score less magnitude, both with the update, {word}", with_update, c.methods),
+        *_family("rivals", f"oViT, one-shot at {word}", rivals, c.methods),
     ]
 
 
 def _along(config: NoWeightUpdate) -> list[Family]:
     """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
     c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
-    own, shared = (
-        f"Substitutes or complements, {who} λ, chosen at {share(c.damp_sparsity)}"
-        for who in ("each form at its own", "all forms at oViT's")
-    )
+    own, shared = (f"Both together, beyond each alone ({who} λ)" for who in ("each at its own", "all at oViT's"))
 
     def along(what: str, weights: Mapping[str, float], sparsities: Iterable[float], **more) -> list[Contrast]:
-        return [Contrast(what, weights, dict(ONE_SHOT, sparsity_target=at), **more) for at in sparsities]
+        where = [dict(ONE_SHOT, sparsity_target=at) for at in sparsities]
+        return [Contrast(what, weights, at, short=f"at {share(at['sparsity_target'])}", **more) for at in where]
 
     interaction = dict(what="score and update together beyond each alone", weights=greedy["interaction"])
     mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
@@ -83,9 +82,9 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     return [
         *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
         *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
-        *_family("dense", "What oViT loses, one-shot", dense, c.methods),
-        *_family("update_shared", "What the update is worth on oViT's own mask", mask, c.methods),
-        *_family("cross_entropy", "Cross-entropy of oViT less that of its score without update (lower is better)", loss, c.methods, None),
+        *_family("dense", "oViT less dense, one-shot", dense, c.methods),
+        *_family("update_shared", "The update on oViT's own mask (all at oViT's λ)", mask, c.methods),
+        *_family("cross_entropy", "Cross-entropy: oViT less its score without update", loss, c.methods, None),
     ]  # fmt: skip
 
 
@@ -112,29 +111,31 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
     for at in c.recovery_sparsities:
         for epochs in c.recovery_epochs:
             where = dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs)
-            contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]
-            title = f"Pruned to {share(at)}, then trained for {epochs} × {c.recovery_images:,} images"
+            contrasts = [_rival(other, where) for other in TRAINED]
+            title = f"oViT, pruned to {share(at)}, trained for {epochs} × {c.recovery_images:,} images"
             out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
         both = [
             Contrast("score and update together beyond each alone", parts("greedy")["interaction"],
-                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs))
+                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs),
+                     short=f"trained for {epochs} × {c.recovery_images:,}")
             for epochs in c.recovery_epochs[-MOST:]
         ]  # fmt: skip
-        title = f"Substitutes or complements, pruned to {share(at)} and trained"
+        title = "Both together, beyond each alone, after training"
         out += _family(f"interaction_{100 * at:g}_trained", title, both, c.recovery_methods)
     at = c.gradual_steps[-1]
     where = dict(phase="gradual", **GLOBAL._asdict(), sparsity_target=at)
-    contrasts = [Contrast(f"oViT against {other}", _minus(UPDATE, other), where) for other in TRAINED]
-    out += _family("gradual", f"Pruned gradually to {share(at)}", contrasts, c.gradual_methods)
+    contrasts = [_rival(other, where) for other in TRAINED]
+    out += _family("gradual", f"oViT, pruned gradually to {share(at)}", contrasts, c.gradual_methods)
     control = [
         Contrast(f"dense after {words}, less before", _minus(f"dense@{phase}", "dense@one_shot"),
-                 dict(phase=("one_shot", phase), sparsity_target=0.0, **more), by="phase")
-        for phase, words, more, asked in (
-            ("recovered", "the longest recovery", dict(epochs=max(c.recovery_epochs, default=0)), c.recovery_methods),
-            ("gradual", "the training of gradual pruning", {}, c.gradual_methods),
+                 dict(phase=("one_shot", phase), sparsity_target=0.0, **more), by="phase",
+                 short=short)
+        for phase, words, short, more, asked in (
+            ("recovered", "the longest recovery", "the longest recovery", dict(epochs=max(c.recovery_epochs, default=0)), c.recovery_methods),
+            ("gradual", "the training of gradual pruning", "gradual pruning's", {}, c.gradual_methods),
         ) if asked
     ]  # fmt: skip
-    return [*out, *_family("control", "What the same training does to the dense model", control, ())]
+    return [*out, *_family("control", "Dense after the same training, less before", control, ())]
 
 
 def _settings(config: NoWeightUpdate) -> list[Family]:
@@ -146,10 +147,12 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
         own = getattr(c, column)
         gain = lambda v: {f"{UPDATE}@{v:g}": 1, f"{NO_UPDATE}@{v:g}": -1}
         contrasts = [
-            Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column)
+            Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column, short=f"at {v:g} less at {own:g}")
             for v in values if v != own
         ]  # fmt: skip
-        out += _family(f"sweep_{column}", f"Whether the update's worth depends on {column}", contrasts, PAIR)
+        out += _family(
+            f"sweep_{column}", f"The update at another {column.replace('_', ' ')}, less at its own", contrasts, PAIR
+        )
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [

@@ -7,6 +7,7 @@ import pandas as pd
 
 from ovit_core.ablations.transfer import telling
 from ovit_core.ablations.transfer.families import SOURCES, families
+from ovit_core.ablations.transfer.overview import UNDECIDED, headline, tables, undecided
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.relations import (
     beside_similarity,
@@ -14,8 +15,8 @@ from ovit_core.ablations.transfer.relations import (
     better,
     correlation,
     error_increase,
-    headline,
 )
+from ovit_core.ablations.transfer.relations import headline as at_which
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
@@ -23,7 +24,7 @@ from ovit_core.study.statistics import share, spread, spreads
 from ovit_core.study.tasks import HELD_OUT
 from ovit_core.study.tuning import LONG_ENOUGH
 
-__all__ = ["answers", "families", "length", "not_run", "rates"]
+__all__ = ["answers", "families", "headline", "length", "not_run", "rates", "tables"]
 RATES = "lr_search"
 
 
@@ -55,9 +56,7 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def _undecided(rows: pd.DataFrame) -> list[str]:
-    if (rows.metric == HELD_OUT).any() or not rows.phase.isin(list(NAMES)).any():
-        return []
-    return ["These rows do not say on validation which datasets can tell anything: nothing is said about transfer."]
+    return [UNDECIDED] if undecided(rows) else []
 
 
 def _headless(rows: pd.DataFrame) -> list[str]:
@@ -121,7 +120,7 @@ def _errors(rows: pd.DataFrame) -> list[str]:
     out = []
     found = error_increase(rows)
     for (phase, shots, source), more in found.groupby(["phase", "shots", "source_phase"], sort=False, dropna=False):
-        at = headline(rows, more)
+        at = at_which(rows, more)
         more = more[more.sparsity_target == at]
         parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
         words = protocol(pd.Series(dict(phase=phase, shots=shots))).words

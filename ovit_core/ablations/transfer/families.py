@@ -44,8 +44,11 @@ def families(config: Transfer) -> list[Family]:
             at = headline(config, sparsities)
             where = dict(phase=one.phase, dataset=name, source_phase=source, sparsity_target=at)
             where |= dict(shots=one.shots or float("nan"))
-            contrasts = [Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY) for r in rivals]
-            title = f"{name}, {one.words}, models {SOURCES[source]} at {share(at)}"
+            contrasts = [
+                Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY, short=f"against {r}")
+                for r in rivals
+            ]
+            title = f"{name}, {one.words}, {SOURCES[source]} at {share(at)}"
             known = f"{one.phase}{one.shots or ''}_{source}_{name}".replace(":", "_")
             quiet, listed = partial(silence, one=one, dataset=name, again=listed > 0), listed + 1
             out.append(Family(known, title, tuple(contrasts[:MOST]), MARGIN, silent=quiet))

@@ -1,17 +1,21 @@
-"""Ablation B's figures: accuracy by dataset and source, few-shot curves, errors relative to dense, and what goes with
-transfer. Grey is a dataset that tells nothing by a protocol. Means are over the seeds that all of a panel's points have.
+"""Ablation B's figures: accuracy by dataset, protocol and source, every comparison, errors relative to dense, and what
+goes with transfer. Grey is a dataset that tells nothing by a protocol. Means are over the seeds that all of a panel's
+points have. Filled are models as pruned, hollow recovered ones.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
-from ovit_core.ablations.transfer.parameters import FLOORS
+from ovit_core.ablations.transfer.parameters import NOTHING
 from ovit_core.ablations.transfer.relations import (
     MODEL,
     beside_similarity,
@@ -23,155 +27,162 @@ from ovit_core.ablations.transfer.relations import (
 )
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, protocol, sets
 from ovit_core.study.ablation import Drawing
-from ovit_core.study.plots import STYLE, against, legend, percent, reference, shown
-from ovit_core.study.statistics import same_seeds, share, summary
+from ovit_core.study.forest import forest
+from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
+from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
-FLOOR_STYLE = {"random_init": ":", "raw_pixels": (0, (1, 3)), "from_scratch": (0, (3, 1, 1, 1))}
-METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
-GREY = "0.72"
+GREY = "0.62"
+SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
+ACROSS = 4  # panels beside each other
 
 
-def transfer(rows: pd.DataFrame, phase: str) -> Figure | None:
-    """Accuracy of a protocol on all images against sparsity: a column per dataset, a line for models as pruned and one
-    for recovered ones, dense (trained as long) and the floors as lines.
+def short(one: Protocol) -> str:
+    """A protocol above a panel."""
+    return SHORT[one.phase] + (f", {one.shots} a class" if one.shots else "")
+
+
+def protocols(rows: pd.DataFrame) -> list[Protocol]:
+    """Those in rows, in the order of NAMES, few images first."""
+    found = {protocol(row) for row in rows[["phase", "shots"]].drop_duplicates().itertuples()}
+    return sorted(found, key=lambda one: (list(NAMES).index(one.phase), one.shots or np.inf))
+
+
+def transfer(rows: pd.DataFrame) -> Figure | None:
+    """Accuracy at the sparsity that sentences speak of: a line per dataset, a column per protocol; in a panel a line per
+    method, and dotted the best that transfer from nothing gives.
     """
-    one = Protocol(phase)
-    here = transferred(of(rows, one))
-    sources = [source for source in SOURCES if (here.sparsity_target > 0)[here.source_phase == source].any()]
-    if not sources:
-        return None
-    datasets, tells, silent = list(here.dataset.unique()), telling(rows, one), []
-    fig, grid = _grid(len(sources), len(datasets), sharey="col")
-    for source, line in zip(sources, grid):
-        for dataset, ax in zip(datasets, line):
-            mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
-            found = summary(same_seeds(mine, ["dataset"], ["method", "sparsity_target"]), ["method", "sparsity_target"])
-            reference(ax, found, "dense", "dense, the same source")
-            _floors(ax, found, mine.method)
-            against(ax, found[found.sparsity_target > 0])
-            percent(ax)
-            if source == sources[0]:
-                ax.set_title(f"{dataset}\n{METRICS[mine.metric.iloc[0]]}", fontsize="medium")
-            silent += [] if dataset in tells else [ax]
-        line[0].set_ylabel(f"models {SOURCES[source]}")
-    fig.supylabel(f"test accuracy, {one.words}", fontsize="medium")
-    legend(fig)
-    grey(silent)
-    return fig
-
-
-def few(rows: pd.DataFrame) -> Figure | None:
-    """Accuracy of linear probes against the images a class that they learn from, at the sparsity that sentences speak of."""
-    here = transferred(rows[rows.phase == "linear"])
-    pruned = here[here.sparsity_target > 0]
-    if pruned.empty or here.shots.isna().all():
+    every = transferred(rows)
+    pruned = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
+    if pruned.empty:
         return None
     at = headline(rows, pruned)
-    here = here[here.sparsity_target.isin((0, at))]
-    sources = [source for source in SOURCES if (pruned.source_phase == source).any()]
-    datasets, lengths = list(here.dataset.unique()), [*sorted(here.shots.dropna().unique()), np.nan]
-    tells = {shots: telling(rows, Protocol("linear", 0 if np.isnan(shots) else int(shots))) for shots in lengths}
-    fig, grid = _grid(len(sources), len(datasets), sharey="col")
-    for source, line in zip(sources, grid):
-        for dataset, ax in zip(datasets, line):
-            mine = here[(here.dataset == dataset) & here.source_phase.isin((source, ""))]
-            found = summary(same_seeds(mine, ["dataset"], ["method", "shots"]), ["method", "shots"])
-            found["x"] = found.shots.fillna(0).map({0 if np.isnan(s) else s: i for i, s in enumerate(lengths)})
-            drawn = ("dense", *FLOORS["linear"], *shown(found))
-            for i, method in enumerate(drawn):
-                f = found[found.method == method].sort_values("x")
-                colour, marker = STYLE.get(method, ("black", ""))
-                look = dict(color=colour, marker=marker, ms=4.5, lw=1.3, ls=FLOOR_STYLE.get(method, "-"))
-                label = "dense, the same source" if method == "dense" else method.replace("_", " ")
-                x = f.x + 0.3 * ((i + 0.5) / len(drawn) - 0.5)
-                ax.errorbar(x, f["mean"], f.half.fillna(0), label=method if method in STYLE else label, **look)
-            silent = [i for i, shots in enumerate(lengths) if dataset not in tells[shots]]
-            for i in silent:
-                ax.axvspan(i - 0.4, i + 0.4, color=GREY, alpha=0.35, lw=0)
-            ax.set_xticks(range(len(lengths)), ["all" if np.isnan(s) else f"{s:g}" for s in lengths])
-            ax.set_xlabel("training images a class")
-            percent(ax)
-            if source == sources[0]:
-                ax.set_title(dataset, fontsize="medium")
-        line[0].set_ylabel(f"models {SOURCES[source]}")
-    fig.supylabel(f"test accuracy of linear probes, pruned to {share(at)}", fontsize="medium")
-    legend(fig)
+    every = every[every.sparsity_target.isin((0, at))]
+    kinds, datasets, methods = protocols(pruned), list(pruned.dataset.unique()), ["dense", *shown(pruned)]
+    fig, grid = _rows_of_methods(len(datasets), len(kinds), methods)
+    for (dataset, line), (one, j) in product(zip(datasets, grid), zip(kinds, range(len(kinds)))):
+        here, known = of(every[every.dataset == dataset], one), telling(rows, one)
+        if not (here.sparsity_target > 0).any():
+            line[j].set_axis_off()
+            continue
+        nothing = every[
+            (every.dataset == dataset) & every.phase.isin((one.phase, "linear")) & every.method.isin(NOTHING)
+        ]
+        _floor(line[j], nothing[nothing.shots.fillna(0) == one.shots])
+        _panel(line[j], here, methods, None if dataset in known else GREY)
+        percent(line[j], accuracy=False, axes="x")
+        line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        if dataset not in known:
+            line[j].set_xlabel("tells nothing", labelpad=1, color="0.35", size=6)
+    for one, ax in zip(kinds, grid[0]):
+        ax.set_title(short(one))
+    for dataset, line in zip(datasets, grid):
+        line[0].set_ylabel(dataset)
+    floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
+    _sources(fig, pruned.source_phase, f"Test accuracy at {share(at)} sparsity, each panel on its own axis", [floor])
+    told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or 'none'}" for one in kinds]
+    fig.set_label(f"Sets that tell something by {'; '.join(told)}.")
     return fig
 
 
 def errors(rows: pd.DataFrame) -> Figure | None:
-    """The relative increase in error, averaged over the datasets that can tell: a column per protocol, a line per
-    source.
+    """The relative increase in error over several datasets that can tell, a column per protocol, a line per method; None
+    where at most one tells: then it is that one's accuracy again.
     """
     found = error_increase(rows)
+    found = found[found.datasets.str.contains(", ")]
     if found.empty:
         return None
-    kinds = list(found.groupby(["phase", "shots"], sort=False, dropna=False))
-    sources = [source for source in SOURCES if (found.source_phase == source).any()]
-    fig, grid = _grid(len(sources), len(kinds), sharey="row")
-    for source, line in zip(sources, grid):
-        for ((phase, shots), more), ax in zip(kinds, line):
-            here = more[more.source_phase == source]
-            if here.empty:
-                ax.axis("off")
-                continue
-            ax.axhline(0, color="black", ls="--", lw=1, label="dense, the same source")
-            against(ax, here)
-            percent(ax, accuracy=False)
-            if source == sources[0]:
-                words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
-                ax.set_title(f"{words[0].upper()}{words[1:]}\n{more.datasets.iloc[0]}", fontsize="small")
-        line[0].set_ylabel(f"models {SOURCES[source]}")
-    fig.supylabel("errors relative to dense", fontsize="medium")
-    legend(fig)
+    found = found[found.sparsity_target == headline(rows, found)]
+    kinds, methods = protocols(found), shown(found)
+    fig, grid = _rows_of_methods(1, len(kinds), methods)
+    for one, ax in zip(kinds, grid[0]):
+        here = of(found, one)
+        ax.axvline(0, color="black", lw=0.8)
+        _marks(ax, here, methods)
+        ax.set_title(f"{short(one)}\n{here.datasets.iloc[0]}", fontsize=6)
+        percent(ax, accuracy=False, axes="x")
+        ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
+    told = [
+        f"{short(protocol(x))}, {x.method} {SOURCES[x.source_phase]} {t} %"
+        for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
+    ]
+    fig.set_label(f"Errors more than dense: {'; '.join(told)}.")
     return fig
 
 
 def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], column: str, label: str) -> Figure | None:
-    """Transfer accuracy against another number: a point per model, filled as pruned, hollow recovered; a column per
-    dataset, a line per protocol on all images; above, the rank correlation, or that the set tells nothing.
+    """Transfer accuracy on all images against another number, a point per model; a panel per protocol and dataset that
+    tells something, or where damage helps: there the whole interval of the rank correlation above lies below zero.
     """
     both = make(rows)
     both = same_seeds(both[both.shots.isna()], POINT, MODEL)
-    if both[both.sparsity_target > 0].empty:
+    key, ranks = [*POINT, *MODEL], correlation(both, column).set_index(["phase", "dataset"])
+    panels = []
+    for (phase, dataset), here in both.groupby(["phase", "dataset"], sort=False):
+        rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
+        tells = dataset in telling(rows, Protocol(phase))
+        if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
+            panels.append((here, tells, f"{dataset}, {SHORT[phase]}{_rank(rank)}"))
+    if not panels:
         return None
-    key, known = [*POINT, *MODEL], sets(rows)
-    xs = summary(both.assign(value=both[column], each=None, labels=None), key)
-    found = summary(both, key).merge(xs, on=key, suffixes=("", "_x"))
-    ranks = {tuple(r[:3]): r for r in correlation(both.assign(shots=0), column).itertuples(index=False)}
-    phases, datasets = [p for p in NAMES if (found.phase == p).any()], list(found.dataset.unique())
-    silent = []
-    fig, grid = _grid(len(phases), len(datasets))
-    for phase, line in zip(phases, grid):
-        tells = set(of(known, Protocol(phase)).query("tells").dataset)
-        for dataset, ax in zip(datasets, line):
-            here = found[(found.phase == phase) & (found.dataset == dataset)]
-            if here.empty:
-                ax.axis("off")
-                continue
-            for method in ("dense", *shown(here)):
-                colour, marker = STYLE.get(method, ("black", "*"))
-                for source in SOURCES:
-                    f = here[(here.method == method) & (here.source_phase == source)].fillna(0)
-                    face = colour if source == "one_shot" else "white"
-                    look = dict(ls="", marker=marker, ms=6, lw=0.7, color=colour, mfc=face)
-                    ax.errorbar(f.mean_x, f["mean"], f.half, f.half_x, label=method if len(f) else None, **look)
-            ax.set_title(f"{dataset}\n{_rank(ranks.get((phase, 0, dataset)))}", fontsize="small")
-            percent(ax)
-            ax.set_xlabel(label)
-            silent += [] if dataset in tells else [ax]
-        line[0].set_ylabel(NAMES[phase])
-    fig.supylabel("transfer accuracy (test); hollow: recovered", fontsize="medium")
+    columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
+    size = (max(COLUMN, PAGE * columns / ACROSS), 0.6 + 1.75 * lines)
+    fig, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for ax in grid.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (here, tells, title) in zip(grid.flat, panels):
+        xs = summary(here.assign(value=here[column], each=None, labels=None), key)
+        found = summary(here, key).merge(xs, on=key, suffixes=("", "_x"))
+        for method, source in product(("dense", *shown(found)), SOURCES):
+            f = found[(found.method == method) & (found.source_phase == source)].fillna({"half": 0, "half_x": 0})
+            if len(f):
+                drawn = _look(method, source, None if tells else GREY)
+                ax.errorbar(
+                    f.mean_x, f["mean"], f.half, f.half_x, label=method if source == "one_shot" else None, **drawn
+                )
+        ax.set_title(title, fontsize=6.5)
+        ax.set_xlabel(label)
+        percent(ax)
+    for line in grid:
+        line[0].set_ylabel("transfer accuracy (test)")
     legend(fig)
-    grey(silent)
+    fig.set_label("; ".join(title.replace("\n", ", ") for *_, title in panels) + ".")
     return fig
 
 
-def _rank(line) -> str:
-    """A rank correlation as a title tells it."""
-    if line is None:
-        return "too few models"
-    return f"ρ {line.rho:+.2f} [{line.low:+.2f}, {line.high:+.2f}]" if line.rho == line.rho else "ρ: nothing varies"
+def predictors(rows: pd.DataFrame) -> Figure | None:
+    """Rank correlations over the pruned models with their intervals, a line per protocol and dataset: of transfer accuracy
+    with upstream top-1, and with the likeness of features to dense's.
+    """
+    kinds = {
+        "upstream top-1": (beside_upstream, "upstream_top1"),
+        "likeness to dense (CKA)": (beside_similarity, "cka"),
+    }
+    found = {name: correlation(make(rows), column).dropna(subset="rho") for name, (make, column) in kinds.items()}
+    found = {name: lines for name, lines in found.items() if len(lines)}
+    if not found:
+        return None
+    most = max(map(len, found.values()))
+    size = (PAGE if len(found) > 1 else COLUMN, 0.65 + 0.15 * most)
+    fig, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, sharey=True)
+    places = list(dict.fromkeys((x.dataset, protocol(x)) for lines in found.values() for x in lines.itertuples()))
+    places.sort(key=lambda at: at[0])
+    for ax, (name, lines) in zip(axes[0], found.items()):
+        ax.axvline(0, color="black", lw=0.8)
+        for x in lines.itertuples():
+            colour = "black" if x.dataset in telling(rows, protocol(x)) else GREY
+            ax.plot((x.low, x.high), 2 * [places.index((x.dataset, protocol(x)))], color=colour, lw=1)
+            ax.plot(x.rho, places.index((x.dataset, protocol(x))), "o", color=colour)
+        ax.set(xlim=(-1.05, 1.05), title=f"with {name}", xlabel="rank correlation (95 %)")
+    axes[0, 0].set_yticks(range(len(places)), [f"{dataset}, {short(one)}" for dataset, one in places])
+    axes[0, 0].invert_yaxis()
+    told = [
+        f"{name}: " + ", ".join(f"{x.dataset}, {short(protocol(x))} {x.rho:+.2f}" for x in lines.itertuples())
+        for name, lines in found.items()
+    ]
+    fig.set_label(f"Rank correlations with {'; with '.join(told)}.")
+    return fig
 
 
 def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
@@ -180,49 +191,82 @@ def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
     return set(found[found.tells].dataset)
 
 
-def grey(panels: Iterable[Axes]) -> None:
-    """Takes the colours out of panels whose models no sentence compares, once there is a legend."""
-    for ax in panels:
-        for line in ax.lines:
-            hollow = line.get_markerfacecolor() == "white"
-            line.set(color=GREY, markeredgecolor=GREY, markerfacecolor="white" if hollow else GREY)
-        for bars in ax.collections:
-            bars.set_color(GREY)
-        ax.text(0.02, 0.02, "tells nothing", transform=ax.transAxes, color="0.45", fontsize="small")
+def _rank(line: pd.Series | None) -> str:
+    """A rank correlation as a title tells it."""
+    if line is None:
+        return ""
+    return f"\nρ {line.rho:+.2f} [{line.low:+.2f}, {line.high:+.2f}]" if line.rho == line.rho else "\nnothing varies"
 
 
-def _grid(lines: int, columns: int, **shared: str) -> tuple[Figure, np.ndarray]:
-    """(lines, columns) panels."""
-    return plt.subplots(lines, columns, figsize=(1.2 + 2.9 * columns, 0.7 + 2.7 * lines), squeeze=False, **shared)
+def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
+    """(lines, columns) panels that have the methods from above to below."""
+    size = (max(COLUMN, min(PAGE, 1.4 + 1.5 * columns)), 0.7 + lines * (0.35 + 0.16 * len(methods)))
+    fig, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    grid[0, 0].set_yticks(range(len(methods)), methods)
+    grid[0, 0].set_ylim(len(methods) - 0.4, -0.6)
+    return fig, grid
 
 
-def _floors(ax: Axes, found: pd.DataFrame, methods: Iterable[str]) -> None:
-    for floor, look in FLOOR_STYLE.items():
-        if floor in set(methods):
-            reference(ax, found, floor, floor.replace("_", " "), look)
+def _panel(ax: Axes, here: pd.DataFrame, methods: Sequence[str], colour: str | None) -> None:
+    """Means over the seeds that all models of a source have, and dense's interval as a band."""
+    parts = [
+        summary(same_seeds(here[here.source_phase == source], ["dataset"], MODEL[1:]), MODEL)
+        for source in SOURCES if (here.source_phase == source).any()
+    ]  # fmt: skip
+    _marks(ax, pd.concat(parts), methods, colour)
+
+
+def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], colour: str | None = None) -> None:
+    """A mark and an interval per method and source, side by side."""
+    sources = [source for source in SOURCES if (found.source_phase == source).any()]
+    for (y, method), (i, source) in product(enumerate(methods), enumerate(sources)):
+        for one in found[(found.method == method) & (found.source_phase == source)].fillna({"half": 0}).itertuples():
+            ax.errorbar(one.mean, y + aside(i, len(sources), 0.5), xerr=one.half, **_look(method, source, colour))
+
+
+def _look(method: str, source: str, colour: str | None) -> dict:
+    """How a model is drawn: in its method's colour if no other is given, hollow if it was recovered."""
+    drawn = look(method, line=False) | ({"color": colour} if colour else {})
+    return drawn | dict(mfc=drawn["color"] if source == "one_shot" else "white", mew=0.9)
+
+
+def _floor(ax: Axes, nothing: pd.DataFrame) -> None:
+    """The best that transfer from nothing gives, as a dotted line."""
+    if len(nothing):
+        ax.axvline(nothing.groupby("method").value.mean().max(), color="black", ls=":", lw=0.8)
+
+
+def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D] = ()) -> None:
+    """What is along the axes, and what filled and hollow marks are."""
+    marks = [
+        Line2D([], [], ls="", marker="o", color="black", mfc="black" if source == "one_shot" else "white", label=f"models {words}")
+        for source, words in SOURCES.items() if source in set(sources)
+    ]  # fmt: skip
+    fig.legend(
+        handles=[*marks, *more], loc="outside lower center", ncols=3, columnspacing=1, title=about, title_fontsize=7
+    )
 
 
 FIGURES = {
-    "transfer_linear": Drawing(
-        lambda rows: transfer(rows, "linear"), "Linear probe", "A linear classifier on frozen features."
+    "transfer": Drawing(
+        transfer, "How pruned models transfer",
+        "Linear probes, nearest neighbours, full finetuning; grey where dense is not clearly above transfer from nothing.",
     ),
-    "transfer_few": Drawing(few, "A few images a class", "Linear probes that learn from 5 or 20 images a class."),
-    "transfer_knn": Drawing(
-        lambda rows: transfer(rows, "knn"), "Nearest neighbours", "The vote of 20 neighbours by cosine: nothing is tuned."
-    ),
-    "transfer_full": Drawing(
-        lambda rows: transfer(rows, "full"), "Full finetuning", "All kept weights trained, masks held."
+    "transfer_effects": Drawing(
+        lambda results: forest(results.families, results.differences()), "oViT against other models, downstream",
+        "Paired differences with 95 % intervals, in the families in which they are judged; grey: the margin of no "
+        "difference.", True,
     ),
     "transfer_errors": Drawing(
         errors, "All datasets together", "Errors relative to dense, over the datasets where dense beats its floor."
     ),
     "transfer_upstream": Drawing(
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
-        "Does upstream accuracy predict transfer?", "A point per model; the rank correlation is over the pruned ones, "
-        "not corrected for the number of panels.",
+        "Does upstream accuracy predict transfer?",
+        "A point per model, hollow if recovered; ρ is over the pruned ones. Grey: the set tells nothing, and damage helps.",
     ),
-    "transfer_similarity": Drawing(
-        lambda rows: beside(rows, beside_similarity, "cka", "CKA with dense's features"),
-        "Do features that stay alike transfer?", "Likeness of a model's features to dense's, beside its accuracy.",
+    "transfer_predictors": Drawing(
+        predictors, "What goes with transfer",
+        "Rank correlations over pruned models, not corrected for their number. Grey: the set tells nothing.",
     ),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ovit_core.ablations.transfer.parameters import FLOORS
-from ovit_core.study.statistics import contrast, summary
+from ovit_core.study.statistics import contrast, remembered, summary
 from ovit_core.study.tasks import HELD_OUT
 
 MARGIN = 0.05  # by which the dense model must beat its floor, and the lower end of the interval of that lies above 0
@@ -53,6 +53,7 @@ def deciding(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([one for one in found if len(one)] or [held])
 
 
+@remembered
 def sets(rows: pd.DataFrame) -> pd.DataFrame:
     """Per protocol, shots and dataset the better `floor` (the name) and its `level`, the level of `dense`, the `mean`,
     `half` and `low` of the distance between the two, all on validation, and whether the set `tells`.
@@ -78,7 +79,8 @@ def told(rows: pd.DataFrame) -> pd.DataFrame:
 
 def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
     """Why nothing is said of a dataset by a protocol, in short if `again`; "" where it tells something."""
-    found = of(sets(rows[rows.dataset == dataset]), one)
+    found = of(sets(rows), one)
+    found = found[found.dataset == dataset]
     if found.empty:
         return "nothing is said, for its floors were not measured"
     line = found.iloc[0]

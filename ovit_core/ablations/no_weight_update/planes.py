@@ -1,0 +1,130 @@
+"""Score × update as a plane: accuracy where kept weights are left alone and where they are corrected, a line a score."""
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ovit_core.ablations.no_weight_update.attribution import (
+    CELLS,
+    PLAIN,
+    RULES,
+    SCORES,
+    SHORT,
+    TOP,
+    cells,
+    edges,
+    in_words,
+    level_of,
+    levels,
+    told,
+)
+from ovit_core.study.plots import COLUMN, PAGE, apart, aside, legend, look, percent, reference
+from ovit_core.study.statistics import accuracy, main, share
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
+
+LINES = dict(  # of scores, where the update lies along the axis
+    magnitude=(0, (4, 1.5)), diagonal=(0, (1, 1)), static="-.", greedy_frozen=(0, (5, 1, 1, 1, 1, 1)), greedy="-"
+)  # fmt: skip
+KNOWN = dict(
+    magnitude="magnitude", diagonal="diag_fisher", static="obert", greedy_frozen="ovit_no_update", greedy="ovit"
+)
+UPDATED = dict(none="left alone", joint="corrected")  # what becomes of the kept weights
+
+
+def finding(results: "Results") -> Figure | None:
+    """The square of two scores and no update or the joint one, at the sparsity of the comparisons: every cell with its
+    accuracy, every edge with what it is worth. None where they were not run.
+    """
+    known = edges(results)
+    if not known:
+        return None
+    at = known["both"].sparsity_target
+    level = levels(results, at)
+    cell = {(s, u): level[CELLS[s, u]] for s in (TOP, PLAIN) for u in UPDATED}
+    every = [one["mean"] for one in (*cell.values(), *([level["dense"]] if "dense" in level else []))]
+    room = max(np.ptp(every), 0.01)
+    fig, ax = plt.subplots(figsize=(COLUMN, 3))
+    ax.set(xlim=(-1, 2), ylim=(min(every) - 0.14 * room, max(every) + 0.13 * room))
+    upper = max((TOP, PLAIN), key=lambda s: cell[s, "none"]["mean"] + cell[s, "joint"]["mean"])
+    for score, edge, name in ((TOP, "update_top", "oViT's score"), (PLAIN, "update", "magnitude's score")):
+        ends = [cell[score, u]["mean"] for u in UPDATED]
+        drawn = drawn_as(score)
+        ax.errorbar((0, 1), ends, [np.nan_to_num(cell[score, u].half) for u in UPDATED], **drawn, zorder=3)
+        ax.text(0.5, np.mean(ends), f"{name}\nupdate {told(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
+                transform_rotates_text=True, rotation_mode="anchor", ha="center",
+                va="bottom" if score == upper else "top", color=drawn["color"])  # fmt: skip
+    for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
+        taken = [level["dense"]["mean"]] if "dense" in level else []
+        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], told(known[edge]), taken, 0.08 * room)
+    if "dense" in level:
+        ax.axhline(level["dense"]["mean"], color="black", lw=0.8)
+        ax.text(-0.98, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")
+    ax.set_xticks((0, 1), ("kept weights\nleft alone", "kept weights\ncorrected (update)"))
+    ax.tick_params(axis="x", length=0)
+    ax.set_yticks([])
+    ax.grid(False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    fig.suptitle("What each part is worth, in points of top-1", x=0.01, ha="left", weight="bold")
+    ax.set_title(f"{share(at)} of the weights removed in one shot, {results.config.upstream}", loc="left")
+    fig.set_label(in_words(results))
+    return fig
+
+
+def _side(ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[float], gap: float) -> None:
+    """Beside a column of the plane: both accuracies, clear of each other and of the lines that are `taken`; further out
+    an arrow from the plain score's to the other's.
+    """
+    out, side = (1, "left") if x else (-1, "right")
+    low, high = (one["mean"] for one in cells)
+    below = [min(y, line - 0.6 * gap) if y <= line else y for y in (low, high) for line in taken or [np.inf]]
+    for one, y in zip(cells, apart(below, gap)):
+        ax.text(x + 0.07 * out, y, level_of(one), ha=side, va="center", weight="bold", size=6.5)
+    ends = dict(xy=(x + 0.6 * out, high), xytext=(x + 0.6 * out, low))
+    ax.annotate("", **ends, arrowprops=dict(arrowstyle="->", lw=0.8, shrinkA=0, shrinkB=0))
+    ax.text(x + 0.64 * out, (low + high) / 2, "score\n" + worth.replace(" ", "\n", 1), ha=side, va="center")
+
+
+def drawn_as(score: str) -> dict[str, Any]:
+    """How a score's line is drawn: in the colour of its best known form, with dashes of its own."""
+    return look(KNOWN[score]) | dict(ls=LINES[score])
+
+
+def planes(rows: pd.DataFrame) -> Figure | None:
+    """The plane of every score at the three highest sparsities, a column each; a line for each rule of lambda."""
+    one_shot = rows[rows.phase == "one_shot"]
+    found = {rule: cells(one_shot, rule) for rule in RULES if rule == "own" or (rows.damp_rule == rule).any()}
+    found = {rule: here[here["update"].isin(UPDATED)] for rule, here in found.items()}
+    at = sorted(set(found["own"].sparsity_target))[-3:]
+    if found["own"]["update"].nunique() < 2:
+        return None
+    fig, grid = plt.subplots(len(found), len(at), figsize=(PAGE, 0.75 + 1.75 * len(found)), squeeze=False, sharex=True)
+    dense = accuracy(main(one_shot))
+    for (rule, here), line in zip(found.items(), grid):
+        for sparsity, ax in zip(at, line):
+            reference(ax, dense, "dense", "dense")
+            for i, score in enumerate(SCORES):
+                f = (
+                    here[(here.score == score) & (here.sparsity_target == sparsity)]
+                    .set_index("update")
+                    .reindex(UPDATED)
+                )
+                x = np.arange(2) + aside(i, len(SCORES), 0.16)
+                ax.errorbar(x, f["mean"], f.half.fillna(0), label=f"score: {SHORT[score]}", **drawn_as(score))
+            ax.set_xticks((0, 1), [f"kept weights\n{words}" for words in UPDATED.values()])
+            ax.set_xlim(-0.25, 1.25)
+            percent(ax, axes="y")
+            if rule == "own":
+                ax.set_title(f"{share(sparsity)} removed")
+        line[0].set_ylabel(f"top-1, λ: {RULES[rule]}")
+    legend(fig)
+    last = found["own"][found["own"].sparsity_target == at[-1]].set_index(["score", "update"])["mean"]
+    told = [f"{SHORT[s]} {100 * last[s, 'none']:.1f} to {100 * last[s, 'joint']:.1f} %" for s in SCORES
+            if {(s, "none"), (s, "joint")} <= {*last.index}]  # fmt: skip
+    fig.set_label(f"Without and with the update at {share(at[-1])}: {', '.join(told)}.")
+    return fig

@@ -1,0 +1,98 @@
+"""Ablation B in a sentence and in one table."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ovit_core.ablations.transfer.families import SOURCES
+from ovit_core.ablations.transfer.parameters import NOTHING
+from ovit_core.ablations.transfer.relations import headline as at_which
+from ovit_core.ablations.transfer.relations import transferred
+from ovit_core.ablations.transfer.telling import POINT, protocol, sets
+from ovit_core.study.families import SILENT
+from ovit_core.study.lambdas import OVIT
+from ovit_core.study.statistics import share, spreads, summary
+from ovit_core.study.tasks import HELD_OUT
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
+
+UNDECIDED = "These rows do not say on validation which datasets can tell anything: nothing is said about transfer."
+TOLD = ("dense", "magnitude", "ovit_mask_only")  # what oViT is compared with in the sentence
+
+
+def undecided(rows: pd.DataFrame) -> bool:
+    """Whether rows have transfer, but not what says which sets tell something."""
+    return not (rows.metric == HELD_OUT).any() and len(transferred(rows)) > 0
+
+
+def headline(results: "Results") -> str:
+    """How oViT's models transfer where a set tells something: how many of the comparisons are resolved, and by how much."""
+    rows, lines = results.rows, results.differences()
+    if undecided(rows):
+        return UNDECIDED
+    lines = lines[lines.n > 0]
+    heard = lines[lines.verdict != SILENT]
+    if lines.empty:
+        return ""
+    if heard.empty:
+        return "No set tells anything about transfer: dense is nowhere clearly above what transfer from nothing gives."
+    told = heard[heard.pair.isin([f"{OVIT} - {other}" for other in TOLD])]
+    counts = [_count(told[told.pair == f"{OVIT} - {other}"], other) for other in TOLD]
+    rest = (told.verdict == "not resolved").sum()
+    names, every = ", ".join(heard.dataset.unique()), lines.dataset.nunique()
+    sparsities = ", ".join(map(share, sorted(set(heard.sparsity_target))))
+    return (
+        f"Downstream, at {sparsities} sparsity and where a set tells something ({names}, of {every} sets), oViT is "
+        f"{', '.join(filter(None, counts))}{f'; {rest} of {len(told)} are not resolved' if rest else ''}."
+    )
+
+
+def _count(lines: pd.DataFrame, other: str) -> str:
+    """How many comparisons with another model are resolved, and which way; "" without any."""
+    if lines.empty:
+        return ""
+    resolved, same = lines[lines.verdict == "resolved"], (lines.verdict == "same").sum()
+    said = []
+    for word, some in (("above", resolved[resolved["mean"] > 0]), ("below", resolved[resolved["mean"] < 0])):
+        if len(some):
+            ends = sorted({f"{100 * mean:+.1f}" for mean in (some["mean"].min(), some["mean"].max())}, key=float)
+            said.append(
+                f"{word} `{other}` in {len(some)} of {len(lines)} comparisons ({' to '.join(ends)} points)".replace(
+                    "-", "−"
+                )
+            )
+    said += [f"no different from `{other}` in {same} of {len(lines)}"] if same else []
+    return " and ".join(said) or f"not resolved from `{other}` in any of {len(lines)}"
+
+
+def tables(rows: pd.DataFrame) -> str:
+    """One table of accuracies in percent at the sparsity that sentences speak of: sets, protocols and sources by methods,
+    with the better floor, and whether a set tells something.
+    """
+    every = transferred(rows)
+    pruned = every[every.sparsity_target > 0]
+    if pruned.empty:
+        return ""
+    at = at_which(rows, pruned)
+    every = every[every.sparsity_target.isin((0, at))]
+    found = summary(every, [*POINT, "source_phase", "method"])
+    found = found.assign(text=spreads(found, ".1f"))
+    tell = {(one.dataset, protocol(one)): one.tells for one in sets(rows).itertuples()}
+    methods = ["dense", *(m for m in pruned.method.unique())]
+    lines = [f"Test accuracy in percent; models at {share(at)} sparsity.", ""]
+    lines += [f"| set | by | models | {' | '.join(f'`{m}`' for m in methods)} | from nothing | tells |"]
+    lines += ["|---" * (len(methods) + 5) + "|"]
+    found = found.sort_values("dataset", kind="stable")
+    for (phase, shots, dataset), here in found.groupby(POINT, sort=False, dropna=False):
+        one = protocol(pd.Series(dict(phase=phase, shots=shots)))
+        floors = here[here.method.isin(NOTHING)]
+        floor = floors.loc[floors["mean"].idxmax()] if len(floors) else None
+        nothing = "" if floor is None else f"{floor.text} ({floor.method.replace('_', ' ')})"
+        for source, words in SOURCES.items():
+            mine = here[here.source_phase == source].set_index("method").text
+            if len(mine.drop("dense", errors="ignore")):
+                cells = [mine.get(method, "") for method in methods]
+                tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
+                lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, nothing, tells])} |")
+    return "\n".join(lines)
