@@ -9,7 +9,7 @@ import yaml
 
 from ovit_core.methods import METHODS, method_table
 from ovit_core.study import __main__ as command
-from ovit_core.study import grid, profiles, registry, report
+from ovit_core.study import grid, profiles, publish, registry, report
 from ovit_core.study.paths import ROOT
 
 PROJECT = (ROOT / "pyproject.toml").read_text()
@@ -62,14 +62,17 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
         targets = [w for w in words[1:] if "=" not in w]
         assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets), line
     elif words[:3] == [".venv/bin/python", "-m", "ovit_core.study"]:
-        done = []
+        words, done = words[: words.index(">")] if ">" in words else words, []
+        monkeypatch.setattr(publish, "publish", lambda *_: publish.Published({}, []))
         monkeypatch.delenv("OVIT_STUDY_DIR", raising=False)  # nothing is written
         monkeypatch.setattr(grid, "measure", lambda asked: [])
         monkeypatch.setattr(profiles, "execute", lambda notebook, parameters: done.append(notebook) or notebook)
         monkeypatch.setattr(report, "write_html", lambda results, out, *_: done.append(out) or out)
         monkeypatch.setattr(report, "write_prints", lambda *_: [])
         wrong = "error: " in _output(page, line)
-        assert command.main(words[3:]) == 2 * wrong and (bool(done) != wrong or words[3] == "plan"), line
+        assert command.main(words[3:]) == 2 * wrong and (
+            bool(done) != wrong or words[3] in ("plan", "publish", "parameters")
+        ), line
     elif words[:3] == [".venv/bin/python", "-m", "ovit_core.benchmark"]:
         from ovit_core.benchmark import __main__ as benchmark
 

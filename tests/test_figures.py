@@ -216,6 +216,8 @@ def test_the_report_as_markdown_has_the_same_contents(place, results):
     for mine in results.values():
         for name in mine.ablation.figures:
             mine.figure(name)
+    for picture in paths.runs("quick").glob("*.png"):  # as they are published
+        shutil.copy(picture, paths.figures("quick"))
     text = report.write_markdown(results, place / "docs.md", "a command").read_text()
     for mine in results.values():
         assert mine.headline() in text
