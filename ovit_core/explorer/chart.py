@@ -92,11 +92,12 @@ class Axes:
 
 
 class Key(NamedTuple):
-    """A line of the legend; without a marker it is a line's, with alpha below 1 an area's."""
+    """An entry of the legend: a marker, a line if it is `lined`, an area where alpha is below 1."""
 
     label: str
     colour: str = INK
     marker: str = ""
+    lined: bool = True
     dashed: bool = False
     hollow: bool = False
     alpha: float = 1.0

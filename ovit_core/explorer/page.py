@@ -27,7 +27,7 @@ STYLE = """<style>
 .ovit-point:hover .ovit-ring,.ovit-point:focus .ovit-ring{stroke:currentColor}
 .ovit-many{overflow-x:auto}.ovit table{border-collapse:collapse}.ovit td,.ovit th{padding:2px 8px;text-align:left}
 .ovit-many td,.ovit-many th{text-align:center;font-weight:400;min-width:72px;max-width:110px;overflow-wrap:anywhere}
-.ovit-many th:first-child{position:sticky;left:0;background:var(--jp-layout-color1,#fff);text-align:left;min-width:96px}
+.ovit-many th:first-child{white-space:nowrap;position:sticky;left:0;background:var(--jp-layout-color1,#fff);text-align:left;min-width:96px}
 .ovit-wrong{font-weight:700;color:var(--jp-error-color0,#b71c1c)}.ovit-faint{opacity:.6}
 </style>"""
 POINT, ROUND = 12.0, 9  # pixels: across a marker of matplotlib's unit path; what can be pointed at
@@ -68,7 +68,7 @@ def marker(name: str, colour: str, size: float, hollow: bool) -> str:
 
 def _key(key: Key) -> str:
     dash = " stroke-dasharray='4 3'" if key.dashed else ""
-    line = f"<line x1='-11' x2='11' y1='0' y2='0' stroke='{ink(key.colour)}' stroke-width='2'{dash}/>"
+    line = key.lined * f"<line x1='-11' x2='11' y1='0' y2='0' stroke='{ink(key.colour)}' stroke-width='2'{dash}/>"
     if key.alpha < 1:
         line = f"<rect x='-9' y='-5' width='18' height='10' fill='{ink(key.colour)}' opacity='{key.alpha}'/>"
     mark = marker(key.marker, key.colour, 7, key.hollow) if key.marker else ""
@@ -92,8 +92,8 @@ def _axes(a: Axes) -> str:
     inside = "".join(_mark(a, mark) for mark in a.marks if isinstance(mark, Line | Bars | Raster))
     out.append(f"<svg class='ovit-in' width='100%' height='{a.height}'>{inside}</svg>")
     out += [_mark(a, mark) for mark in a.marks if isinstance(mark, Points | Words)]
-    title = f"<b>{escape(a.title)}</b> " if a.title else ""
-    head = f"<div>{title}{escape(a.y.label)}</div>" if title or a.y.label else ""
+    title = f"<div><b>{escape(a.title)}</b></div>" if a.title else ""
+    head = title + escape(a.y.label)
     svg = f"<svg width='100%' height='{a.height}'>{''.join(out)}</svg>"
     box = f"flex:{a.share} 1 300px;padding:2px 22px 4px {a.margin}px"
     return (

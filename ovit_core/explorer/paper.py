@@ -47,7 +47,7 @@ def _key(key: Key) -> Line2D | Patch:
     if key.alpha < 1:
         return Patch(color=_ink(key.colour), alpha=key.alpha, label=key.label, lw=0)
     fill = "white" if key.hollow else _ink(key.colour)
-    look = dict(color=_ink(key.colour), ls="--" if key.dashed else "-", marker=key.marker or None, mfc=fill)
+    look = dict(color=_ink(key.colour), ls=("--" if key.dashed else "-") if key.lined else "", marker=key.marker or None, mfc=fill)
     return Line2D([], [], label=key.label, **look)
 
 

@@ -58,6 +58,12 @@ class Told(dict):
         return progress(super().items(), desc="factorizing, layer", total=len(self))
 
 
+def kept(config: Explore, before: "Explorer | None") -> tuple[bool, bool]:
+    """Whether the dense model, and whether its curvature too, of the explorer before is what a config asks for."""
+    changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
+    return not changed - _CURVATURE, not changed
+
+
 class Explorer:
     """Methods solved for one dense model; weights at any sparsity without further factorization.
 
@@ -73,11 +79,11 @@ class Explorer:
         seed = config.seeds[0]
         if torch.get_num_threads() > (allowed := machine.cores()):  # in a container torch takes all it sees
             torch.set_num_threads(allowed)
-        changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
-        self.upstream = dense.upstream(config, seed) if changed - _CURVATURE else before.upstream
+        model, curvature = kept(config, before)
+        self.upstream = before.upstream if before and model else dense.upstream(config, seed)
         if self.upstream.headless:
             raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
-        before = None if changed else before
+        before = before if curvature else None
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
         self.surgeon.weights = Told(self.surgeon.weights)
         self._damps: dict[tuple, float] = dict(before._damps) if before else {}
@@ -126,6 +132,14 @@ class Explorer:
 
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern
+
+    def solved(self, method: str, config: Explore) -> bool:
+        """Whether a method's factorization is what a config asks for that leaves the curvature as it is."""
+        if method not in self.plans or config.pattern != self.config.pattern:
+            return False
+        if not get_method(method).needs_damp:
+            return True
+        return (config.damp or self._damps.get((method, config.allocation, config.pattern))) == self.damp(method)
 
     def at(self, sparsity: float) -> dict[str, Point]:
         """method -> its weights and masks."""

@@ -32,12 +32,12 @@ def parting(x: Explorer) -> float:
 
 
 def accuracy(
-    x: Explorer, sparsity: float, zoom: tuple[float, float] | None = None, pinned: Sequence[Pin] = ()
+    x: Explorer, sparsity: float, zoom: tuple[float, ...] = (), pinned: Sequence[Pin] = ()
 ) -> Picture:
     """Top-1 against sparsity, of what has been measured so far; a line where the slider stands.
 
     Args:
-        zoom: the sparsities to show; None for all from where the curves part.
+        zoom: the sparsities to show, from and to; none for all from where the curves part.
         pinned: other settings' curves to lay under these.
     """
     at, curves = x.pattern.target(sparsity), {method: x.curve(method) for method in x.plans}
@@ -64,7 +64,7 @@ def accuracy(
             marks.extend(Line([v, v], [one.low, one.high], colour, 1.2, alpha=0.8) for v, one in zip(u, found))
         says = [f"{label} at {100 * s:.4g} %: {one} %" for s, one in zip(curve, found)]
         marks.append(Points(u, [one.value for one in found], colour, marker, 5.5 if old else 7, old, says))
-        keys.append(Key(label, colour, marker, old, old))
+        keys.append(Key(label, colour, marker, True, old, old))
         seen.extend(y for v, one in zip(u, found) if scale.low <= v <= scale.high for y in (one.low, one.high))
 
     now = ""
@@ -102,7 +102,7 @@ def layers(x: Explorer, sparsity: float) -> Picture:
     scale = _fitted(max(0.0, first - 0.04), 1.0, "{:.3g} %", 100)._replace(label=label)
     rows = Scale(len(names), 0, [(row + 0.5, short(name)) for row, name in enumerate(names)])
     axes = Axes(scale, rows, "", marks, max(60, len(names) * max(15, 8 * count)), margin=118, grid=False)
-    return Picture([axes], [Key(method, *STYLE[method]) for method in points])
+    return Picture([axes], [Key(method, *STYLE[method], lined=False) for method in points])
 
 
 def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
@@ -180,7 +180,7 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
     where = np.arange(B)
     bars = lambda values, wide, ink, alpha: Bars(where - wide / 2, where + wide / 2, np.minimum(values, 0), np.maximum(values, 0), ink, alpha)
     marks = [bars(before, 0.8, INK, 0.2), bars(now, 0.45, colour, 1), Points(gone, np.zeros(step), marker="x", size=5)]
-    keys = [Key("expected, the others left alone", dashed=True), Key("corrected", colour), Key("before", alpha=0.2), Key("removed", marker="x")]
+    keys = [Key("expected, the others left alone", dashed=True), Key("corrected", colour), Key("before", alpha=0.2), Key("removed", marker="x", lined=False)]
     if 0 < step < B:  # the next to go, and what the last removal moved most
         last = np.abs(now - found.weights["joint"][step - 1].numpy())
         last[gone] = 0
@@ -189,7 +189,7 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
             Points([most], [now[most]], marker="o", size=9, hollow=True, says=[f"moved most by the last: weight {most}"]),
             Points([following], [now[following]], marker="*", size=10, says=[f"next to go: weight {following}"]),
         ]
-        keys += [Key("moved most", marker="o", hollow=True), Key("next to go", marker="*")]
+        keys += [Key("moved most", marker="o", lined=False, hollow=True), Key("next to go", marker="*", lined=False)]
     values = np.concatenate([before, now])
     y = _fitted(values.min() * 1.08, values.max() * 1.08, "{:g}", 1)._replace(label="value")
     x_scale = _fitted(-0.7, B - 0.3, "{:g}", 1)._replace(label=f"weight of block {block}, {short(layer)}")
@@ -201,7 +201,7 @@ def examples(x: Explorer, sparsity: float) -> Picture:
     look, names = x.look(sparsity), x.upstream.data.classes
     dense = look.answers["dense"].taken
     rows = {
-        method: [Cell(f"{names[k]} {100 * top:.0f} %", not right, method != "dense" and k == was)
+        method: [Cell(f"{names[k]} {100 * top:.0f} %", not right, method != "dense" and bool(k == was))
                  for k, top, right, was in zip(found.taken, found.top, found.correct, dense)]
         for method, found in look.answers.items()
     }  # fmt: skip
@@ -210,6 +210,15 @@ def examples(x: Explorer, sparsity: float) -> Picture:
         "model; those on which most do come first. Above each its true class; ✗ wrong; faint: as the dense model says."
     )
     return Picture(Gallery(list(look.images), [str(names[label]) for label in look.labels], rows), note=note)
+
+
+def every(x: Explorer, sparsity: float) -> list[Picture]:
+    """All views at a sparsity, those of one layer for the first layer and method."""
+    layer, method = first(x)
+    return [
+        accuracy(x, sparsity), layers(x, sparsity), mask(x, sparsity, layer), weights(x, sparsity, layer, method),
+        elimination(x, layer, method), examples(x, sparsity),
+    ]  # fmt: skip
 
 
 def first(x: Explorer) -> tuple[str, str]:
