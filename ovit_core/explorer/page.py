@@ -28,7 +28,8 @@ STYLE = """<style>
 .ovit-many{overflow-x:auto}.ovit table{border-collapse:collapse}.ovit td,.ovit th{padding:2px 8px;text-align:left}
 .ovit-many td,.ovit-many th{text-align:center;font-weight:400;min-width:72px;max-width:110px;overflow-wrap:anywhere}
 .ovit-many th:first-child{white-space:nowrap;position:sticky;left:0;background:var(--jp-layout-color1,#fff);text-align:left;min-width:96px}
-.ovit-wrong{font-weight:700;color:var(--jp-error-color0,#b71c1c)}.ovit-faint{opacity:.6}
+.ovit-wrong{font-weight:700;color:#b71c1c}body[data-jp-theme-light=false] .ovit-wrong{color:#ef9a9a}
+.ovit-faint{opacity:.6}
 </style>"""
 POINT, ROUND = 12.0, 9  # pixels: across a marker of matplotlib's unit path; what can be pointed at
 

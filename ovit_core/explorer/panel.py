@@ -35,11 +35,15 @@ VIEWS = dict(
 )  # fmt: skip
 ZOOMS = [("from where the curves part", ()), ("all", (0.0, 0.995)), ("50 to 99 %", (0.5, 0.99)),
          ("80 to 99 %", (0.8, 0.99)), ("90 to 99 %", (0.9, 0.99))]  # fmt: skip
-# Colours of the page's theme: red on white 6.5 : 1, on dark 6.6 : 1 (a browser test measures both).
-RED = "color:var(--jp-error-color0,#b71c1c);font-weight:600"
-LOOK = """<style>.ovit-warning{border-left:4px solid var(--jp-warn-color0,#e65100);padding-left:8px}
-.ovit-numbers table{font-variant-numeric:tabular-nums;border-collapse:collapse}
-.ovit-numbers th,.ovit-numbers td{text-align:left;padding:1px 14px 1px 0;white-space:nowrap}</style>"""
+LOOK = """<style>.ovit-warning{border-left:4px solid #e65100;padding-left:8px}
+.ovit-red{color:#b71c1c;font-weight:600}body[data-jp-theme-light=false] .ovit-red{color:#ef9a9a}
+.ovit-view,.ovit-view .widget-html-content{min-width:0;max-width:100%}
+.ovit-view .widget-html-content{line-height:1.4}.ovit-numbers .widget-html-content{overflow-x:auto}
+.ovit-numbers table{font-variant-numeric:tabular-nums;border-collapse:collapse;margin:2px 0}
+.ovit-numbers th,.ovit-numbers td{text-align:left;padding:0 14px 1px 0;white-space:nowrap}
+.ovit-numbers tbody th{white-space:normal;min-width:118px;overflow-wrap:anywhere}
+.ovit-tabs>.lm-TabBar .lm-TabBar-tab{flex:0 1 auto!important;min-width:0!important;padding:0 8px}
+@media (max-width:600px){.ovit-tabs>.lm-TabBar .lm-TabBar-tab{padding:0 2px;font-size:11px}}</style>"""
 
 
 class Panel:
@@ -59,12 +63,14 @@ class Panel:
         self.settings = Settings(config)
         self.apply = _button("Apply", self._apply, "Prune anew with these", button_style="primary")
         self.takes, self.head, self.doing, self.note, self.status, self.numbers = (w.HTML() for _ in range(6))
+        for widget in (self.head, self.numbers, self.note, self.doing, self.takes, self.status):
+            widget.add_class("ovit-view")
         self.numbers.add_class("ovit-numbers")
         self.stop = _button("Stop", self._stop, "End the background work", button_style="warning", disabled=True)
         self.bar = w.FloatProgress(max=1, layout=w.Layout(width="200px", visibility="hidden"))
         self.slider = w.FloatSlider(
             value=config.sparsity, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
-            layout=w.Layout(flex="1 1 320px", max_width="800px"), style=WIDE["style"],
+            layout=w.Layout(flex="1 1 400px", min_width="260px"), style=WIDE["style"],
         )  # fmt: skip
         self.asked = config.sparsity  # of the slider, before an N:M pattern took it over
         self.method = w.Dropdown(options=config.methods, description="method", **WIDE)
@@ -79,7 +85,10 @@ class Panel:
             w.VBox([w.HBox([self.inputs[name] for name in names if name in self.inputs and name != "sparsity"], layout=ROW),
                     self.pictures[view]]) for view, (_, names) in VIEWS.items()
         ]  # fmt: skip
+        for picture in self.pictures.values():
+            picture.add_class("ovit-view")
         self.tabs = w.Tab(pages, titles=list(VIEWS), selected_index=0)
+        self.tabs.add_class("ovit-tabs")
         for widget in self.inputs.values():
             widget.observe(self._moved, "value")
         self.tabs.observe(self._moved, "selected_index")
@@ -219,8 +228,10 @@ class Panel:
             del self.bars[what]
         if self.bars and (now := time.monotonic()) - self.told > 0.1:  # a message each, so not too many
             self.told = now
-            (whole, of, _), *_ = self.bars.values()
-            self.bar.layout.visibility, self.bar.value = "visible", whole / of
+            share = 0.0
+            for number, count, _ in reversed(self.bars.values()):
+                share = (number + share) / count
+            self.bar.layout.visibility, self.bar.value = "visible", min(share, 1.0)
             parts = [
                 f"{name}: {number} of {count}" + (f", {rest:.0f} s left" if rest and rest >= 1 else "")
                 for name, (number, count, rest) in self.bars.items()
@@ -229,7 +240,7 @@ class Panel:
 
     def _end(self, message: str) -> None:
         self.preparing, self.stop.disabled, self.bar.layout.visibility = None, True, "hidden"
-        self.doing.value = escape(message) if message.startswith("stopped") else _red(message)
+        self.doing.value = _red(message) if message and not message.startswith("stopped") else escape(message)
 
     def _price(self) -> None:
         """What Apply would take, once settings rest."""
@@ -278,10 +289,10 @@ class Panel:
 
 
 def _red(text: str) -> str:
-    return f"<span style='{RED}'>{escape(text)}</span>"
+    return f"<span class='ovit-red'>{escape(text)}</span>"
 
 
 def _button(text: str, act: Callable[[], None], hint: str, **options) -> w.Button:
-    button = w.Button(description=text, tooltip=hint, **options)
+    button = w.Button(description=text, tooltip=hint, layout=w.Layout(width="auto"), **options)
     button.on_click(lambda _: act())
     return button

@@ -1,6 +1,7 @@
 """Pictures drawn with matplotlib: on a notebook's page, and for saving as PNG and SVG."""
 
 import io
+import textwrap
 
 import numpy as np
 from matplotlib import axes as plt
@@ -31,9 +32,9 @@ def figure(picture: Picture) -> Figure:
             height = 1.0 + max(a.height for a in picture.body) / 90
             fig = Figure((max(6.4, 3.4 * len(shares)), height), layout="constrained")
             for ax, a in zip(fig.subplots(1, len(shares), squeeze=False, width_ratios=shares)[0], picture.body):
-                _draw(ax, a)
+                _draw(ax, a, int(11 * fig.get_figwidth() * a.share / sum(shares)))
         if picture.note:
-            fig.supxlabel(picture.note, fontsize=8)
+            fig.supxlabel(textwrap.fill(picture.note, int(14 * fig.get_figwidth())), fontsize=8)
         if picture.legend:
             fig.legend(handles=list(map(_key, picture.legend)), loc="outside upper left", ncols=4, fontsize=8)
     return fig
@@ -51,11 +52,12 @@ def _key(key: Key) -> Line2D | Patch:
     return Line2D([], [], label=key.label, **look)
 
 
-def _draw(ax: plt.Axes, a: Axes) -> None:
+def _draw(ax: plt.Axes, a: Axes, letters: int) -> None:
+    """Axes whose title has room for so many letters a line."""
     for mark in a.marks:
         _mark(ax, a, mark)
     ax.set(xlim=(a.x.low, a.x.high), ylim=(a.y.low, a.y.high), xlabel=a.x.label, ylabel=a.y.label)
-    ax.set_title(a.title, fontsize=9)
+    ax.set_title(textwrap.fill(a.title, letters), fontsize=9)
     for axis, scale in ((ax.xaxis, a.x), (ax.yaxis, a.y)):
         axis.set_ticks([value for value, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
     ax.grid(a.grid)
@@ -82,7 +84,7 @@ def _mark(ax: plt.Axes, a: Axes, mark: Mark) -> None:
 
 def _gallery(g: Gallery) -> Figure:
     count = len(g.images)
-    fig = Figure((1.2 + 1.1 * count, 1.6 + 0.25 * len(g.rows)), layout="constrained")
+    fig = Figure((1.2 + 1.1 * count, 2.1 + 0.35 * len(g.rows)), layout="constrained")
     for column, (ax, image) in enumerate(zip(fig.subplots(1, count, squeeze=False)[0], g.images)):
         ax.imshow(image)
         ax.set_axis_off()

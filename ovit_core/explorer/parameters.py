@@ -55,7 +55,7 @@ def differences(a: Explore, b: Explore) -> tuple[str, str]:
 
 def _worded(name: str, value: object) -> str:
     if name == "damp" and not value:
-        return "each method's own"
+        return "own"
     if isinstance(value, dict):
         return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -26,3 +26,10 @@ def labels(pinned: Pin, x: "Explorer") -> tuple[str, str]:
     """What to call pinned curves and those on show: by what differs, by chosen lambdas where only these do."""
     then, now = differences(pinned.config, x.config)
     return then or "as now", now or "as pinned"
+
+
+def others(pinned: Pin, x: "Explorer") -> "dict[str, dict[float, Answers]]":
+    """The pinned curves of methods, but those that are on show anyhow: no setting that differs is theirs."""
+    now = {method: x.curve(method) for method in x.plans}
+    same = lambda method, curve: all(now.get(method, {}).get(at) is found for at, found in curve.items())
+    return {m: curve for m, curve in pinned.curves.items() if m != "dense" and not same(m, curve)}

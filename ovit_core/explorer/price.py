@@ -54,7 +54,7 @@ def worded(spent: dict[str, float | None]) -> str:
     parts = [f"{what} {'?' if s is None else clock(s)}" for what, s in spent.items() if s is None or s >= 0.5]
     known = clock(sum(s for s in spent.values() if s))
     more = " and the training, for which the dataset has to be read first" if None in spent.values() else ""
-    return f"Apply will take about {known}{more}" + (f": {', '.join(parts)}." if len(parts) > 1 else ".")
+    return f"Apply will take about {known}{more}" + (f": {', '.join(parts)}." if parts else ".")
 
 
 def clock(seconds: float) -> str:

@@ -31,7 +31,7 @@ def table(x: "Explorer", sparsity: float, pinned: Sequence[Pin] = ()) -> pd.Data
     for pin in pinned:
         then, _ = pins.labels(pin, x)
         own = next(iter(pin.curves["dense"].values()), None)
-        for method, curve in pin.curves.items():
+        for method, curve in pins.others(pin, x).items():
             if at in curve:
                 lines[f"{method}, {then}"] = _line(curve[at], own)
     return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS)
@@ -45,8 +45,8 @@ def _line(found: "Answers | None", dense: "Answers | None") -> tuple[str, str, s
 
 
 def html(found: pd.DataFrame) -> str:
-    """The table for a page that may be narrow."""
-    return f"<div class='ovit-many-numbers' style='overflow-x:auto'>{found.to_html(border=0)}</div>"
+    """The table for a page."""
+    return found.to_html(border=0)
 
 
 def head(x: "Explorer") -> str:

@@ -56,26 +56,24 @@ def accuracy(
         keys.append(Key(f"dense, {100 * one.value:.1f} %", dashed=True))
         seen += [one.low, one.high]
 
-    def lay(method: str, curve: dict, label: str, old: bool) -> None:
-        colour, marker = STYLE[method]
-        u, found = [left(s) for s in curve], [answers.accuracy for answers in curve.values()]
-        marks.append(Line(u, [one.value for one in found], colour, 1.3 if old else 1.8, dashed=old, alpha=0.8 if old else 1))
-        if not old:
-            marks.extend(Line([v, v], [one.low, one.high], colour, 1.2, alpha=0.8) for v, one in zip(u, found))
-        says = [f"{label} at {100 * s:.4g} %: {one} %" for s, one in zip(curve, found)]
-        marks.append(Points(u, [one.value for one in found], colour, marker, 5.5 if old else 7, old, says))
-        keys.append(Key(label, colour, marker, True, old, old))
-        seen.extend(y for v, one in zip(u, found) if scale.low <= v <= scale.high for y in (one.low, one.high))
-
-    now = ""
+    now, laid = "", []  # method, curve, label, whether it is pinned
     for other in pinned:
         then, now = pins.labels(other, x)
-        for method, curve in other.curves.items():
-            if curve and method != "dense":
-                lay(method, curve, f"{method}, {then}", True)
-    for method, curve in curves.items():
-        if curve:
-            lay(method, curve, f"{method}, {now}" if now else method, False)
+        laid += [(method, curve, f"{method}, {then}", True) for method, curve in pins.others(other, x).items()]
+    laid += [(m, curve, f"{m}, {now}" if now else m, False) for m, curve in curves.items() if curve]
+    for method, curve, label, old in laid:
+        (colour, marker), u = STYLE[method], [left(s) for s in curve]
+        found = [answers.accuracy for answers in curve.values()]
+        marks.append(Line(u, [one.value for one in found], colour, 1.3 if old else 1.8, old, 0.8 if old else 1))
+        if not old:
+            marks += [Line([v, v], [one.low, one.high], colour, 1.2, alpha=0.8) for v, one in zip(u, found)]
+        says = []
+        for s, one in zip(curve, found):  # of marks that hide each other the one on top speaks for all
+            same = [name for _, its, name, _ in laid if s in its and its[s].correct.sum() == curve[s].correct.sum()]
+            says.append(f"{' = '.join(same)} at {100 * s:.4g} %: {one} %")
+        marks.append(Points(u, [one.value for one in found], colour, marker, 5.5 if old else 7, old, says))
+        keys.append(Key(label, colour, marker, True, old, old))
+        seen += [y for v, one in zip(u, found) if scale.low <= v <= scale.high for y in (one.low, one.high)]
     bottom, top = min(seen, default=0.0), max(seen, default=1.0)
     y = _fitted(max(0, bottom - 0.04 * (top - bottom)), min(1, top + 0.06 * (top - bottom)), "{:.3g} %", 100)
     u = left(at)
