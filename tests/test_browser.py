@@ -1,7 +1,7 @@
 """The explorer in a real browser: JupyterLab's own server, Debian's Chromium, keys and clicks.
 
 `OVIT_LATENCIES=FOLDER python -m pytest tests/test_browser.py -s -k latencies` measures the notebook's own model, cached in
-FOLDER (what OVIT_STUDY_DIR names), in place of the tiny one.
+FOLDER (what OVIT_STUDY_DIR names), in place of the tiny one. OVIT_SCREENSHOT=FILE keeps a picture of the panel.
 """
 
 import os
@@ -113,11 +113,15 @@ class Reader:
         self.page.wait_for_function("t => document.body.innerText.includes(t)", arg=text, timeout=1000 * timeout)
 
     def settings(self) -> None:
-        self.page.locator(".jupyter-widget-Collapse-header, .widget-accordion .lm-Widget", has_text="Settings").first.click()
+        self.page.locator(
+            ".jupyter-widget-Collapse-header, .widget-accordion .lm-Widget", has_text="Settings"
+        ).first.click()
 
     def field(self, label: str):
         """The input beside a label of the settings."""
-        return self.page.locator(f".widget-label:text-is('{label}') ~ input, .widget-label:text-is('{label}') ~ select").first
+        return self.page.locator(
+            f".widget-label:text-is('{label}') ~ input, .widget-label:text-is('{label}') ~ select"
+        ).first
 
     def press(self, key: str, where: str = "") -> float:
         """Milliseconds from a key on the slider (that of the steps in a tab) until another picture is painted."""
@@ -178,7 +182,10 @@ def test_pin_and_compare_and_the_images_in_dispute(reader):
     table = reader.page.locator(".ovit-many table:visible")
     rows = [row.inner_text() for row in table.locator("tr").all()][1:]
     assert [row.split()[0] for row in rows] == ["dense", "ovit", "ovit_mask_only", "magnitude"]
-    cells = [[re.search(r"(\S+) \d+ %", c.inner_text())[1] for c in row.locator("td").all()] for row in table.locator("tr").all()[1:]]
+    cells = [
+        [re.search(r"(\S+) \d+ %", c.inner_text())[1] for c in row.locator("td").all()]
+        for row in table.locator("tr").all()[1:]
+    ]
     disputes = [sum(row[i] != cells[0][i] for row in cells[1:]) for i in range(len(cells[0]))]
     assert disputes == sorted(disputes, reverse=True) and disputes[0] > 0
     assert not reader.own
@@ -252,11 +259,17 @@ def test_latencies(browser, tmp_path, place):
             for key in ["ArrowLeft"] * 5 + ["ArrowRight"] * 2:
                 reader.rest()
                 found.append(reader.press(key, ".widget-tab" if view == "Elimination" else ""))
-            print(f"{view}: a key press shows its picture in {statistics.median(found):.0f} ms, at most {max(found):.0f} ms")
+            print(
+                f"{view}: a key press shows its picture in {statistics.median(found):.0f} ms, at most {max(found):.0f} ms"
+            )
             limit = 200 if view in ("Accuracy", "Layers", "Weights") else 500
             assert statistics.median(found) < limit * (1 if REAL else 3)  # what else runs here is not known
         assert not reader.own
         if picture := os.environ.get("OVIT_SCREENSHOT"):
             reader.tab("Accuracy")
-            reader.page.screenshot(path=picture)
+            reader.rest()
+            reader.page.set_viewport_size(dict(width=1240, height=1500))
+            reader.page.keyboard.press("Control+b")  # folds the list of files
+            reader.page.wait_for_timeout(1500)
+            reader.page.locator(".jp-OutputArea-output:has(.widget-tab)").last.screenshot(path=picture)
         reader.page.close()

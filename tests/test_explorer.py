@@ -271,7 +271,9 @@ def test_numbers_are_those_of_the_images(x):
     lines = readout.table(x, 0.9)
     ovit, dense = x.answers("ovit", 0.9), x.answers("dense", 0)
     assert lines.loc["ovit", "top-1 in %"].startswith(f"{100 * ovit.correct.mean():.1f} [")
-    assert lines.loc["ovit", "points from dense"].startswith(f"{100 * (ovit.correct.mean() - dense.correct.mean()):.1f} [")
+    assert lines.loc["ovit", "points from dense"].startswith(
+        f"{100 * (ovit.correct.mean() - dense.correct.mean()):.1f} ["
+    )
     assert lines.loc["ovit", "loss"] == f"{ovit.loss.mean():.3f}"
     masks_of = x.at(0.9)["ovit"].masks
     most = max(masks_of, key=lambda name: 1 - masks_of[name].float().mean())
@@ -356,9 +358,11 @@ def test_pictures_are_sharp_fill_the_page_and_are_read_aloud(x):
     text = picture.html()
     assert "width='100%'" in text and "<img" not in text and "tabindex='0'" in text
     assert re.search(r"aria-label='ovit at 90 %: [\d.]+ \[[\d.]+, [\d.]+\] %'", text)
-    assert "&lt;b&gt;" in page.html(chart.Picture([], [chart.Key("<b>")]))
+    assert "&lt;b&gt;" in page.html(chart.Drawing([], [chart.Key("<b>")]))
     axes = picture.body[0]
-    cursor = [mark for mark in axes.marks if isinstance(mark, chart.Line) and mark.x[0] == mark.x[-1] == views.left(0.9)]
+    cursor = [
+        mark for mark in axes.marks if isinstance(mark, chart.Line) and mark.x[0] == mark.x[-1] == views.left(0.9)
+    ]
     assert chart.INK in {line.colour for line in cursor} and chart.INK not in {look[0] for look in views.STYLE.values()}
 
 

@@ -121,23 +121,9 @@ class Gallery:
 
 
 @dataclass
-class Picture:
-    """A view: axes side by side or a gallery, with a legend above and a sentence below.
-
-    A notebook shows it as matplotlib draws it: a page of its own needs no style sheet, and is trusted everywhere.
-    """
+class Drawing:
+    """What is seen at once: axes side by side or a gallery, with a legend above and a sentence below."""
 
     body: list[Axes] | Gallery
     legend: list[Key] = field(default_factory=list)
     note: str = ""
-
-    def html(self) -> str:
-        """For a browser."""
-        from ovit_core.explorer import page
-
-        return page.html(self)
-
-    def _repr_png_(self) -> bytes:
-        from ovit_core.explorer import paper
-
-        return paper.png(self)

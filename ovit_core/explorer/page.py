@@ -1,4 +1,4 @@
-"""Pictures as HTML with SVG inside: as wide as the page, sharp, in its colours, and their points say their values.
+"""Drawings as HTML with SVG inside: as wide as the page, sharp, in its colours, and their points say their values.
 
 Places across are in percent and heights in pixels, so that nothing is drawn anew when the page changes its width, and
 letters keep their size.
@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
 from PIL import Image
 
-from ovit_core.explorer.chart import INK, Axes, Bars, Gallery, Key, Line, Mark, Picture, Points, Raster, Words
+from ovit_core.explorer.chart import INK, Axes, Bars, Drawing, Gallery, Key, Line, Mark, Points, Raster, Words
 
 STYLE = """<style>
 .ovit{color:var(--jp-ui-font-color0,#111);font:12px var(--jp-ui-font-family,sans-serif);line-height:1.35}
@@ -34,11 +34,11 @@ STYLE = """<style>
 POINT, ROUND = 12.0, 9  # pixels: across a marker of matplotlib's unit path; what can be pointed at
 
 
-def html(picture: Picture) -> str:
-    """A picture as HTML that fills the width there is."""
-    legend = "".join(map(_key, picture.legend))
-    body = _gallery(picture.body) if isinstance(picture.body, Gallery) else _row(picture.body)
-    note = f"<div>{escape(picture.note)}</div>" if picture.note else ""
+def html(drawing: Drawing) -> str:
+    """A drawing as HTML that fills the width there is."""
+    legend = "".join(map(_key, drawing.legend))
+    body = _gallery(drawing.body) if isinstance(drawing.body, Gallery) else _row(drawing.body)
+    note = f"<div>{escape(drawing.note)}</div>" if drawing.note else ""
     return f"{STYLE}<div class='ovit'><div>{legend}</div>{body}{note}</div>"
 
 
@@ -121,17 +121,13 @@ def _mark(a: Axes, mark: Mark) -> str:
     if isinstance(mark, Raster):
         crisp = "image-rendering:pixelated" if mark.dark.shape[1] < 400 else ""
         pixels = np.where(mark.dark, 45, 244).astype(np.uint8)
-        return (
-            f"<image width='100%' height='{a.height}' preserveAspectRatio='none' style='{crisp}' href='{_png(pixels)}'/>"
-        )
+        return f"<image width='100%' height='{a.height}' preserveAspectRatio='none' style='{crisp}' href='{_png(pixels)}'/>"
     if isinstance(mark, Words):
         where = f"x='{at(mark.x):.2f}%' y='{down(mark.y):.1f}' text-anchor='{mark.anchor}'"
         return f"<text {where} style='paint-order:stroke;stroke:var(--jp-layout-color1,#fff);stroke-width:4px'>{escape(mark.text)}</text>"
     drawn = marker(mark.marker, mark.colour, mark.size, mark.hollow)
     there = [i for i, (x, y) in enumerate(zip(mark.x, mark.y)) if _inside(a, x, y)]
-    return "".join(
-        _point(at(mark.x[i]), down(mark.y[i]), drawn, mark.says[i] if len(mark.says) else "") for i in there
-    )
+    return "".join(_point(at(mark.x[i]), down(mark.y[i]), drawn, mark.says[i] if len(mark.says) else "") for i in there)
 
 
 def _inside(a: Axes, x: float, y: float) -> bool:
@@ -146,7 +142,9 @@ def _point(x: float, y: float, drawn: str, says: str) -> str:
     anchor = "start" if x < 30 else "end" if x > 70 else "middle"
     ring = f"<circle class='ovit-ring' r='{ROUND}' fill='transparent'/>"
     text = f"<text class='ovit-says' y='{-13 if y > 30 else 24}' text-anchor='{anchor}'>{escape(says)}</text>"
-    return f"<g class='ovit-point' tabindex='0' role='img' aria-label='{escape(says)}'>{here}{ring}{drawn}{text}</svg></g>"
+    return (
+        f"<g class='ovit-point' tabindex='0' role='img' aria-label='{escape(says)}'>{here}{ring}{drawn}{text}</svg></g>"
+    )
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
+from ovit_core.explorer.look import LOOK, button, red
 from ovit_core.explorer.parameters import Explore, differences
 from ovit_core.explorer.settings import ROW, WIDE, Settings, check
 from ovit_core.explorer.worker import BEFORE, Worker
 
 if TYPE_CHECKING:
-    from ovit_core.explorer.chart import Picture
+    from ovit_core.explorer.picture import Picture
     from ovit_core.explorer.pins import Pin
     from ovit_core.explorer.solve import Explorer
 
@@ -35,15 +36,6 @@ VIEWS = dict(
 )  # fmt: skip
 ZOOMS = [("from where the curves part", ()), ("all", (0.0, 0.995)), ("50 to 99 %", (0.5, 0.99)),
          ("80 to 99 %", (0.8, 0.99)), ("90 to 99 %", (0.9, 0.99))]  # fmt: skip
-LOOK = """<style>.ovit-warning{border-left:4px solid #e65100;padding-left:8px}
-.ovit-red{color:#b71c1c;font-weight:600}body[data-jp-theme-light=false] .ovit-red{color:#ef9a9a}
-.ovit-view,.ovit-view .widget-html-content{min-width:0;max-width:100%}
-.ovit-view .widget-html-content{line-height:1.4}.ovit-numbers .widget-html-content{overflow-x:auto}
-.ovit-numbers table{font-variant-numeric:tabular-nums;border-collapse:collapse;margin:2px 0}
-.ovit-numbers th,.ovit-numbers td{text-align:left;padding:0 14px 1px 0;white-space:nowrap}
-.ovit-numbers tbody th{white-space:normal;min-width:118px;overflow-wrap:anywhere}
-.ovit-tabs>.lm-TabBar .lm-TabBar-tab{flex:0 1 auto!important;min-width:0!important;padding:0 8px}
-@media (max-width:600px){.ovit-tabs>.lm-TabBar .lm-TabBar-tab{padding:0 2px;font-size:11px}}</style>"""
 
 
 class Panel:
@@ -61,12 +53,12 @@ class Panel:
         self.bars: dict[str, tuple[int, int, float | None]] = {}  # what is being done, the whole before its parts
         self.pricing = Worker(lambda *words: None, self._say_price)
         self.settings = Settings(config)
-        self.apply = _button("Apply", self._apply, "Prune anew with these", button_style="primary")
+        self.apply = button("Apply", self._apply, "Prune anew with these", button_style="primary")
         self.takes, self.head, self.doing, self.note, self.status, self.numbers = (w.HTML() for _ in range(6))
         for widget in (self.head, self.numbers, self.note, self.doing, self.takes, self.status):
             widget.add_class("ovit-view")
         self.numbers.add_class("ovit-numbers")
-        self.stop = _button("Stop", self._stop, "End the background work", button_style="warning", disabled=True)
+        self.stop = button("Stop", self._stop, "End the background work", button_style="warning", disabled=True)
         self.bar = w.FloatProgress(max=1, layout=w.Layout(width="200px", visibility="hidden"))
         self.slider = w.FloatSlider(
             value=config.sparsity, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
@@ -96,12 +88,14 @@ class Panel:
         applying = w.HBox([self.apply, self.takes], layout=w.Layout(flex_flow="row wrap", align_items="center"))
         controls = w.Accordion([w.VBox([self.settings.box, applying])], titles=["Settings"])
         actions = w.HBox([self.stop, self.bar, self.doing], layout=w.Layout(align_items="center"))
-        self.pin = _button("Pin curves", self._pin, "Keep these curves under those of the next settings")
-        self.unpin = _button("Unpin all", self._unpin, "Show the present curves alone", disabled=True)
-        self.save = _button("Save model", self._save_model, "safetensors, with masks")
-        figure = _button("Save figure", self._save_figure, "PNG and SVG of the view on show")
-        moving = w.HBox([self.slider, self.pin, self.unpin, self.save, figure], layout=ROW)
-        self.box = w.VBox([w.HTML(LOOK), controls, self.head, actions, moving, self.status, self.numbers, self.note, self.tabs])
+        self.pin = button("Pin curves", self._pin, "Keep these curves under those of the next settings", disabled=True)
+        self.unpin = button("Unpin all", self._unpin, "Show the present curves alone", disabled=True)
+        self.save = button("Save model", self._save_model, "safetensors, with masks", disabled=True)
+        self.figure = button("Save figure", self._save_figure, "PNG and SVG of the view on show", disabled=True)
+        moving = w.HBox([self.slider, self.pin, self.unpin, self.save, self.figure], layout=ROW)
+        self.box = w.VBox(
+            [w.HTML(LOOK), controls, self.head, actions, moving, self.status, self.numbers, self.note, self.tabs]
+        )
         self._prepare(config, BEFORE)
 
     @property
@@ -141,7 +135,9 @@ class Panel:
             self._fit()
             at = self.x.sparsity(self.slider.value)
             total = sum(weight.numel() for weight in self.x.surgeon.weights.values())
-            self.status.value = f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero."
+            self.status.value = (
+                f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero."
+            )
             self.draw()
             self.seconds = time.perf_counter() - start
         # New settings measure the slider's position when they are there.
@@ -161,7 +157,7 @@ class Panel:
             try:
                 yield
             except Exception as error:
-                self.note.value = _red(f"{type(error).__name__}: {error}")
+                self.note.value = red(f"{type(error).__name__}: {error}")
 
     def _start(self, job: Callable[[], None], delay: float = 0.0) -> None:
         self.stop.disabled, self.bars = False, {}  # before the work, which may end at once
@@ -204,6 +200,7 @@ class Panel:
         self.takes.value = ""
         with self.state:
             self.settling, self.x, self.config = True, x, config
+            self.pin.disabled = self.save.disabled = self.figure.disabled = False
             for widget, options in ((self.method, config.methods), (self.layer, tuple(x.surgeon.weights))):
                 before, widget.options = widget.value, options
                 widget.value = before if before in options else options[0]
@@ -240,7 +237,7 @@ class Panel:
 
     def _end(self, message: str) -> None:
         self.preparing, self.stop.disabled, self.bar.layout.visibility = None, True, "hidden"
-        self.doing.value = _red(message) if message and not message.startswith("stopped") else escape(message)
+        self.doing.value = red(message) if message and not message.startswith("stopped") else escape(message)
 
     def _price(self) -> None:
         """What Apply would take, once settings rest."""
@@ -255,7 +252,7 @@ class Panel:
         self.price = price.worded(price.price(chosen, self.x))
 
     def _say_price(self, wrong: str) -> None:
-        self.takes.value = _red(wrong) if wrong else escape(self.price)
+        self.takes.value = red(wrong) if wrong else escape(self.price)
 
     def _pin(self) -> None:
         from ovit_core.explorer import pins
@@ -286,13 +283,3 @@ class Panel:
             shown |= dict(sparsity=self.slider.value)
             path = self.x.save_figure(paper.figure(self.picture()), self.view.lower(), **shown)
             self.note.value = f"saved {escape(str(path))} and .svg"
-
-
-def _red(text: str) -> str:
-    return f"<span class='ovit-red'>{escape(text)}</span>"
-
-
-def _button(text: str, act: Callable[[], None], hint: str, **options) -> w.Button:
-    button = w.Button(description=text, tooltip=hint, layout=w.Layout(width="auto"), **options)
-    button.on_click(lambda _: act())
-    return button

@@ -1,4 +1,4 @@
-"""Pictures drawn with matplotlib: on a notebook's page, and for saving as PNG and SVG."""
+"""Drawings made with matplotlib: on a notebook's page, and for saving as PNG and SVG."""
 
 import io
 import textwrap
@@ -9,34 +9,34 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ovit_core.explorer.chart import INK, Axes, Bars, Gallery, Key, Line, Mark, Picture, Points, Raster, Words
+from ovit_core.explorer.chart import INK, Axes, Bars, Drawing, Gallery, Key, Line, Mark, Points, Raster, Words
 from ovit_core.study import plots
 
 WRONG = "#b71c1c"
 
 
-def png(picture: Picture, dpi: int = 160) -> bytes:
+def png(drawing: Drawing, dpi: int = 160) -> bytes:
     """The bytes of a PNG file."""
     with plots.style():
-        figure(picture).savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
+        figure(drawing).savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
     return buffer.getvalue()
 
 
-def figure(picture: Picture) -> Figure:
+def figure(drawing: Drawing) -> Figure:
     """A figure outside pyplot, so that threads may draw it."""
     with plots.style():
-        if isinstance(picture.body, Gallery):
-            fig = _gallery(picture.body)
+        if isinstance(drawing.body, Gallery):
+            fig = _gallery(drawing.body)
         else:
-            shares = [a.share for a in picture.body]
-            height = 1.0 + max(a.height for a in picture.body) / 90
+            shares = [a.share for a in drawing.body]
+            height = 1.0 + max(a.height for a in drawing.body) / 90
             fig = Figure((max(6.4, 3.4 * len(shares)), height), layout="constrained")
-            for ax, a in zip(fig.subplots(1, len(shares), squeeze=False, width_ratios=shares)[0], picture.body):
+            for ax, a in zip(fig.subplots(1, len(shares), squeeze=False, width_ratios=shares)[0], drawing.body):
                 _draw(ax, a, int(11 * fig.get_figwidth() * a.share / sum(shares)))
-        if picture.note:
-            fig.supxlabel(textwrap.fill(picture.note, int(14 * fig.get_figwidth())), fontsize=8)
-        if picture.legend:
-            fig.legend(handles=list(map(_key, picture.legend)), loc="outside upper left", ncols=4, fontsize=8)
+        if drawing.note:
+            fig.supxlabel(textwrap.fill(drawing.note, int(14 * fig.get_figwidth())), fontsize=8)
+        if drawing.legend:
+            fig.legend(handles=list(map(_key, drawing.legend)), loc="outside upper left", ncols=4, fontsize=8)
     return fig
 
 
@@ -48,7 +48,12 @@ def _key(key: Key) -> Line2D | Patch:
     if key.alpha < 1:
         return Patch(color=_ink(key.colour), alpha=key.alpha, label=key.label, lw=0)
     fill = "white" if key.hollow else _ink(key.colour)
-    look = dict(color=_ink(key.colour), ls=("--" if key.dashed else "-") if key.lined else "", marker=key.marker or None, mfc=fill)
+    look = dict(
+        color=_ink(key.colour),
+        ls=("--" if key.dashed else "-") if key.lined else "",
+        marker=key.marker or None,
+        mfc=fill,
+    )
     return Line2D([], [], label=key.label, **look)
 
 

@@ -50,7 +50,9 @@ class Explore(Parameters):
 def differences(a: Explore, b: Explore) -> tuple[str, str]:
     """What sets two explorers' curves apart, in words, as either has it; empty where nothing does."""
     names = [n for n in type(a).model_fields if n not in SHOWN and getattr(a, n) != getattr(b, n)]
-    return tuple(", ".join(f"{NAMES.get(n, n.replace('_', ' '))} = {_worded(n, getattr(c, n))}" for n in names) for c in (a, b))
+    return tuple(
+        ", ".join(f"{NAMES.get(n, n.replace('_', ' '))} = {_worded(n, getattr(c, n))}" for n in names) for c in (a, b)
+    )
 
 
 def _worded(name: str, value: object) -> str:

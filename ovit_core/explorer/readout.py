@@ -52,10 +52,14 @@ def html(found: pd.DataFrame) -> str:
 def head(x: "Explorer") -> str:
     """The model on show and its dense top-1; a warning where that is near chance."""
     c, dense = x.config, x.answers("dense", 0.0)
-    said = f"<b>{escape(c.model)}</b> on <b>{escape(c.upstream)}</b>, {len(x.upstream.data.classes)} classes: dense top-1 "
+    said = (
+        f"<b>{escape(c.model)}</b> on <b>{escape(c.upstream)}</b>, {len(x.upstream.data.classes)} classes: dense top-1 "
+    )
     if dense is None:
         return said + WAITING
-    said += f"<b>{100 * dense.accuracy.value:.1f} %</b> [{100 * dense.accuracy.low:.1f}, {100 * dense.accuracy.high:.1f}]"
+    said += (
+        f"<b>{100 * dense.accuracy.value:.1f} %</b> [{100 * dense.accuracy.low:.1f}, {100 * dense.accuracy.high:.1f}]"
+    )
     said += f" on {len(x.images):,} {c.split} images; chance {100 * dense.chance:.1f} %"
     if (bound := dense.near_chance) is None:
         return said

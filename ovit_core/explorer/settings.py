@@ -78,7 +78,9 @@ def arguments(text: str) -> dict[str, Any]:
     if isinstance(found, dict) and None not in found.values():
         return found
     pairs = re.findall(r"([A-Za-z_]\w*)\s*[=:]?\s*([^\s,{}]+)", text.replace(":", " "))
-    meant = "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}" if pairs else "{img_size: 32, patch_size: 8}"
+    meant = (
+        "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}" if pairs else "{img_size: 32, patch_size: 8}"
+    )
     raise ValueError(f"its arguments: expected a YAML mapping such as {meant}, not {text.strip()[:60]!r}")
 
 

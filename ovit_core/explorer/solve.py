@@ -199,7 +199,7 @@ class Explorer:
         for method, point in self.at(sparsity).items():
             same = (names for names, other in found.items() if torch.equal(other.masks[layer], point.masks[layer]))
             names = next(same, ())
-            found[*names, method] = found.pop(names, point)
+            found[(*names, method)] = found.pop(names, point)
         return found
 
     def steps(self, method: str, layer: str, block: int) -> Steps:
@@ -239,7 +239,9 @@ class Explorer:
         found = {method: self.answers(method, sparsity) for method in asked}
         if None in found.values():
             few = np.arange(min(len(self.images), max(count, int(GLANCE / len(asked) / self.pace))))
-            glance = lambda method: ask(self.model(method, sparsity), batches(self.images.take(few), EVAL_BATCH, workers=0))
+            glance = lambda method: ask(
+                self.model(method, sparsity), batches(self.images.take(few), EVAL_BATCH, workers=0)
+            )
             found = {method: known.of(few) if (known := found[method]) else glance(method) for method in asked}
         differ = sum((found[m].taken != found["dense"].taken).astype(int) for m in self.plans)  # (n,)
         index = np.argsort(-differ, kind="stable")[:count]

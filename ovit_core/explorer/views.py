@@ -6,13 +6,30 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.explorer import pins
-from ovit_core.explorer.chart import INK, Axes, Bars, Cell, Gallery, Key, Line, Picture, Points, Raster, Scale, Words
+from ovit_core.explorer.chart import INK, Axes, Bars, Cell, Gallery, Key, Line, Points, Raster, Scale, Words
+from ovit_core.explorer.picture import Picture
 from ovit_core.explorer.pins import Pin
 from ovit_core.explorer.solve import Explorer
 from ovit_core.explorer.structure import parts
 from ovit_core.study.plots import STYLE
 
-SPARSITIES = (0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # ticks, where they fit
+SPARSITIES = (
+    0,
+    0.3,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.93,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.995,
+    0.999,
+)  # ticks, where they fit
 LEAST = 0.001  # of the weights that are left: where the axis ends
 
 
@@ -31,9 +48,7 @@ def parting(x: Explorer) -> float:
     return max((at for curve in curves for at in curve if at < min(lost, default=1.0)), default=0.0)
 
 
-def accuracy(
-    x: Explorer, sparsity: float, zoom: tuple[float, ...] = (), pinned: Sequence[Pin] = ()
-) -> Picture:
+def accuracy(x: Explorer, sparsity: float, zoom: tuple[float, ...] = (), pinned: Sequence[Pin] = ()) -> Picture:
     """Top-1 against sparsity, of what has been measured so far; a line where the slider stands.
 
     Args:
@@ -46,7 +61,12 @@ def accuracy(
     if left(high) - left(low) < 0.1:  # N:M has one sparsity
         low, high = 1 - 1.5 * (1 - low), 1 - (1 - high) / 1.5
     room = 0.0 if zoom else 0.03 * (left(high) - left(low))
-    scale = Scale(left(low) - room * (low > 0), left(high) + room, (), "sparsity (zeros / prunable weights), by the log of what is left")
+    scale = Scale(
+        left(low) - room * (low > 0),
+        left(high) + room,
+        (),
+        "sparsity (zeros / prunable weights), by the log of what is left",
+    )
     scale = scale._replace(ticks=_spaced(scale, [(left(s), f"{100 * s:g} %") for s in SPARSITIES]))
     marks, keys, seen = [], [], []
     if dense:
@@ -79,7 +99,14 @@ def accuracy(
     u = left(at)
     marks.append(Line([u, u], [y.low, y.high], INK, 1.4))
     side = "end" if scale.at(u) > 0.85 else "start"
-    marks.append(Words(u + (0.012 if side == "start" else -0.012) * (scale.high - scale.low), y.low + 0.03 * (y.high - y.low), f"{100 * at:.1f} %", side))
+    marks.append(
+        Words(
+            u + (0.012 if side == "start" else -0.012) * (scale.high - scale.low),
+            y.low + 0.03 * (y.high - y.low),
+            f"{100 * at:.1f} %",
+            side,
+        )
+    )
     y = y._replace(label=f"top-1 on {len(x.images):,} {x.config.split} images, with 95 % intervals")
     return Picture([Axes(scale, y, marks=marks, height=330)], keys)
 
@@ -116,7 +143,9 @@ def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
         edges += [Line([0, wide], [row] * 2, "#d6249f", 1, dashed=True) for row in heads if row % max(1, high // 3)]
         edges += [Line([part.start] * 2, [0, high], "#d6249f", 1, dashed=True) for part in columns[1:]]
         middle = lambda part: ((part.start + part.stop) / 2, part.label)
-        across = _spaced(Scale(0, wide), list(map(middle, columns)), 0.09) if columns else [(0, "0"), (wide, f"{wide:,}")]
+        across = (
+            _spaced(Scale(0, wide), list(map(middle, columns)), 0.09) if columns else [(0, "0"), (wide, f"{wide:,}")]
+        )
         down = list(map(middle, rows)) or [(0, "0"), (high, f"{high:,}")]
         title = f"{' = '.join(methods)}: {100 * (1 - kept.mean()):.1f} % removed"
         scales = Scale(0, wide, across, f"input of {short(layer)}"), Scale(high, 0, down, "")
@@ -140,7 +169,9 @@ def weights(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
     def bars(values: np.ndarray, colour: str, alpha: float) -> Bars:
         count = np.histogram(values, edges)[0]
         there = count > 0
-        return Bars(edges[:-1][there], edges[1:][there], [y.low] * int(there.sum()), np.log10(count[there]), colour, alpha)
+        return Bars(
+            edges[:-1][there], edges[1:][there], [y.low] * int(there.sum()), np.log10(count[there]), colour, alpha
+        )
 
     all_of_them = bars(before, INK, 0.18)
     off = Axes(x_scale, y, "update off", [all_of_them, bars(before[kept], colour, 0.8)])
@@ -176,15 +207,24 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
 
     before, now = found.weights["none"][0].numpy(), found.weights["joint"][step].numpy()
     where = np.arange(B)
-    bars = lambda values, wide, ink, alpha: Bars(where - wide / 2, where + wide / 2, np.minimum(values, 0), np.maximum(values, 0), ink, alpha)
+    bars = lambda values, wide, ink, alpha: Bars(
+        where - wide / 2, where + wide / 2, np.minimum(values, 0), np.maximum(values, 0), ink, alpha
+    )
     marks = [bars(before, 0.8, INK, 0.2), bars(now, 0.45, colour, 1), Points(gone, np.zeros(step), marker="x", size=5)]
-    keys = [Key("expected, the others left alone", dashed=True), Key("corrected", colour), Key("before", alpha=0.2), Key("removed", marker="x", lined=False)]
+    keys = [
+        Key("expected, the others left alone", dashed=True),
+        Key("corrected", colour),
+        Key("before", alpha=0.2),
+        Key("removed", marker="x", lined=False),
+    ]
     if 0 < step < B:  # the next to go, and what the last removal moved most
         last = np.abs(now - found.weights["joint"][step - 1].numpy())
         last[gone] = 0
         most, following = last.argmax(), order[step]
         marks += [
-            Points([most], [now[most]], marker="o", size=9, hollow=True, says=[f"moved most by the last: weight {most}"]),
+            Points(
+                [most], [now[most]], marker="o", size=9, hollow=True, says=[f"moved most by the last: weight {most}"]
+            ),
             Points([following], [now[following]], marker="*", size=10, says=[f"next to go: weight {following}"]),
         ]
         keys += [Key("moved most", marker="o", lined=False, hollow=True), Key("next to go", marker="*", lined=False)]
