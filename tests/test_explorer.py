@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import nbformat
 import numpy as np
@@ -437,6 +438,26 @@ def test_work_is_stopped_inside_a_step_and_on_the_way_back():
         with pytest.raises(KeyboardInterrupt):
             loss.backward()
     assert calls["back"] == 1 and net[0].weight.grad is None
+
+
+def test_factorizing_can_be_stopped_between_layers(x):
+    def listener(what, done, *_):
+        if what == "factorizing, layer" and done == 2:
+            raise CancelledError
+
+    with pytest.raises(CancelledError), told_to(listener):
+        Explorer(x.config.replace(damp=2e-5), before=x)
+
+
+def test_the_notebook_leaves_what_takes_seconds_to_the_panel():
+    names = {name: getattr(explore(), name) for name in Explore.model_fields} | dict(device="cuda:9")
+    names = {name: list(value) if isinstance(value, tuple) else value for name, value in names.items()}
+    assert registry.from_notebook(Explore, names, world=False).device == "cuda:9"
+    with pytest.raises(ValueError, match="device must be auto or cpu here"):
+        registry.from_notebook(Explore, names)
+    panel = Panel(registry.from_notebook(Explore, names, world=False))
+    panel.worker.join()
+    assert "device must be auto or cpu here" in panel.doing.value and panel.x is None and panel.stop.disabled
 
 
 def test_bars_are_told_with_the_time_left():
