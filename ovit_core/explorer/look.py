@@ -13,8 +13,10 @@ LOOK = """<style>.ovit-warning{border-left:4px solid #e65100;padding-left:8px}
 .ovit-numbers table{font-variant-numeric:tabular-nums;border-collapse:collapse;margin:2px 0}
 .ovit-numbers th,.ovit-numbers td{text-align:left;padding:0 14px 1px 0;white-space:nowrap}
 .ovit-numbers tbody th{white-space:normal;min-width:118px;overflow-wrap:anywhere}
-.ovit-tabs>.lm-TabBar .lm-TabBar-tab{flex:0 1 auto!important;min-width:0!important;padding:0 8px}
-@media (max-width:600px){.ovit-tabs>.lm-TabBar .lm-TabBar-tab{padding:0 2px;font-size:11px}}</style>"""
+.ovit-tabs,.ovit-tabs>.lm-TabBar{min-width:0!important;max-width:100%}
+.ovit-tabs>.lm-TabBar{height:auto!important;max-height:none!important}
+.ovit-tabs>.lm-TabBar .lm-TabBar-content{flex-wrap:wrap;min-width:0;width:100%}
+.ovit-tabs>.lm-TabBar .lm-TabBar-tab{flex:0 0 auto!important;min-width:0!important;padding:0 8px}</style>"""
 
 
 def red(text: str) -> str:

@@ -19,7 +19,7 @@ import ipywidgets as w
 from ovit_core.explorer.look import LOOK, button, red
 from ovit_core.explorer.parameters import Explore, differences
 from ovit_core.explorer.settings import ROW, WIDE, Settings, check
-from ovit_core.explorer.worker import BEFORE, Worker
+from ovit_core.explorer.worker import BEFORE, Worker, said
 
 if TYPE_CHECKING:
     from ovit_core.explorer.picture import Picture
@@ -157,7 +157,7 @@ class Panel:
             try:
                 yield
             except Exception as error:
-                self.note.value = red(f"{type(error).__name__}: {error}")
+                self.note.value = red(said(error))
 
     def _start(self, job: Callable[[], None], delay: float = 0.0) -> None:
         self.stop.disabled, self.bars = False, {}  # before the work, which may end at once

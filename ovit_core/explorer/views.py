@@ -195,7 +195,7 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
     least = float(found.loss["joint"][1:].min().clamp(min=1e-30))
     losses = {u: np.log10(found.loss[u].clamp(min=least / 10).numpy()) for u in ("none", "joint")}
     lowest, highest = losses["joint"][1:].min(), max(line[1:].max() for line in losses.values())
-    decades = [(k, f"1e{k}") for k in range(int(np.ceil(lowest)), int(highest) + 1)]
+    decades = [(k, f"1e{k}") for k in range(int(np.ceil(lowest)), int(np.floor(highest)) + 1)]
     y = Scale(lowest - 0.1, highest + 0.1, decades[:: max(1, len(decades) // 6)], "increase of the loss expected")
     marks = [Line([step, step], [y.low, y.high], width=1.2)]
     for update, label, ink in (("none", "left alone", INK), ("joint", "corrected", colour)):

@@ -9,6 +9,11 @@ from ovit_core.progress import told_to
 BEFORE = 0.2  # seconds that the page has to show the panel before torch is loaded, which holds everything up
 
 
+def said(error: Exception) -> str:
+    """What went wrong, for a reader: what is wrong with a value or a file is said in words already."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+
+
 class Worker:
     """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
 
@@ -48,7 +53,7 @@ class Worker:
         except CancelledError:
             message = "stopped; what was measured stays"
         except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
-            message = f"{type(error).__name__}: {error}"
+            message = said(error)
         if self.stopped is stopped:
             self.end(message)
 
