@@ -117,7 +117,7 @@ class _Log(text_bar):
             done = f"{self.n}/{self.total}" if self.total else str(self.n)
             rate = self.format_dict["rate"]
             left = f"{self.format_interval((self.total - self.n) / rate)} left" if self.total and rate else ""
-            said, _, doing = str(self.postfix or left).partition(" | ")
+            said, doing = (f"{self.postfix or left} | ".split(" | "))[:2]
             what = ": ".join(filter(None, (self.desc.removesuffix(": "), doing)))
             self.say("; ".join(filter(None, (f"{done}, {said}" if said else done, what))))
 
@@ -130,7 +130,7 @@ class _Log(text_bar):
     def close(self) -> None:
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)
+            self._decr_instances(self)  # pyright: ignore[reportAttributeAccessIssue] (tqdm's own close draws once more)
             if self.own:
                 self.own.close()
 

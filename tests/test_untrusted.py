@@ -490,7 +490,7 @@ TO_A_FRESH_PLACE = {
     ("study/report.py", "savefig"), # a folder made anew
     ("disk.py", "open"),  # behind what removes links
     ("checkpoints.py", "save_file"), ("study/unit.py", "write_bytes"), ("layer.py", "from_file"),  # temporary folders
-    ("explorer/views.py", "savefig"), ("training.py", "save"),  # memory
+    ("explorer/paper.py", "savefig"), ("training.py", "save"),  # memory
     ("study/export.py", "to_csv"),  # a text, which `disk.write` is given
     ("progress.py", "open"),  # a terminal
     ("study/__main__.py", "write_html"),

@@ -1,181 +1,151 @@
-"""The explorer's panel for JupyterLab: settings, a sparsity slider, six views; it draws nothing that `views` does not.
+"""The explorer's panel for JupyterLab: settings, a sparsity slider, numbers, six views; it draws nothing that `views`
+does not.
 
-Weights and the view on show answer the slider at once. Accuracies, and other settings, are worked out by one thread in
-the background that tells its progress and can be stopped; it works on a new explorer and hands it over whole.
+It stands on the page before there is anything to show: the model, other settings and accuracies are worked out by one
+thread in the background that tells its progress and can be stopped; a new explorer is handed over whole. Weights and
+the view on show answer the slider at once. What needs torch is imported there too, as it takes seconds.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from html import escape
-from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
-import yaml
 
-from ovit_core import models
-from ovit_core.data.catalog import DATASETS
-from ovit_core.explorer import views
-from ovit_core.explorer.parameters import SPLITS, Explore
-from ovit_core.explorer.solve import Explorer
-from ovit_core.methods import METHODS
-from ovit_core.pattern import ALLOCATIONS
-from ovit_core.progress import told_to
-from ovit_core.study import checks
-from ovit_core.study.parameters import from_yaml
+from ovit_core.explorer.look import LOOK, button, red
+from ovit_core.explorer.parameters import Explore, differences
+from ovit_core.explorer.settings import ROW, WIDE, Settings, check
+from ovit_core.explorer.worker import BEFORE, Worker, said
+
+if TYPE_CHECKING:
+    from ovit_core.explorer.picture import Picture
+    from ovit_core.explorer.pins import Pin
+    from ovit_core.explorer.solve import Explorer
 
 SETTLE = 0.4  # seconds the slider must rest before accuracies are measured
-PATTERNS = ("unstructured", "2:4", "4:8", "1:4")
+THINK = 0.5  # seconds settings must rest before they are priced
+# Tab -> the function of `views` that draws it, and those of its arguments that have a widget.
 VIEWS = dict(
-    Accuracy=views.accuracy, Layers=views.layers, Mask=views.mask, Weights=views.histogram,
-    Elimination=views.elimination, Images=views.examples,
+    Accuracy=("accuracy", ("sparsity", "zoom", "pinned")), Layers=("layers", ("sparsity",)),
+    Mask=("mask", ("sparsity", "layer")), Weights=("weights", ("sparsity", "layer", "method")),
+    Elimination=("elimination", ("layer", "method", "block", "step")), Images=("examples", ("sparsity",)),
 )  # fmt: skip
-WIDE = dict(style={"description_width": "90px"}, layout=w.Layout(width="330px"))
-ROW = w.Layout(flex_flow="row wrap")
-
-
-class Worker:
-    """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
-
-    `tell` is told (what, done, total, seconds left) by the work's progress bars, and `end` how it ended, "" or why,
-    unless another piece has replaced it.
-    """
-
-    def __init__(self, tell: Callable, end: Callable[[str], None]):
-        self.tell, self.end = tell, end
-        self.thread: threading.Thread | None = None
-        self.turn, self.stopped = threading.Lock(), threading.Event()
-
-    def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
-        """Runs `job` after `delay` seconds, unless it is stopped before that."""
-        self.replace()
-        self.thread = threading.Thread(target=self._run, args=(job, delay, self.stopped), daemon=True)
-        self.thread.start()
-
-    def _run(self, job: Callable[[], None], delay: float, stopped: threading.Event) -> None:
-        def listener(*words) -> None:
-            if stopped.is_set():
-                raise CancelledError
-            self.tell(*words)
-
-        message = ""
-        try:
-            with self.turn, told_to(listener):
-                if stopped.wait(delay):
-                    raise CancelledError
-                job()
-        except CancelledError:
-            message = "stopped; what was measured stays"
-        except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
-            message = f"{type(error).__name__}: {error}"
-        if self.stopped is stopped:
-            self.end(message)
-
-    def replace(self) -> None:
-        """Ends the work without a word: something else is wanted now."""
-        self.stop()
-        self.stopped = threading.Event()
-
-    def stop(self) -> None:
-        """Asks the work to end: it does at the next step of its progress bar, a batch or a method's factorization."""
-        self.stopped.set()
-
-    def join(self) -> None:
-        """Waits until the work has ended of itself."""
-        if self.thread:
-            self.thread.join()
+ZOOMS = [("from where the curves part", ()), ("all", (0.0, 0.995)), ("50 to 99 %", (0.5, 0.99)),
+         ("80 to 99 %", (0.8, 0.99)), ("90 to 99 %", (0.9, 0.99))]  # fmt: skip
 
 
 class Panel:
-    """The panel of an explorer; `box` is the widget to show."""
+    """The panel of a config; `box` is the widget to show, `x` the explorer once it is there."""
 
-    def __init__(self, x: Explorer):
-        self.x = x  # another one after "Apply"
-        self.seconds = 0.0, 0.0  # from the last move until weights were there, and until the view was drawn
-        # Held while the explorer is read or changed, and by matplotlib, which is not made for two threads.
-        self.state = threading.RLock()
-        self.worker, self.told, self.applying = Worker(self._tell, self._end), 0.0, False
-        self.settings = settings(x.config)
-        self.apply = _button("Apply", self._apply, "Prune anew with these", button_style="primary")
-        self.stop = _button("Stop", self.worker.stop, "End the background work", button_style="warning", disabled=True)
-        self.status, self.doing, self.note = w.HTML(), w.HTML(), w.HTML()
+    def __init__(self, config: Explore):
+        self.config = config
+        self.x: Explorer | None = None
+        self.pins: list[Pin] = []
+        self.seconds = 0.0  # from the last move until the view was drawn
+        # Held while the explorer is read or changed.
+        self.state, self.settling = threading.RLock(), False
+        self.preparing: Explore | None = None
+        self.worker, self.told = Worker(self._tell, self._end), 0.0
+        self.bars: dict[str, tuple[int, int, float | None]] = {}  # what is being done, the whole before its parts
+        self.pricing = Worker(lambda *words: None, self._say_price)
+        self.settings = Settings(config)
+        self.apply = button("Apply", self._apply, "Prune anew with these", button_style="primary")
+        self.takes, self.head, self.doing, self.note, self.status, self.numbers = (w.HTML() for _ in range(6))
+        for widget in (self.head, self.numbers, self.note, self.doing, self.takes, self.status):
+            widget.add_class("ovit-view")
+        self.numbers.add_class("ovit-numbers")
+        self.stop = button("Stop", self._stop, "End the background work", button_style="warning", disabled=True)
         self.bar = w.FloatProgress(max=1, layout=w.Layout(width="200px", visibility="hidden"))
         self.slider = w.FloatSlider(
-            value=x.config.sparsity, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
-            layout=w.Layout(width="640px"), style=WIDE["style"],
+            value=config.sparsity, max=0.99, step=0.005, readout_format=".3f", description="sparsity",
+            layout=w.Layout(flex="1 1 400px", min_width="260px"), style=WIDE["style"],
         )  # fmt: skip
-        self.method = w.Dropdown(options=x.config.methods, description="method", **WIDE)
-        self.layer = w.Dropdown(options=list(x.surgeon.weights), description="layer", **WIDE)
+        self.asked = config.sparsity  # of the slider, before an N:M pattern took it over
+        self.method = w.Dropdown(options=config.methods, description="method", **WIDE)
+        self.layer = w.Dropdown(description="layer", **WIDE)
         self.block = w.BoundedIntText(max=0, description="block", **WIDE)
         self.step = w.IntSlider(max=1, description="step", **WIDE)
-        self.views = {view: partial(self._picture, view) for view in VIEWS}
-        self.pictures = {view: w.Image(format="png", layout=w.Layout(max_width="min(100%, 760px)")) for view in VIEWS}
-        self.inputs = dict(sparsity=self.slider, layer=self.layer, method=self.method, block=self.block, step=self.step)
-        own = lambda view: [widget for widget in self._arguments(view).values() if widget is not self.slider]
-        pages = [w.VBox([w.HBox(own(view), layout=ROW), picture]) for view, picture in self.pictures.items()]
-        self.tabs = w.Tab(pages, titles=list(VIEWS))
-        self._fit()
-        self.step.value = self.step.max // 2  # where there is something to see
-
+        self.zoom = w.Dropdown(options=ZOOMS, description="axis", **WIDE)
+        self.inputs = dict(sparsity=self.slider, layer=self.layer, method=self.method, block=self.block,
+                           step=self.step, zoom=self.zoom)  # fmt: skip
+        self.pictures = {view: w.HTML(layout=w.Layout(width="100%")) for view in VIEWS}
+        pages = [
+            w.VBox([w.HBox([self.inputs[name] for name in names if name in self.inputs and name != "sparsity"], layout=ROW),
+                    self.pictures[view]]) for view, (_, names) in VIEWS.items()
+        ]  # fmt: skip
+        for picture in self.pictures.values():
+            picture.add_class("ovit-view")
+        self.tabs = w.Tab(pages, titles=list(VIEWS), selected_index=0)
+        self.tabs.add_class("ovit-tabs")
         for widget in self.inputs.values():
             widget.observe(self._moved, "value")
         self.tabs.observe(self._moved, "selected_index")
-        # Arguments fit one model; another begins without.
-        self.settings["model"].observe(lambda _: self.settings["model_args"].set_trait("value", "{}"), "value")
-        controls = w.Accordion([w.HBox([*self.settings.values(), self.apply], layout=ROW)], titles=["Settings"])
+        self.settings.observe(self._price)
+        applying = w.HBox([self.apply, self.takes], layout=w.Layout(flex_flow="row wrap", align_items="center"))
+        controls = w.Accordion([w.VBox([self.settings.box, applying])], titles=["Settings"])
         actions = w.HBox([self.stop, self.bar, self.doing], layout=w.Layout(align_items="center"))
-        save_model = _button("Save model", self._save_model, "safetensors, with masks")
-        save_figure = _button("Save figure", self._save_figure, "PNG and SVG of the view on show")
-        saving = w.HBox([self.slider, save_model, save_figure], layout=ROW)
-        self.box = w.VBox([controls, saving, self.status, actions, self.note, self.tabs])
-        self._moved()
+        self.pin = button("Pin curves", self._pin, "Keep these curves under those of the next settings", disabled=True)
+        self.unpin = button("Unpin all", self._unpin, "Show the present curves alone", disabled=True)
+        self.save = button("Save model", self._save_model, "safetensors, with masks", disabled=True)
+        self.figure = button("Save figure", self._save_figure, "PNG and SVG of the view on show", disabled=True)
+        moving = w.HBox([self.slider, self.pin, self.unpin, self.save, self.figure], layout=ROW)
+        self.box = w.VBox(
+            [w.HTML(LOOK), controls, self.head, actions, moving, self.status, self.numbers, self.note, self.tabs]
+        )
+        self._prepare(config, BEFORE)
 
     @property
     def view(self) -> str:
         """The name of the view on show."""
         return list(VIEWS)[self.tabs.selected_index or 0]
 
-    def _arguments(self, view: str) -> dict[str, w.Widget]:
-        """The widgets whose values a view takes as arguments of the same names."""
-        return {name: self.inputs[name] for name in signature(VIEWS[view]).parameters if name in self.inputs}
+    def _arguments(self) -> dict[str, Any]:
+        """What the view on show takes besides the explorer."""
+        values = {name: widget.value for name, widget in self.inputs.items()} | dict(pinned=tuple(self.pins))
+        return {name: values[name] for name in VIEWS[self.view][1]}
 
-    def _picture(self, view: str) -> views.Picture:
-        return VIEWS[view](self.x, **{name: widget.value for name, widget in self._arguments(view).items()})
+    def picture(self) -> "Picture":
+        """The view on show."""
+        from ovit_core.explorer import views
+
+        return getattr(views, VIEWS[self.view][0])(self.x, **self._arguments())
 
     def draw(self) -> None:
-        """Draws the view on show."""
+        """Draws the view on show, and the numbers."""
+        from ovit_core.explorer import readout
+
         with self.state:
-            self.pictures[self.view].value = self.views[self.view]().png()
+            self.pictures[self.view].value = self.picture().html()
+            self.head.value = readout.head(self.x)
+            self.numbers.value = readout.html(readout.table(self.x, self.slider.value, self.pins))
 
     def _moved(self, change: dict | None = None) -> None:
         """The slider, a choice or the tab has changed: weights and the view now, accuracies once the slider rests."""
-        rests = not self.applying and (change is None or change["owner"] is self.slider)
+        if self.x is None or self.settling:
+            return
+        rests = self.preparing is None and (change is None or change["owner"] is self.slider)
         if rests:
             self.worker.replace()  # what it measures is another position's
         with self._noting():
-            if self.method.value not in self.x.plans or self.layer.value not in self.x.surgeon.weights:
-                return  # of new settings the other is still to come
             start = time.perf_counter()
             self._fit()
             at = self.x.sparsity(self.slider.value)
-            weights = time.perf_counter() - start
-            self.draw()
-            self.seconds = weights, time.perf_counter() - start
-            total = sum(m.numel() for m in self.x.surgeon.weights.values())
+            total = sum(weight.numel() for weight in self.x.surgeon.weights.values())
             self.status.value = (
-                f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero. "
-                f"Weights in {1000 * self.seconds[0]:.0f} ms, view in {1000 * self.seconds[1]:.0f} ms."
+                f"<b>{100 * at:.2f} % sparse</b>: {round(at * total):,} of {total:,} prunable weights are zero."
             )
+            self.draw()
+            self.seconds = time.perf_counter() - start
         # New settings measure the slider's position when they are there.
         if rests:
             self._start(self._measure, SETTLE)
 
     def _fit(self) -> None:
-        """Keeps block and step inside the chosen layer; an N:M pattern leaves nothing to slide."""
-        self.slider.disabled = self.x.pattern.structured
+        """Keeps block and step inside the chosen layer."""
         blocks, self.step.max = self.x.plans[self.method.value].layers[self.layer.value].order.shape
         self.block.max = blocks - 1
 
@@ -187,101 +157,129 @@ class Panel:
             try:
                 yield
             except Exception as error:
-                self.note.value = _red(f"{type(error).__name__}: {error}")
+                self.note.value = red(said(error))
 
     def _start(self, job: Callable[[], None], delay: float = 0.0) -> None:
-        self.stop.disabled = False  # before the work, which may end at once
+        self.stop.disabled, self.bars = False, {}  # before the work, which may end at once
         self.worker.start(job, delay)
+
+    def _stop(self) -> None:
+        self.stop.disabled = True
+        self.doing.value = "stopping…"
+        self.worker.stop()
 
     def _measure(self) -> None:
         """Every method at the slider's position, then those of the sweep that are missing."""
         for at in (self.slider.value, *self.x.config.sparsities):
             for method in ("dense", *self.x.plans):
-                if not self.x.has_measured(method, at):
+                if self.x.answers(method, at) is None:
                     self.x.measure(method, at)
                     if self.view == "Accuracy":
                         self.draw()
+            self.draw()
 
     def _apply(self) -> None:
-        """Prunes anew with the settings as they stand: checked now, worked out in the background."""
-        values = {name: widget.value for name, widget in self.settings.items()}
+        """Prunes anew with the settings as they stand."""
         with self._noting():
-            values |= dict(
-                methods=list(values["methods"]), model_args=from_yaml("its arguments", values["model_args"]) or {}
-            )
-            checks.check(config := self.x.config.replace(**values))
-            self.applying = True  # from now on; what it replaces may still end
-            self._start(partial(self._prune, config))
+            self._prepare(self.settings.chosen(self.config))
 
-    def _prune(self, config: Explore) -> None:
-        self.applying = True
+    def _prepare(self, config: Explore, delay: float = 0.0) -> None:
+        self.preparing = config  # from now on; what it replaces may still end
+        self.doing.value = "loading torch and timm" if self.x is None else "looking at the settings"
+        self._start(partial(self._solve, config), delay)
+
+    def _solve(self, config: Explore) -> None:
+        self.preparing = config
+        from ovit_core.explorer import views  # noqa: F401 (loaded here, where it holds nobody up)
+        from ovit_core.explorer.solve import Explorer
+        from ovit_core.models import timm
+
+        self.settings.widgets["model"].options = timm.list_models()
+        check(config)
         x = Explorer(config, before=self.x)
+        self.takes.value = ""
         with self.state:
-            self.x = x
-            self.method.options, self.layer.options = config.methods, list(x.surgeon.weights)
+            self.settling, self.x, self.config = True, x, config
+            self.pin.disabled = self.save.disabled = self.figure.disabled = False
+            for widget, options in ((self.method, config.methods), (self.layer, tuple(x.surgeon.weights))):
+                before, widget.options = widget.value, options
+                widget.value = before if before in options else options[0]
+            if not self.slider.disabled:
+                self.asked = self.slider.value
+            self.slider.disabled = x.pattern.structured
+            self.slider.description = f"{x.pattern} is" if x.pattern.structured else "sparsity"
+            self.slider.value = x.pattern.target(self.asked)
+            first = self.step.max == 1
+            self._fit()
+            if first:
+                self.step.value = self.step.max // 2  # where there is something to see
+            self.settling = False
         self._moved()
-        self.applying = False
+        self.preparing = None
         self._measure()
 
     def _tell(self, what: str, done: int, total: int, left: float | None) -> None:
-        if (now := time.monotonic()) - self.told > 0.1 or done == total:  # a message each, so not too many
+        """Says what is being done, and what that is a part of; the bar is that of the whole."""
+        self.bars[what] = done, max(total, 1), left
+        if done == total:
+            del self.bars[what]
+        if self.bars and (now := time.monotonic()) - self.told > 0.1:  # a message each, so not too many
             self.told = now
-            self.bar.layout.visibility, self.bar.value = "visible", done / max(total, 1)
-            more = f", {left:.0f} s left" if left is not None and left >= 1 else ""
-            self.doing.value = escape(f"{what}: {done} of {total}{more}")
+            share = 0.0
+            for number, count, _ in reversed(self.bars.values()):
+                share = (number + share) / count
+            self.bar.layout.visibility, self.bar.value = "visible", min(share, 1.0)
+            parts = [
+                f"{name}: {number} of {count}" + (f", {rest:.0f} s left" if rest and rest >= 1 else "")
+                for name, (number, count, rest) in self.bars.items()
+            ]
+            self.doing.value = escape(" · ".join(parts))
 
     def _end(self, message: str) -> None:
-        self.applying, self.stop.disabled, self.bar.layout.visibility = False, True, "hidden"
-        self.doing.value = escape(message) if message.startswith("stopped") else _red(message)
+        self.preparing, self.stop.disabled, self.bar.layout.visibility = None, True, "hidden"
+        self.doing.value = red(message) if message and not message.startswith("stopped") else escape(message)
+
+    def _price(self) -> None:
+        """What Apply would take, once settings rest."""
+        self.takes.value, self.price = "…", ""
+        self.pricing.start(self._work_out_price, THINK)
+
+    def _work_out_price(self) -> None:
+        from ovit_core.explorer import price
+
+        chosen = self.settings.chosen(self.config)
+        check(chosen)
+        self.price = price.worded(price.price(chosen, self.x))
+
+    def _say_price(self, wrong: str) -> None:
+        self.takes.value = red(wrong) if wrong else escape(self.price)
+
+    def _pin(self) -> None:
+        from ovit_core.explorer import pins
+
+        with self._noting():
+            self.pins.append(pins.pin(self.x))
+            self.unpin.disabled = False
+            self.draw()
+
+    def _unpin(self) -> None:
+        with self._noting():
+            self.pins, self.unpin.disabled = [], True
+            self.draw()
 
     def _save_model(self) -> None:
         with self._noting():
             paths = [self.x.save(method, self.slider.value) for method in self.x.plans]
             self.note.value = "saved " + ", ".join(escape(str(path)) for path in paths)
+            if self.preparing:
+                mine, others = differences(self.x.config, self.preparing)
+                self.note.value += f": of the model on show ({escape(mine or 'same settings')}), not of the one that is being prepared ({escape(others or 'same settings')})"
 
     def _save_figure(self) -> None:
+        from ovit_core.explorer import paper
+
         with self._noting():
-            widgets = self._arguments(self.view) | dict(sparsity=self.slider)
-            shown = {name: widget.value for name, widget in widgets.items()}
-            path = self.x.save_figure(self.views[self.view](), self.view.lower(), **shown)
+            shown = {name: value for name, value in self._arguments().items() if name not in ("pinned", "zoom")}
+            shown |= dict(sparsity=self.slider.value)
+            path = self.x.save_figure(paper.figure(self.picture()), self.view.lower(), **shown)
             self.note.value = f"saved {escape(str(path))} and .svg"
-
-
-def panel(x: Explorer, interactive: bool = True) -> w.Widget | None:
-    """The panel as a widget; None if not `interactive`, as when papermill executes the notebook."""
-    return Panel(x).box if interactive else None
-
-
-def settings(c: Explore) -> dict[str, w.Widget]:
-    """What can be chosen anew: name of the parameter -> widget."""
-    damps = [("each method's own, by validation", 0.0), *((f"{v:g}", v) for v in sorted({*c.damps, c.damp} - {0}))]
-    at_once = [name for name, method in METHODS.items() if not method.sequential]
-    widgets = dict(
-        model=w.Combobox(options=models.timm.list_models(), description="model", **WIDE),
-        model_args=w.Text(description="its arguments", **WIDE),
-        pretrained=w.Checkbox(description="timm's published weights", **WIDE),
-        checkpoint=w.Text(description="checkpoint", placeholder="path; none: train it here", **WIDE),
-        upstream=w.Combobox(options=sorted({*DATASETS, c.upstream}), description="dataset", **WIDE),
-        methods=w.SelectMultiple(options=at_once, description="methods", rows=6, **WIDE),
-        block_size=w.BoundedIntText(min=1, max=4096, description="block size", **WIDE),
-        gradients=w.BoundedIntText(min=1, max=100_000, description="gradients", **WIDE),
-        damp=w.Dropdown(options=damps, description="λ", **WIDE),
-        pattern=w.Combobox(options=PATTERNS, description="pattern", **WIDE),
-        allocation=w.Dropdown(options=ALLOCATIONS, description="threshold", **WIDE),
-        split=w.Dropdown(options=SPLITS, description="measured on", **WIDE),
-        images=w.BoundedIntText(min=1, max=1_000_000, description="images", **WIDE),
-    )
-    values = c.model_dump() | dict(model_args=yaml.safe_dump(c.model_args, default_flow_style=True, width=999).strip())
-    for name, widget in widgets.items():
-        widget.value = values[name]
-    return widgets
-
-
-def _red(text: str) -> str:
-    return f"<span style='color:#b00'>{escape(text)}</span>"
-
-
-def _button(text: str, act: Callable[[], None], hint: str, **options) -> w.Button:
-    button = w.Button(description=text, tooltip=hint, **options)
-    button.on_click(lambda _: act())
-    return button

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ovit_core import disk, masks, models, training
+from ovit_core import disk, masks, models
 from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.elimination import eliminate
+from ovit_core.explorer.answers import Answers, ask
 from ovit_core.explorer.parameters import Explore
 from ovit_core.inputs import InputHessian
 from ovit_core.methods import get_method
@@ -28,6 +30,7 @@ from ovit_core.study.surgeon import Surgeon
 # What a model depends on, and of that what only its curvature and the lambdas chosen by it do.
 _SHARED = set(Parameters.model_fields) - {"profile"}
 _CURVATURE = {"gradients", "gradient_batch", "block_size", "damps", "input_damps", "damp_sparsity", "search_images"}
+GLANCE = 0.15  # seconds that images may take which are asked for before the slider rests
 
 
 class Steps(NamedTuple):
@@ -36,6 +39,29 @@ class Steps(NamedTuple):
     order: Tensor  # (B,) weight index by step
     weights: dict[str, Tensor]  # (B + 1, B), after 0..B removals
     loss: dict[str, Tensor]  # (B + 1,), the increase that the quadratic model, dampening included, expects of them
+
+
+class Look(NamedTuple):
+    """Some images and what the dense model and each method take them for."""
+
+    images: np.ndarray  # (k, h, w, 3) uint8
+    labels: np.ndarray  # (k,)
+    answers: dict[str, Answers]  # of these, dense first
+    disputed: int  # images on which any method disagrees with the dense model,
+    of: int  # of so many
+
+
+class Told(dict):
+    """Weights that tell each layer a method comes to: factorizing has a bar, and ends where it is stopped."""
+
+    def items(self):
+        return progress(super().items(), desc="factorizing, layer", total=len(self))
+
+
+def kept(config: Explore, before: "Explorer | None") -> tuple[bool, bool]:
+    """Whether the dense model, and whether its curvature too, of the explorer before is what a config asks for."""
+    changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
+    return not changed - _CURVATURE, not changed
 
 
 class Explorer:
@@ -53,28 +79,40 @@ class Explorer:
         seed = config.seeds[0]
         if torch.get_num_threads() > (allowed := machine.cores()):  # in a container torch takes all it sees
             torch.set_num_threads(allowed)
-        changed = _SHARED if before is None else {n for n in _SHARED if getattr(config, n) != getattr(before.config, n)}
-        self.upstream = dense.upstream(config, seed) if changed - _CURVATURE else before.upstream
+        model, curvature = kept(config, before)
+        self.upstream = before.upstream if before and model else dense.upstream(config, seed)
         if self.upstream.headless:
             raise ValueError(f"{config.model} has no classifier head here, and so no accuracy to explore")
-        before = None if changed else before
+        before = before if curvature else None
         self.surgeon = before.surgeon.twin() if before else Surgeon(config, self.upstream, seed)
+        self.surgeon.weights = Told(self.surgeon.weights)
         self._damps: dict[tuple, float] = dict(before._damps) if before else {}
         part = getattr(self.upstream.data, config.split)
         chosen = np.random.default_rng(seed).permutation(len(part))[: config.images]
         self.images = part.take(np.sort(chosen))
-        self._seen = next(iter(batches(self.images.take(np.arange(min(8, len(chosen)))), 8, workers=0)))
         # Keyed by all that a plan or an accuracy depends on beyond the surgeon, so that both outlive other changes.
-        self._measured: dict[tuple, float] = dict(before._measured) if before else {}
+        self._measured: dict[tuple, Answers] = dict(before._measured) if before else {}
+        self.factorizing: float | None = before.factorizing if before else None  # seconds, of the last method solved
         known = {before._key(method): plan for method, plan in before.plans.items()} if before else {}
         keys = {method: self._key(method) for method in progress(config.methods, desc="lambda of each method")}
         self.plans: dict[str, Plan] = {}
         for method, key in progress(keys.items(), desc="factorizing", total=len(keys)):
-            self.plans[method] = known.get(key) or self.surgeon.solve(method, key[1], self.pattern)
+            self.plans[method] = known.get(key) or self._solve(method, key[1])
         self.surgeon.forget()
-        # The last answers, as several views ask for the same.
+        self.pace = 1e-3  # seconds an image, until one is measured
+        # The last points, as several views ask for the same.
         self._at: tuple[float | None, dict[str, Point]] = (None, {})
         self._inverse: tuple[tuple | None, Tensor | None] = (None, None)
+
+    def _solve(self, method: str, damp: float | None) -> Plan:
+        """A method solved, and the seconds noted: they tell what other settings will take."""
+        if (chosen := get_method(method)).needs_curvature:
+            self.surgeon.curvature(chosen.curvature, self.pattern)  # not a part of what is noted
+        begin = time.perf_counter()
+        plan = self.surgeon.solve(method, damp, self.pattern)
+        if chosen.needs_inverse:
+            self.factorizing = time.perf_counter() - begin
+        return plan
 
     def damp(self, method: str) -> float | None:
         """A method's lambda: the config's, else the one that is best on validation, the larger of equals, as a study of
@@ -95,6 +133,14 @@ class Explorer:
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern
 
+    def solved(self, method: str, config: Explore) -> bool:
+        """Whether a method's factorization is what a config asks for that leaves the curvature as it is."""
+        if method not in self.plans or config.pattern != self.config.pattern:
+            return False
+        if not get_method(method).needs_damp:
+            return True
+        return (config.damp or self._damps.get((method, config.allocation, config.pattern))) == self.damp(method)
+
     def at(self, sparsity: float) -> dict[str, Point]:
         """method -> its weights and masks."""
         sparsity = self.pattern.target(sparsity)
@@ -114,13 +160,15 @@ class Explorer:
         install(model := copy.deepcopy(self.upstream.model), point)
         return model
 
-    def measure(self, method: str, sparsity: float) -> float:
-        """Top-1 on the chosen images, measured once."""
-        key = self._accuracy_key(method, sparsity)
+    def measure(self, method: str, sparsity: float) -> Answers:
+        """The answers on the chosen images, asked for once."""
+        key = self._key_of(method, sparsity)
         if key not in self._measured:
             at = "" if method == "dense" else f" at {100 * self.pattern.target(sparsity):.3g} %"
             loader = progress(batches(self.images, EVAL_BATCH), desc=f"top-1 of {method}{at}")
-            self._measured[key] = float(training.evaluate(self.model(method, sparsity), loader).accuracy)
+            begin = time.perf_counter()
+            self._measured[key] = ask(self.model(method, sparsity), loader)
+            self.pace = (time.perf_counter() - begin) / len(self.images)
         return self._measured[key]
 
     def sweep(self) -> "Explorer":
@@ -130,20 +178,29 @@ class Explorer:
                 self.measure(method, at)
         return self
 
-    def has_measured(self, method: str, sparsity: float) -> bool:
-        """Whether `measure` has the answer already."""
-        return self._accuracy_key(method, sparsity) in self._measured
+    def answers(self, method: str, sparsity: float) -> Answers | None:
+        """What `measure` has found already."""
+        return self._measured.get(self._key_of(method, sparsity))
 
-    def measured(self, method: str) -> dict[float, float]:
-        """sparsity -> top-1, of what has been measured so far, in order."""
-        mine = self._accuracy_key(method, 0.0)
+    def curve(self, method: str) -> dict[float, Answers]:
+        """sparsity -> answers, of what has been measured so far, in order; dense at 0."""
+        mine = self._key_of(method, 0.0)
         return dict(sorted((k[-1], v) for k, v in list(self._measured.items()) if k[:-1] == mine[:-1]))
 
-    def _accuracy_key(self, method: str, sparsity: float) -> tuple:
+    def _key_of(self, method: str, sparsity: float) -> tuple:
         if method == "dense":
             return "dense", self.config.split, self.config.images, 0.0
         at = self.pattern.target(sparsity)
         return *self._key(method), self.config.allocation, self.config.split, self.config.images, at
+
+    def twins(self, sparsity: float, layer: str) -> dict[tuple[str, ...], Point]:
+        """Methods with one mask in a layer, together -> the point of the first."""
+        found: dict[tuple[str, ...], Point] = {}
+        for method, point in self.at(sparsity).items():
+            same = (names for names, other in found.items() if torch.equal(other.masks[layer], point.masks[layer]))
+            names = next(same, ())
+            found[(*names, method)] = found.pop(names, point)
+        return found
 
     def steps(self, method: str, layer: str, block: int) -> Steps:
         """The elimination of a block in a method's order, with and without the update. The curvature and lambda of the
@@ -174,16 +231,26 @@ class Explorer:
         moved = {update: after - w for update, after in weights.items()}  # (B + 1, B)
         return Steps(order, weights, {update: ((d @ F) * d).sum(1) / 2 for update, d in moved.items()})
 
-    @torch.no_grad()
-    def look(self, method: str, sparsity: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The first images of the subset: (n, 3, H, W) in [0, 1], (n,) labels, and (n, classes) probabilities of the
-        dense and of the pruned model.
+    def look(self, sparsity: float, count: int = 8) -> Look:
+        """The images on which most methods disagree with the dense model, of all chosen ones if those are measured here,
+        else of as many as a fraction of a second allows.
         """
-        x, labels = self._seen
-        config, device = models.input_config(self.upstream.model), models.pick_device(self.config.device)
+        asked = ("dense", *self.plans)
+        found = {method: self.answers(method, sparsity) for method in asked}
+        if None in found.values():
+            few = np.arange(min(len(self.images), max(count, int(GLANCE / len(asked) / self.pace))))
+            glance = lambda method: ask(
+                self.model(method, sparsity), batches(self.images.take(few), EVAL_BATCH, workers=0)
+            )
+            found = {method: known.of(few) if (known := found[method]) else glance(method) for method in asked}
+        differ = sum((found[m].taken != found["dense"].taken).astype(int) for m in self.plans)  # (n,)
+        index = np.argsort(-differ, kind="stable")[:count]
+        images, labels = next(iter(batches(self.images.take(index), count, workers=0)))
+        config = models.input_config(self.upstream.model)
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
-        odds = [self.model(m, sparsity)(x.to(device)).softmax(1).cpu() for m in ("dense", method)]
-        return (x * std + mean).clamp(0, 1).expand(-1, 3, -1, -1), labels, *odds
+        pixels = (images * std + mean).clamp(0, 1).mul(255).byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+        picked = {method: answers.of(index) for method, answers in found.items()}
+        return Look(pixels.numpy(), labels.numpy(), picked, int((differ > 0).sum()), len(differ))
 
     def save(self, method: str, sparsity: float) -> Path:
         """Writes the pruned model (safetensors with its masks; `masks.load` reads it) and its settings beside it."""

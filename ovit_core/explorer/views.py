@@ -1,175 +1,283 @@
-"""What the explorer shows, one figure each, drawn from an `Explorer` at a sparsity: in a widget or on a page."""
+"""What the explorer shows, one picture each, drawn from an `Explorer` at a sparsity: in a widget or on a page."""
 
-import io
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from ovit_core.explorer import pins
+from ovit_core.explorer.chart import INK, Axes, Bars, Cell, Gallery, Key, Line, Points, Raster, Scale, Words
+from ovit_core.explorer.picture import Picture
+from ovit_core.explorer.pins import Pin
 from ovit_core.explorer.solve import Explorer
-from ovit_core.study import plots
-from ovit_core.study.plots import STYLE, percent
+from ovit_core.explorer.structure import parts
+from ovit_core.study.plots import STYLE
 
-GONE, KEPT = "#d95f02", "#3b6fb6"  # removed and kept weights; told apart by the colour-blind, and in grey
-
-
-class Picture(Figure):
-    """A figure outside pyplot, so that threads may draw it; a notebook shows it without asking for a backend."""
-
-    def png(self) -> bytes:
-        """The bytes of a PNG file."""
-        self.savefig(buffer := io.BytesIO(), format="png", dpi=100)
-        return buffer.getvalue()
-
-    _repr_png_ = png
-
-
-def panels(columns: int, width: float, height: float, **options) -> tuple[Picture, list[Axes]]:
-    """A picture with `columns` axes side by side."""
-    fig = Picture((width, height), layout="constrained")
-    return fig, list(fig.subplots(1, columns, squeeze=False, **options)[0])
-
-
-@plots.style()
-def accuracy(x: Explorer, sparsity: float) -> Picture:
-    """Top-1 against sparsity, of what has been measured so far; a line where the slider stands."""
-    fig, (ax,) = panels(1, 6.4, 3.6)
-    n = len(x.images)
-    interval = lambda a: 1.96 * np.sqrt(a * (1 - a) / n)  # of the choice of images
-    for top1 in x.measured("dense").values():
-        ax.axhspan(top1 - interval(top1), top1 + interval(top1), color="black", alpha=0.07, lw=0)
-        ax.axhline(top1, color="black", ls="--", lw=1, label="dense")
-    for method in x.plans:
-        if found := x.measured(method):
-            at, top1 = np.array(list(found.items())).T
-            look = dict(color=STYLE[method][0], marker=STYLE[method][1], ms=4.5, lw=1.5, capsize=2)
-            ax.errorbar(at, top1, interval(top1), label=method, **look)
-    sparsity = x.pattern.target(sparsity)
-    ax.axvline(sparsity, color=GONE, lw=1.2)
-    ax.annotate(f"{100 * sparsity:.1f} %", (sparsity, 1), xycoords=("data", "axes fraction"), color=GONE,
-                xytext=(3, -9), textcoords="offset points", fontsize=8)  # fmt: skip
-    ax.set(xlim=(0, 1), xlabel="sparsity (zeros / prunable weights)", ylabel=f"top-1 on {n} {x.config.split} images")
-    percent(ax)
-    ax.legend(loc="lower left")
-    return fig
+SPARSITIES = (
+    0,
+    0.3,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.93,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.995,
+    0.999,
+)  # ticks, where they fit
+LEAST = 0.001  # of the weights that are left: where the axis ends
 
 
-@plots.style()
+def left(sparsity: float) -> float:
+    """Where a sparsity stands on an axis of the log of what is left: 0 % at 0, 90 % at 1, 99 % at 2."""
+    return -float(np.log10(max(1 - sparsity, LEAST)))
+
+
+def parting(x: Explorer) -> float:
+    """The last measured sparsity up to which all methods are as good as dense: within its 95 % interval. 0 if none is."""
+    dense = next(iter(x.curve("dense").values()), None)
+    curves = [x.curve(method) for method in x.plans]
+    if dense is None or not any(curves):
+        return 0.0
+    lost = [at for curve in curves for at, found in curve.items() if found.accuracy.value < dense.accuracy.low]
+    return max((at for curve in curves for at in curve if at < min(lost, default=1.0)), default=0.0)
+
+
+def accuracy(x: Explorer, sparsity: float, zoom: tuple[float, ...] = (), pinned: Sequence[Pin] = ()) -> Picture:
+    """Top-1 against sparsity, of what has been measured so far; a line where the slider stands.
+
+    Args:
+        zoom: the sparsities to show, from and to; none for all from where the curves part.
+        pinned: other settings' curves to lay under these.
+    """
+    at, curves = x.pattern.target(sparsity), {method: x.curve(method) for method in x.plans}
+    dense = next(iter(x.curve("dense").values()), None)
+    low, high = zoom or (min(parting(x), at), max([at, *(s for curve in curves.values() for s in curve)]))
+    if left(high) - left(low) < 0.1:  # N:M has one sparsity
+        low, high = 1 - 1.5 * (1 - low), 1 - (1 - high) / 1.5
+    room = 0.0 if zoom else 0.03 * (left(high) - left(low))
+    scale = Scale(
+        left(low) - room * (low > 0),
+        left(high) + room,
+        (),
+        "sparsity (zeros / prunable weights), by the log of what is left",
+    )
+    scale = scale._replace(ticks=_spaced(scale, [(left(s), f"{100 * s:g} %") for s in SPARSITIES]))
+    marks, keys, seen = [], [], []
+    if dense:
+        one = dense.accuracy
+        marks += [Bars([scale.low], [scale.high], [one.low], [one.high], alpha=0.08),
+                  Line([scale.low, scale.high], [one.value] * 2, dashed=True, width=1.2)]  # fmt: skip
+        keys.append(Key(f"dense, {100 * one.value:.1f} %", dashed=True))
+        seen += [one.low, one.high]
+
+    now, laid = "", []  # method, curve, label, whether it is pinned
+    for other in pinned:
+        then, now = pins.labels(other, x)
+        laid += [(method, curve, f"{method}, {then}", True) for method, curve in pins.others(other, x).items()]
+    laid += [(m, curve, f"{m}, {now}" if now else m, False) for m, curve in curves.items() if curve]
+    for method, curve, label, old in laid:
+        (colour, marker), u = STYLE[method], [left(s) for s in curve]
+        found = [answers.accuracy for answers in curve.values()]
+        marks.append(Line(u, [one.value for one in found], colour, 1.3 if old else 1.8, old, 0.8 if old else 1))
+        if not old:
+            marks += [Line([v, v], [one.low, one.high], colour, 1.2, alpha=0.8) for v, one in zip(u, found)]
+        says = []
+        for s, one in zip(curve, found):  # of marks that hide each other the one on top speaks for all
+            same = [name for _, its, name, _ in laid if s in its and its[s].correct.sum() == curve[s].correct.sum()]
+            says.append(f"{' = '.join(same)} at {100 * s:.4g} %: {one} %")
+        marks.append(Points(u, [one.value for one in found], colour, marker, 5.5 if old else 7, old, says))
+        keys.append(Key(label, colour, marker, True, old, old))
+        seen += [y for v, one in zip(u, found) if scale.low <= v <= scale.high for y in (one.low, one.high)]
+    bottom, top = min(seen, default=0.0), max(seen, default=1.0)
+    y = _fitted(max(0, bottom - 0.04 * (top - bottom)), min(1, top + 0.06 * (top - bottom)), "{:.3g} %", 100)
+    u = left(at)
+    marks.append(Line([u, u], [y.low, y.high], INK, 1.4))
+    side = "end" if scale.at(u) > 0.85 else "start"
+    marks.append(
+        Words(
+            u + (0.012 if side == "start" else -0.012) * (scale.high - scale.low),
+            y.low + 0.03 * (y.high - y.low),
+            f"{100 * at:.1f} %",
+            side,
+        )
+    )
+    y = y._replace(label=f"top-1 on {len(x.images):,} {x.config.split} images, with 95 % intervals")
+    return Picture([Axes(scale, y, marks=marks, height=330)], keys)
+
+
 def layers(x: Explorer, sparsity: float) -> Picture:
-    """The sparsity of each layer, a bar per method."""
-    kept = {method: point.masks for method, point in x.at(sparsity).items()}
-    shares = pd.DataFrame({m: {n: 1 - float(k.float().mean()) for n, k in masks.items()} for m, masks in kept.items()})
-    shares.index = shares.index.str.removesuffix(".weight")
-    fig, (ax,) = panels(1, 6.4, max(2.4, 0.8 + 0.3 * len(shares)))
-    shares.plot.barh(ax=ax, width=0.8, color=[STYLE[method][0] for method in kept], legend=False)
-    ax.axvline(x.sparsity(sparsity), color="black", lw=1, ls="--")
-    ax.tick_params(axis="y", labelsize=7)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set(xlim=(0, 1), xlabel=f"sparsity of each layer; dashed: of all, {100 * x.sparsity(sparsity):.1f} %")
-    ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    fig.legend(loc="outside lower center", ncols=4)
-    return fig
-
-
-@plots.style()
-def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
-    """The mask of one layer as an image per method: kept weights dark."""
+    """The sparsity of each layer, a mark per method."""
     points = x.at(sparsity)
-    fig, axes = panels(len(points), 3.4 * len(points), 3.6, sharey=True)
-    for ax, (method, point) in zip(axes, points.items()):
-        gone = ~point.masks[layer].flatten(1).cpu().numpy()
-        ax.imshow(gone, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased")
-        ax.set(title=f"{method}: {100 * gone.mean():.1f} % removed", xlabel="input")
-        ax.grid(False)
-    axes[0].set_ylabel(f"{layer.removesuffix('.weight')}: output row")
-    return fig
+    names, count, total = list(x.surgeon.weights), len(points), x.sparsity(sparsity)
+    marks = [Line([total, total], [len(names), 0], dashed=True, width=1.2)]
+    for number, (method, point) in enumerate(points.items()):
+        gone = [1 - float(point.masks[name].float().mean()) for name in names]
+        rows = [row + (number + 0.5) / count * 0.7 + 0.15 for row in range(len(names))]
+        says = [f"{method}: {100 * share:.1f} % of {short(name)}" for share, name in zip(gone, names)]
+        marks.append(Points(gone, rows, *STYLE[method], says=says))
+    marks += [Line([0, 1], [row, row], alpha=0.1, width=1) for row in range(len(names))]
+    first = min(min(mark.x) for mark in marks if isinstance(mark, Points))
+    label = f"sparsity of each layer; dashed: of all, {100 * total:.1f} %"
+    scale = _fitted(max(0.0, first - 0.04), 1.0, "{:.3g} %", 100)._replace(label=label)
+    rows = Scale(len(names), 0, [(row + 0.5, short(name)) for row, name in enumerate(names)])
+    axes = Axes(scale, rows, "", marks, max(60, len(names) * max(15, 8 * count)), margin=118, grid=False)
+    return Picture([axes], [Key(method, *STYLE[method], lined=False) for method in points])
 
 
-@plots.style()
-def histogram(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
+def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
+    """The mask of one layer, kept weights dark; methods with the same mask once. Of a fused attention queries, keys,
+    values and heads are marked.
+    """
+    rows, columns, heads = parts(x.upstream.model, layer)
+    axes = []
+    for methods, point in x.twins(sparsity, layer).items():
+        kept = point.masks[layer].flatten(1).cpu().numpy()
+        high, wide = kept.shape
+        edges = [Line([0, wide], [part.start] * 2, "#d6249f", 2) for part in rows[1:]]
+        edges += [Line([0, wide], [row] * 2, "#d6249f", 1, dashed=True) for row in heads if row % max(1, high // 3)]
+        edges += [Line([part.start] * 2, [0, high], "#d6249f", 1, dashed=True) for part in columns[1:]]
+        middle = lambda part: ((part.start + part.stop) / 2, part.label)
+        across = (
+            _spaced(Scale(0, wide), list(map(middle, columns)), 0.09) if columns else [(0, "0"), (wide, f"{wide:,}")]
+        )
+        down = list(map(middle, rows)) or [(0, "0"), (high, f"{high:,}")]
+        title = f"{' = '.join(methods)}: {100 * (1 - kept.mean()):.1f} % removed"
+        scales = Scale(0, wide, across, f"input of {short(layer)}"), Scale(high, 0, down, "")
+        axes.append(Axes(*scales, title, [Raster(kept), *edges], int(np.clip(3 * high, 180, 420)), grid=False))
+    heads_told = f"; lines: {'q, k, v, dashed ' if rows else ''}heads" if rows or columns else ""
+    return Picture(axes, note=f"dark: kept, rows are outputs{heads_told}")
+
+
+def weights(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
     """The kept weights of one layer, left alone and corrected, over all of them before."""
-    point = x.at(sparsity)[method]
+    point, colour = x.at(sparsity)[method], STYLE[method][0]
     tensors = x.surgeon.weights[layer], point.weights[layer], point.masks[layer]
     before, after, kept = (t.detach().cpu().flatten().numpy() for t in tensors)
     width = max(np.abs(before).max(), np.abs(after).max()) * 1.02
-    bins = np.linspace(-width, width, 81)
-    fig, (off, on) = panels(2, 8.4, 3.3, sharex=True, sharey=True)
-    for ax, title in ((off, "update off"), (on, "update on")):
-        ax.set(title=title, xlabel="weight", yscale="log")
-        ax.hist(before, bins, histtype="step", color="0.5", label="before, all")
-    off.hist(before[kept], bins, color=KEPT, alpha=0.75, label="after, kept")
-    if x.plans[method].method.update == "none":
-        on.annotate(f"{method} has no update", (0.5, 0.5), xycoords="axes fraction", ha="center")
-    else:
-        on.hist(after[kept], bins, color=KEPT, alpha=0.75, label="after, kept")
+    edges = np.linspace(-width, width, 82)
+    highest = np.histogram(before, edges)[0].max() * 1.3
+    decades = [(k, f"{10**k:,}") for k in range(int(np.log10(highest)) + 1)]
+    y = Scale(-0.3, float(np.log10(highest)), decades, "weights")
+    x_scale = _fitted(-width, width, "{:g}", 1)._replace(label=f"value of a weight of {short(layer)}")
+
+    def bars(values: np.ndarray, colour: str, alpha: float) -> Bars:
+        count = np.histogram(values, edges)[0]
+        there = count > 0
+        return Bars(
+            edges[:-1][there], edges[1:][there], [y.low] * int(there.sum()), np.log10(count[there]), colour, alpha
+        )
+
+    all_of_them = bars(before, INK, 0.18)
+    off = Axes(x_scale, y, "update off", [all_of_them, bars(before[kept], colour, 0.8)])
+    on = Axes(x_scale, y, f"{method} has no update", [all_of_them])
+    if x.plans[method].method.update != "none":
         moved = np.linalg.norm((after - before)[kept]) / max(np.linalg.norm(before[kept]), 1e-30)
-        on.set_title(f"update on: kept weights move by {100 * moved:.0f} % of their norm")
-    off.set_ylabel(f"weights of {layer.removesuffix('.weight')}")
-    off.legend(loc="upper right")
-    return fig
+        on.title = f"update on: kept weights move by {100 * moved:.0f} % of their norm"
+        on.marks.append(bars(after[kept], colour, 0.8))
+    return Picture([off, on], [Key("before, all", alpha=0.18), Key(f"after, kept by {method}", colour, alpha=0.8)])
 
 
-@plots.style()
 def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int | None = None) -> Picture:
     """One block after `step` removals (half of all if None): the loss so far, which weights are gone, kept, moved."""
     try:
         found = x.steps(method, layer, block)
     except ValueError as error:  # nothing here has a Fisher
-        fig, (ax,) = panels(1, 9.6, 1.2)
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, str(error), ha="center")
-        return fig
-    B = len(found.order)
+        return Picture([], note=str(error))
+    B, colour = len(found.order), STYLE[method][0]
     step = B // 2 if step is None else step
     order, gone = found.order.numpy(), found.order[:step].numpy()
-    fig, (left, right) = panels(2, 9.6, 3.5, width_ratios=[1, 2])
-    for update, label, colour in (("none", "left alone", "0.5"), ("joint", "corrected", KEPT)):
-        loss = found.loss[update].clamp(min=float(found.loss["joint"][1:].min()) / 10).numpy()
-        left.plot(range(1, B + 1), loss[1:], color=colour, label=f"kept weights {label}")
+    least = float(found.loss["joint"][1:].min().clamp(min=1e-30))
+    losses = {u: np.log10(found.loss[u].clamp(min=least / 10).numpy()) for u in ("none", "joint")}
+    lowest, highest = losses["joint"][1:].min(), max(line[1:].max() for line in losses.values())
+    decades = [(k, f"1e{k}") for k in range(int(np.ceil(lowest)), int(np.floor(highest)) + 1)]
+    y = Scale(lowest - 0.1, highest + 0.1, decades[:: max(1, len(decades) // 6)], "increase of the loss expected")
+    marks = [Line([step, step], [y.low, y.high], width=1.2)]
+    for update, label, ink in (("none", "left alone", INK), ("joint", "corrected", colour)):
+        marks.append(Line(range(1, B + 1), losses[update][1:], ink, dashed=update == "none"))
         if step:
-            left.plot(step, loss[step], "o", color=colour, ms=5)
-    left.axvline(step, color=GONE, lw=1)
-    left.set(xlabel="weights removed", ylabel="increase of the loss expected", yscale="log")
-    left.set_title(f"{method}, step {step} of {B}")
-    left.legend(loc="lower right", fontsize=7)
+            says = f"{step} removed, the others {label}: {float(found.loss[update][step]):.3g}"
+            marks.append(Points([step], [losses[update][step]], ink, says=[says]))
+    left_axes = Axes(_fitted(0, B, "{:g}", 1)._replace(label="weights removed"), y, f"step {step} of {B}", marks)
+
     before, now = found.weights["none"][0].numpy(), found.weights["joint"][step].numpy()
-    right.bar(range(B), before, 0.8, color="0.85", label="before")
-    right.bar(range(B), now, 0.45, color=KEPT, label="now, corrected")
-    right.plot(gone, np.zeros(step), "x", color=GONE, ms=4, label="removed")
+    where = np.arange(B)
+    bars = lambda values, wide, ink, alpha: Bars(
+        where - wide / 2, where + wide / 2, np.minimum(values, 0), np.maximum(values, 0), ink, alpha
+    )
+    marks = [bars(before, 0.8, INK, 0.2), bars(now, 0.45, colour, 1), Points(gone, np.zeros(step), marker="x", size=5)]
+    keys = [
+        Key("expected, the others left alone", dashed=True),
+        Key("corrected", colour),
+        Key("before", alpha=0.2),
+        Key("removed", marker="x", lined=False),
+    ]
     if 0 < step < B:  # the next to go, and what the last removal moved most
         last = np.abs(now - found.weights["joint"][step - 1].numpy())
         last[gone] = 0
         most, following = last.argmax(), order[step]
-        right.plot(most, now[most], "o", mfc="none", color="black", ms=8, label="moved most")
-        right.plot(following, now[following], "*", color=GONE, ms=9, label="next to go")
-    right.set(xlabel=f"weight of block {block}, {layer.removesuffix('.weight')}", ylabel="value")
-    right.legend(loc="upper left", fontsize=7, ncols=5)
-    low, high = right.get_ylim()
-    right.set_ylim(low, high + 0.18 * (high - low))  # room for the legend
-    return fig
+        marks += [
+            Points(
+                [most], [now[most]], marker="o", size=9, hollow=True, says=[f"moved most by the last: weight {most}"]
+            ),
+            Points([following], [now[following]], marker="*", size=10, says=[f"next to go: weight {following}"]),
+        ]
+        keys += [Key("moved most", marker="o", lined=False, hollow=True), Key("next to go", marker="*", lined=False)]
+    values = np.concatenate([before, now])
+    y = _fitted(values.min() * 1.08, values.max() * 1.08, "{:g}", 1)._replace(label="value")
+    x_scale = _fitted(-0.7, B - 0.3, "{:g}", 1)._replace(label=f"weight of block {block}, {short(layer)}")
+    return Picture([left_axes, Axes(x_scale, y, f"{method}, weight by weight", marks, share=2)], keys)
 
 
-@plots.style()
-def examples(x: Explorer, sparsity: float, method: str) -> Picture:
-    """Images with the class each model takes them for and its confidence: dense above, pruned below."""
-    images, labels, *odds = x.look(method, sparsity)
-    fig, axes = panels(len(images), 1.25 * len(images), 2.1)
-    names = x.upstream.data.classes
-    for ax, image, label, *rows in zip(axes, images, labels, *odds):
-        ax.imshow(image.permute(1, 2, 0).numpy())
-        ax.set_axis_off()
-        dense, pruned = (f"{names[p.argmax()]} {100 * float(p.max()):.0f} %" for p in rows)
-        above, below = ("black" if p.argmax() == label else GONE for p in rows)
-        ax.set_title(f"dense\n{dense}", fontsize=7, color=above)
-        words = dict(ha="center", va="top", fontsize=7, color=below)
-        ax.text(0.5, -0.06, f"{pruned}\n{names[label]}", transform=ax.transAxes, **words)
-    at = f"{method} at {100 * x.sparsity(sparsity):.1f} %"
-    fig.supxlabel(f"below: {at}, and the true class; orange: wrong", fontsize=8)
-    return fig
+def examples(x: Explorer, sparsity: float) -> Picture:
+    """Images with the class each model takes them for and its confidence, those in dispute first."""
+    look, names = x.look(sparsity), x.upstream.data.classes
+    dense = look.answers["dense"].taken
+    rows = {
+        method: [Cell(f"{names[k]} {100 * top:.0f} %", not right, method != "dense" and bool(k == was))
+                 for k, top, right, was in zip(found.taken, found.top, found.correct, dense)]
+        for method, found in look.answers.items()
+    }  # fmt: skip
+    note = (
+        f"On {look.disputed} of {look.of} images a method at {100 * x.sparsity(sparsity):.1f} % disagrees with the dense "
+        "model; those on which most do come first. Above each its true class; ✗ wrong; faint: as the dense model says."
+    )
+    return Picture(Gallery(list(look.images), [str(names[label]) for label in look.labels], rows), note=note)
+
+
+def every(x: Explorer, sparsity: float) -> list[Picture]:
+    """All views at a sparsity, those of one layer for the first layer and method."""
+    layer, method = first(x)
+    return [
+        accuracy(x, sparsity), layers(x, sparsity), mask(x, sparsity, layer), weights(x, sparsity, layer, method),
+        elimination(x, layer, method), examples(x, sparsity),
+    ]  # fmt: skip
 
 
 def first(x: Explorer) -> tuple[str, str]:
     """The layer and the method that single-layer views begin with."""
     return next(iter(x.surgeon.weights)), next(iter(x.plans))
+
+
+def short(layer: str) -> str:
+    return layer.removesuffix(".weight")
+
+
+def _fitted(low: float, high: float, form: str, times: float) -> Scale:
+    """A scale with round ticks."""
+    ticks = [v for v in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= v <= high]
+    return Scale(low, high, [(float(v), form.format(times * round(float(v), 12))) for v in ticks])
+
+
+def _spaced(scale: Scale, ticks: Sequence[tuple[float, str]], apart: float = 0.07) -> list[tuple[float, str]]:
+    """Those ticks that lie on a scale and a part of it away from the one before."""
+    kept: list[tuple[float, str]] = []
+    for value, label in ticks:
+        if -1e-9 <= scale.at(value) <= 1 + 1e-9 and (not kept or scale.at(value) - scale.at(kept[-1][0]) >= apart):
+            kept.append((value, label))
+    return kept

@@ -60,8 +60,9 @@ def build(kind: type[P], values: Mapping[str, Any]) -> P:
     return parameters.build(kind, values, known)
 
 
-def from_notebook(kind: type[P], names: Mapping[str, Any]) -> P:
-    """Parameters of a kind from a notebook's `globals()`, checked against data, models and devices too.
+def from_notebook(kind: type[P], names: Mapping[str, Any], world: bool = True) -> P:
+    """Parameters of a kind from a notebook's `globals()`, checked against data, models and devices too, which takes
+    seconds, unless `world` is false: then whoever takes them does.
 
     In a notebook other names are the reader's own: unknown ones are refused only where papermill injected them, in the
     cell it heads "# Parameters".
@@ -76,7 +77,8 @@ def from_notebook(kind: type[P], names: Mapping[str, Any]) -> P:
     wanted = {*kind.model_fields, *(name for name in asked if name.isidentifier())}
     try:
         config = build(kind, {name: value for name, value in names.items() if name in wanted})
-        checks.check(config)
+        if world:
+            checks.check(config)
     except (ValueError, OSError) as error:
         said = [f"{type(error).__name__}: {error}"]
         error._render_traceback_ = lambda: said  # on a notebook's page a line is enough

@@ -1,0 +1,104 @@
+"""Drawings made with matplotlib: on a notebook's page, and for saving as PNG and SVG."""
+
+import io
+import textwrap
+
+import numpy as np
+from matplotlib import axes as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ovit_core.explorer.chart import INK, Axes, Bars, Drawing, Gallery, Key, Line, Mark, Points, Raster, Words
+from ovit_core.study import plots
+
+WRONG = "#b71c1c"
+
+
+def png(drawing: Drawing, dpi: int = 160) -> bytes:
+    """The bytes of a PNG file."""
+    with plots.style():
+        figure(drawing).savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def figure(drawing: Drawing) -> Figure:
+    """A figure outside pyplot, so that threads may draw it."""
+    with plots.style():
+        if isinstance(drawing.body, Gallery):
+            fig = _gallery(drawing.body)
+        else:
+            shares = [a.share for a in drawing.body]
+            height = 1.0 + max(a.height for a in drawing.body) / 90
+            fig = Figure((max(6.4, 3.4 * len(shares)), height), layout="constrained")
+            for ax, a in zip(fig.subplots(1, len(shares), squeeze=False, width_ratios=shares)[0], drawing.body):
+                _draw(ax, a, int(11 * fig.get_figwidth() * a.share / sum(shares)))
+        if drawing.note:
+            fig.supxlabel(textwrap.fill(drawing.note, int(14 * fig.get_figwidth())), fontsize=8)
+        if drawing.legend:
+            fig.legend(handles=list(map(_key, drawing.legend)), loc="outside upper left", ncols=4, fontsize=8)
+    return fig
+
+
+def _ink(colour: str) -> str:
+    return "black" if colour == INK else colour
+
+
+def _key(key: Key) -> Line2D | Patch:
+    if key.alpha < 1:
+        return Patch(color=_ink(key.colour), alpha=key.alpha, label=key.label, lw=0)
+    fill = "white" if key.hollow else _ink(key.colour)
+    look = dict(
+        color=_ink(key.colour),
+        ls=("--" if key.dashed else "-") if key.lined else "",
+        marker=key.marker or None,
+        mfc=fill,
+    )
+    return Line2D([], [], label=key.label, **look)
+
+
+def _draw(ax: plt.Axes, a: Axes, letters: int) -> None:
+    """Axes whose title has room for so many letters a line."""
+    for mark in a.marks:
+        _mark(ax, a, mark)
+    ax.set(xlim=(a.x.low, a.x.high), ylim=(a.y.low, a.y.high), xlabel=a.x.label, ylabel=a.y.label)
+    ax.set_title(textwrap.fill(a.title, letters), fontsize=9)
+    for axis, scale in ((ax.xaxis, a.x), (ax.yaxis, a.y)):
+        axis.set_ticks([value for value, _ in scale.ticks], [label for _, label in scale.ticks], fontsize=8)
+    ax.grid(a.grid)
+
+
+def _mark(ax: plt.Axes, a: Axes, mark: Mark) -> None:
+    if isinstance(mark, Line):
+        ax.plot(
+            mark.x, mark.y, color=_ink(mark.colour), lw=mark.width, ls="--" if mark.dashed else "-", alpha=mark.alpha
+        )
+    elif isinstance(mark, Points):
+        fill = "white" if mark.hollow else _ink(mark.colour)
+        ax.plot(mark.x, mark.y, mark.marker, color=_ink(mark.colour), mfc=fill, ms=0.75 * mark.size, ls="")
+    elif isinstance(mark, Bars):
+        left, right, low, high = (np.asarray(edge) for edge in mark[:4])
+        ax.bar(left, high - low, right - left, low, align="edge", color=_ink(mark.colour), alpha=mark.alpha, lw=0)
+    elif isinstance(mark, Raster):
+        extent = (a.x.low, a.x.high, a.y.low, a.y.high)
+        ax.imshow(~mark.dark, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="antialiased", extent=extent)
+    elif isinstance(mark, Words):
+        ha = dict(start="left", middle="center", end="right")[mark.anchor]
+        ax.text(mark.x, mark.y, mark.text, ha=ha, fontsize=8)
+
+
+def _gallery(g: Gallery) -> Figure:
+    count = len(g.images)
+    fig = Figure((1.2 + 1.1 * count, 2.1 + 0.35 * len(g.rows)), layout="constrained")
+    for column, (ax, image) in enumerate(zip(fig.subplots(1, count, squeeze=False)[0], g.images)):
+        ax.imshow(image)
+        ax.set_axis_off()
+        ax.set_title(g.heads[column], fontsize=8)
+        for number, (name, cells) in enumerate(g.rows.items()):
+            cell, below = cells[column], -0.08 - 0.22 * number
+            words = dict(transform=ax.transAxes, va="top", fontsize=7)
+            ax.text(0.5, below, "✗ " * cell.wrong + cell.text, ha="center", **words,
+                    color=WRONG if cell.wrong else "0.45" if cell.faint else "black")  # fmt: skip
+            if not column:
+                ax.text(-0.15, below, name, ha="right", weight="bold", **words)
+    return fig

@@ -1,0 +1,72 @@
+"""Work in the background that tells its progress and can be stopped."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+from ovit_core.progress import told_to
+
+BEFORE = 0.2  # seconds that the page has to show the panel before torch is loaded, which holds everything up
+
+
+def said(error: Exception) -> str:
+    """What went wrong, for a reader: what is wrong with a value or a file is said in words already."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+
+
+class Worker:
+    """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
+
+    `tell` is told (what, done, total, seconds left) by the work's progress bars, and `end` how it ended, "" or why,
+    unless another piece has replaced it.
+    """
+
+    def __init__(self, tell: Callable, end: Callable[[str], None]):
+        self.tell, self.end = tell, end
+        self.thread: threading.Thread | None = None
+        self.turn, self.stopped = threading.Lock(), threading.Event()
+
+    def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
+        """Runs `job` after `delay` seconds, unless it is stopped before that."""
+        self.replace()
+        self.thread = threading.Thread(target=self._run, args=(job, delay, self.stopped), daemon=True)
+        self.thread.start()
+
+    def _run(self, job: Callable[[], None], delay: float, stopped: threading.Event) -> None:
+        def check() -> None:
+            if stopped.is_set():
+                raise CancelledError
+
+        def listener(*words) -> None:
+            check()
+            self.tell(*words)
+
+        message = ""
+        try:
+            with self.turn, told_to(listener):
+                if stopped.wait(delay):
+                    raise CancelledError
+                from ovit_core.explorer.stopping import Stoppable
+
+                with Stoppable(check):
+                    job()
+        except CancelledError:
+            message = "stopped; what was measured stays"
+        except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
+            message = said(error)
+        if self.stopped is stopped:
+            self.end(message)
+
+    def replace(self) -> None:
+        """Ends the work without a word: something else is wanted now."""
+        self.stop()
+        self.stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Asks the work to end: it does at its next call of torch, or step of its progress bar."""
+        self.stopped.set()
+
+    def join(self) -> None:
+        """Waits until the work has ended of itself."""
+        if self.thread:
+            self.thread.join()
