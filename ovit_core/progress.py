@@ -128,7 +128,6 @@ class _Log(text_bar):
     def close(self) -> None:
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)
             if self.own:
                 self.own.close()
 
