@@ -86,14 +86,14 @@ class _Line(text_bar):
     def __init__(self, iterable: Any, stream: TextIO, own: bool, **options: Any):
         self.own = stream if own else None
         # tqdm hides all bars in a terminal that says it has no rows.
-        options = {"mininterval": 0.2} | options
+        options.setdefault("mininterval", 0.2)
         super().__init__(iterable, file=stream, nrows=24, **options)
 
     @property
     def format_dict(self) -> Any:
-        known = super().format_dict
+        known: Any = super().format_dict
         shape = known["bar_format"] and known["bar_format"].replace("{bar}", "{bar:12}")  # what is said needs room
-        return {**known, "ncols": width(self.fp), "bar_format": shape}
+        return dict(known) | dict(ncols=width(self.fp), bar_format=shape)
 
     def close(self) -> None:
         super().close()
@@ -109,7 +109,7 @@ class _Log(text_bar):
     def __init__(self, iterable: Any, stream: TextIO, own: bool, **options: Any):
         self.own, self.begin = stream if own else None, time.monotonic()
         self.due = self.begin + EVERY
-        options |= {"mininterval": 1, "miniters": 1}
+        options.update(mininterval=1, miniters=1)
         super().__init__(iterable, file=stream, **options)
 
     def refresh(self, *_: Any, **__: Any) -> None:
@@ -117,7 +117,7 @@ class _Log(text_bar):
             done = f"{self.n}/{self.total}" if self.total else str(self.n)
             rate = self.format_dict["rate"]
             left = f"{self.format_interval((self.total - self.n) / rate)} left" if self.total and rate else ""
-            said, doing = (f"{self.postfix or left} | ".split(" | "))[:2]
+            said, _sep, doing = str(self.postfix or left).partition(" | ")
             what = ": ".join(filter(None, (self.desc.removesuffix(": "), doing)))
             self.say("; ".join(filter(None, (f"{done}, {said}" if said else done, what))))
 
@@ -130,7 +130,6 @@ class _Log(text_bar):
     def close(self) -> None:
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)  # pyright: ignore[reportAttributeAccessIssue] (tqdm's own close draws once more)
             if self.own:
                 self.own.close()
 

@@ -131,16 +131,19 @@ def test_a_run_is_counted_over_all_stages_and_says_when_it_ends(tmp_path, monkey
     way = course.Course(asked, Store("quick"), bar)
     whole = plan.made(asked, [], cost.published("quick"))
     assert bar.total == whole.left > 100
-    assert way.rest == pytest.approx(whole.seconds - sum(whole.dense) - cost.START)
+    assert way.rest == pytest.approx(whole.seconds - sum(whole.dense) - cost.START - whole.pages)
+    assert whole.pages == cost.PAGE
     clock = 0.0
     monkeypatch.setattr(course.time, "monotonic", lambda: clock)
     with way.stage("lambda_search", 100, seconds=50.0) as tell:
-        assert said.pop() == f"about {plan.time_of(50 + way.rest)} left"
+        assert said.pop() == f"about {plan.time_of(50 + way.rest + cost.PAGE)} left"
         clock = 50.0
         tell(50, ["ovit: 3/4"])
-        assert said.pop() == f"about {plan.time_of(50 + 2 * way.rest)} left | ovit: 3/4" and bar.n == 50
+        assert said.pop() == f"about {plan.time_of(50 + 2 * way.rest + cost.PAGE)} left | ovit: 3/4" and bar.n == 50
         clock = 90.0
-    assert said == [f"100/{whole.left}, about {plan.time_of(1.8 * way.rest)} left; lambda_search: 100 in 1.5 min"]
+    assert said == [
+        f"100/{whole.left}, about {plan.time_of(1.8 * way.rest + cost.PAGE)} left; lambda_search: 100 in 1.5 min"
+    ]
     with way.stage("datasets", 1, counts=False) as tell:
         tell(1, [])
     assert bar.n == way.done == 100 and len(said) == 3  # two words of its own, and no line

@@ -42,7 +42,7 @@ class Course:
             stages: ablation -> how many of its stages come after the next one; all, before the first.
         """
         self.plan = plan.made(self.asked, there, self.published)
-        self.rest = self.plan.last(stages) + self.plan.pages
+        self.rest = self.plan.last(stages)
         self.bar.total = max(self.done + self.plan.left, 1)
 
     @contextmanager
@@ -61,7 +61,7 @@ class Course:
         def tell(done: int, doing: Sequence[str]) -> None:
             left, pace = _left(seconds, time.monotonic() - begin, done / total)
             self.bar.n = min(self.done + share * done, self.bar.total)
-            words = [f"about {plan.time_of(left + pace * self.rest)} left", *doing]
+            words = [f"about {self._after(left, pace)} left", *doing]
             self.bar.set_postfix_str(" | ".join(words))
 
         tell(0, ())
@@ -69,9 +69,13 @@ class Course:
         self.done += share * total
         taken = time.monotonic() - begin
         if counts and taken >= 1 and hasattr(self.bar, "say"):  # a log, where the bar's last state would be lost
-            left = plan.time_of(_left(seconds, taken, 1.0)[1] * self.rest)
+            left = self._after(*_left(seconds, taken, 1.0))
             done = f"{self.done}/{max(self.done, self.bar.total)}"
             self.bar.say(f"{done}, about {left} left; {what}: {total} in {plan.time_of(taken)}")
+
+    def _after(self, left: float, pace: float) -> str:
+        """The time until the last page, with so much left of a stage that goes at some pace."""
+        return plan.time_of(left + pace * self.rest + self.plan.pages)
 
 
 def _left(seconds: float, taken: float, done: float) -> tuple[float, float]:
