@@ -22,9 +22,9 @@ ACCEPT = ["--device", "cpu", "--accept"]
 def test_benchmark_runs_and_both_forms_agree(tmp_path, capsys):
     with patch.dict(os.environ, OVIT_STUDY_DIR=str(tmp_path)):
         assert benchmark.main(["--d", "4096", "--m", "32", "--sizes", "16", "32", "--device", "cpu"]) == 0
-    rows = pd.read_csv(tmp_path / "figures/benchmark/side_by_side.csv")
+    rows = pd.read_csv(tmp_path / "runs/benchmark/side_by_side.csv")
     assert (rows.largest_difference.dropna() < 1e-3).all() and (rows.same_order.dropna() > 0.9).all()
-    assert (tmp_path / "figures/benchmark/scaling.png").exists()
+    assert (tmp_path / "runs/benchmark/scaling.png").exists()
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_the_acceptance_run_at_toy_size(tmp_path):
     pytest.importorskip("triton")
     found = in_a_process_of_its_own(["-m", "ovit_core.benchmark", *ACCEPT], tmp_path)
     assert found.returncode == 0, found.stderr[-2000:]
-    folder = tmp_path / "figures/benchmark"
+    folder = tmp_path / "runs/benchmark"
     names = ("agreement", "elimination", "fisher", "memory")
     assert {p.name for p in folder.iterdir()} == {f"interpreter_{name}.csv" for name in names}  # no GPU's figures
     agreed, times, fisher, memory = (pd.read_csv(folder / f"interpreter_{name}.csv") for name in names)
@@ -118,7 +118,7 @@ print("all refused")
     assert found.stdout.strip().endswith("all refused"), found.stderr[-2000:]
     lines = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 6 and all("disagrees with the float64 reference" in line for line in lines)
-    assert [p.name for p in (tmp_path / "figures/benchmark").iterdir()] == ["interpreter_agreement.csv"]
+    assert [p.name for p in (tmp_path / "runs/benchmark").iterdir()] == ["interpreter_agreement.csv"]
 
 
 def test_verdicts():

@@ -70,7 +70,7 @@ def problem(d: int, B: int, m: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def write(rows: list[dict], name: str, device: torch.device, where: str = "") -> pd.DataFrame:
-    """Prints a table and writes it to figures/benchmark/NAME.csv, with the device's name, after `where`."""
+    """Prints a table and writes it to runs/benchmark/NAME.csv, with the device's name, after `where`."""
     table = pd.DataFrame(rows)
     with pd.option_context("display.width", 200, "display.max_columns", None):
         print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""), flush=True)
