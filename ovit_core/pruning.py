@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +16,11 @@ from ovit_core.fisher import chunk_size, fit_block_size
 from ovit_core.methods import DAMP, METHODS, Method, get_method
 from ovit_core.pattern import Pattern, check_allocation
 from ovit_core.plan import Plan, Point, install, solve
+from ovit_core.report import Report
 from ovit_core.sequential import check_in_turn, prune_in_turn
 
 log = logging.getLogger(__name__)
 __all__ = ["METHODS", "Report", "choose_dtype", "get_method", "install", "prune", "split_groups"]
-
-
-@dataclass
-class Report:
-    """What `prune` did."""
-
-    method: str
-    pattern: str
-    sparsity: float  # weights removed by masks over prunable weights
-    zeros: float  # prunable weights that are zero, whatever made them so, over prunable weights
-    sparsity_model: float  # zeros over all parameters
-    masks: dict[str, Tensor]  # name -> boolean tensor, True = kept
-    layers: list[dict]  # name, weights, block_size (None without curvature) and sparsity of every weight
-    predicted_loss: float | None  # the increase oViT's accumulated loss predicts; None for other methods
-    damp: float | None  # lambda used, None for methods that have none
-    dtype: torch.dtype | None  # of curvature and elimination, None without curvature
-    fallbacks: int  # blocks that had to be eliminated in float64
-    groups: int  # parts the model was split into to keep to `memory`
-    dense: dict[str, str]  # every weight matrix that was not pruned -> the reason
 
 
 def prune(

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import random_batches, tiny_model
+from conftest import WEIGHTS, random_batches, tiny_model
 
 from ovit_core import masks, models
 from ovit_core.curvature import estimate
@@ -309,3 +309,15 @@ def test_timms_families_are_pruned_exactly_and_every_matrix_is_listed(name, args
     assert report.sparsity == round(0.7 * total) / total
     every = {n for n, p in model.named_parameters() if p.squeeze().ndim >= 2}
     assert every - set(names) == set(report.dense)  # each other matrix has its reason
+
+
+def test_a_printed_report_is_a_few_lines(tiny, tiny_batches):
+    report = prune(tiny, "ovit", sparsity=0.5, loader=tiny_batches, gradients=8, block_size=24, damp=1e-5)
+    lines = str(report).splitlines()
+    assert lines == repr(report).splitlines() and len(lines) == 4 and max(map(len, lines)) < 120
+    assert lines[0].startswith(f"ovit, unstructured: 50.00 % of {WEIGHTS:,} prunable weights removed")
+    assert lines[1].startswith("λ = 1e-05, blocks of 24, float64, loss expected to rise by ")
+    least, most = (order(layer["sparsity"] for layer in report.layers) for order in (min, max))
+    assert f"least {100 * least:.1f} % of " in lines[2] and f"most {100 * most:.1f} % of " in lines[2]
+    plain = str(prune(tiny, "magnitude", sparsity=0.6)).splitlines()
+    assert len(plain) == 3 and "None" not in "".join(plain)

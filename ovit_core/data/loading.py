@@ -38,11 +38,6 @@ class Data:
     test: InMemoryImages | ImageFiles
     fingerprint: str  # of the images' content, of files' names, and of the labels
 
-    @property
-    def metric(self) -> str:
-        """The metric the field reports for it."""
-        return catalog.find(self.name).metric
-
     def labels(self, part: str) -> np.ndarray:
         """(n,) labels of `train`, `val` or `test`."""
         return np.asarray(getattr(self, part).labels)

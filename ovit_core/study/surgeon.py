@@ -20,8 +20,8 @@ from ovit_core.sequential import check_in_turn, prune_in_turn
 from ovit_core.study.dense import Upstream
 from ovit_core.study.parameters import Parameters
 
-Regime = tuple[str, Pattern]  # how zeros are spread: the allocation and the pattern
-GLOBAL = ("global", UNSTRUCTURED)
+Spread = tuple[str, Pattern]  # of zeros: the allocation and the pattern
+ONE_THRESHOLD = ("global", UNSTRUCTURED)
 # The study's models are small: this keeps the smallest lambdas of the list meaningful.
 DTYPE = torch.float64
 # Tells the stream of random numbers that draws the curvature's images from all others: by the seed alone they would be
@@ -116,9 +116,9 @@ class Surgeon:
         options |= dict(damp=damp, masks=masks.of(self.upstream.model))
         return solve(self.weights, chosen, curvature, **options)
 
-    def point(self, method: str, sparsity: float, damp: float | None, regime: Regime = GLOBAL) -> Point:
+    def point(self, method: str, sparsity: float, damp: float | None, spread: Spread = ONE_THRESHOLD) -> Point:
         """A point of a method's curve."""
-        allocation, pattern = regime
+        allocation, pattern = spread
         key = (method, pattern, damp)
         if self._solved is None or self._solved[0] != key:
             self._solved = None  # freed before the next
@@ -130,7 +130,7 @@ class Surgeon:
         method: str,
         sparsity: float,
         damp: float | None = None,
-        regime: Regime = GLOBAL,
+        spread: Spread = ONE_THRESHOLD,
         recomputations: int = 0,
     ) -> nn.Module:
         """A pruned copy of the dense model, masks attached; "dense" gives a plain copy. Arguments as of `point`;
@@ -140,7 +140,7 @@ class Surgeon:
         if method == "dense":
             return model
         if get_method(method).sequential:
-            allocation, pattern = regime
+            allocation, pattern = spread
             prune_in_turn(
                 model, models.prunable(model, self.config.prunable), get_method(method), self._batches(),
                 self.config.gradients, sparsity, allocation=allocation, pattern=pattern, damp=damp, dtype=DTYPE,
@@ -149,7 +149,7 @@ class Surgeon:
             return model
         share = 1 / (recomputations + 1)  # of the way, a step
         gone = masks.removed_share(masks.of(model)) if recomputations else 0.0
-        install(model, self.point(method, gone + (sparsity - gone) * share, damp, regime))
+        install(model, self.point(method, gone + (sparsity - gone) * share, damp, spread))
         for step in range(1, recomputations + 1):
             self.prune_again(model, method, gone + (sparsity - gone) * share * (step + 1), damp, step)
         return model
@@ -160,7 +160,7 @@ class Surgeon:
         """
         chosen, weights = get_method(method), models.prunable(model, self.config.prunable)
         if chosen.sequential:
-            check_in_turn(*GLOBAL)
+            check_in_turn(*ONE_THRESHOLD)
         curvature = self._estimate(model, chosen.curvature, step=step) if chosen.needs_curvature else None
         options = dict(damp=damp, masks=masks.of(model), seed=self.seed, consume=True)
         install(model, solve(weights, chosen, curvature, **options).at(sparsity))
