@@ -297,9 +297,21 @@ def test_a_protocol_stands_in_a_column_and_a_few_images_first():
     assert [ax.get_title() for ax in fig.axes] == ["linear probe, 5 a class", "linear probe", "neighbours"]
     text = analysis.tables(table(values))
     assert (
-        "| a | linear probe on 5 images a class | as pruned | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init) | yes |"
+        "| a | linear probe on 5 images a class | as pruned | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"
         in text
     )
+
+
+def test_the_floor_of_a_panel_is_that_of_its_protocol_and_of_the_table():
+    rows = table(measured("a", 0.9, 0.4, ovit=0.8) + measured("a", 0.7, 0.1, phase="knn", ovit=0.6))
+    drawn = {
+        ax.get_title(): [float(line.get_xdata()[0]) for line in ax.lines if line.get_linestyle() == ":"]
+        for ax in figures.transfer(rows).axes
+    }
+    assert drawn == {"linear probe": [pytest.approx(0.4)], "neighbours": [pytest.approx(0.1)]}
+    assert "10.0 ± 3.0 (random init, nearest neighbours)" in analysis.tables(rows)
+    full = pd.concat([rows, rows[(rows.phase == "linear") & (rows.method == "dense")].assign(phase="full")])
+    assert telling.nothing(full, telling.Protocol("full")).value.max() == pytest.approx(0.4)  # the linear probe's
 
 
 def test_the_sentence_counts_what_is_resolved_where_a_set_tells_something():

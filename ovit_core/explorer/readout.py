@@ -60,7 +60,7 @@ def head(x: "Explorer") -> str:
     said += (
         f"<b>{100 * dense.accuracy.value:.1f} %</b> [{100 * dense.accuracy.low:.1f}, {100 * dense.accuracy.high:.1f}]"
     )
-    said += f" on {len(x.images):,} {c.split} images; chance {100 * dense.chance:.1f} %"
+    said += f" on {len(x.images):,} {c.split} images; always the most frequent class: {100 * dense.chance:.1f} %"
     if (bound := dense.near_chance) is None:
         return said
     return said + (

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
@@ -166,7 +167,8 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float]) -> Non
         ax.xaxis.set_major_formatter(lambda v, _: _signed(v))
     ax.set_xlim(limits)
     metric = blocks[-1][-1].of.metric
-    ax.set_xlabel(UNITS.get(metric, metric), labelpad=1)
+    bent = f", linear within ±{LINEAR:g}" if ax.get_xscale() == "symlog" else ""
+    ax.set_xlabel(UNITS.get(metric, metric) + bent, labelpad=1)
 
 
 def _signed(value: float) -> str:
@@ -192,6 +194,7 @@ def _legend(fig: Figure, verdicts: set[str], above: float) -> None:
         Line2D([], [], ls="", marker=marker, mfc=face, mec="black", mew=0.8, ms=3.6, label=words)
         for verdict, (marker, face, words) in MARKS.items() if verdict in verdicts
     ]  # fmt: skip
+    marks += [Patch(color="0.9", label="the margin of no difference")]
     fig.legend(
         handles=marks,
         loc="lower center",

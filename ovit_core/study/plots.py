@@ -94,7 +94,7 @@ def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> No
     curve = along == "sparsity_target" and len(groups) > 1
     places = dict(zip(groups, left(pd.Series(groups)) if curve else range(len(groups))))
     steps = np.diff(list(places.values()))
-    room = min(0.45 * steps.min(), 0.2 * steps.mean()) if curve else 0.7
+    room = min(0.25 * steps.min(), 0.12 * steps.mean()) if curve else 0.7
     for i, method in enumerate(methods):
         f = found[found.method == method].sort_values(along)
         x = f[along].map(places) + aside(i, len(methods), room)

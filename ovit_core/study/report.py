@@ -45,7 +45,7 @@ code { background: var(--code); padding: 0 0.2em; } details { margin: 0.8rem 0; 
 summary { cursor: pointer; font-weight: 600; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ddd; --faint: #999; --line: #444; --ground: #171717; --code: #2a2d33; }
-  img { filter: invert(0.91) hue-rotate(180deg); } a { color: #8ab4f8; }
+  img { background: #fff; border-radius: 0.4rem; padding: 0.5rem; box-sizing: border-box; } a { color: #8ab4f8; }
 }
 """
 SCREEN = 1.4  # inches of a page for an inch of paper: letters of 7 points are read as 10

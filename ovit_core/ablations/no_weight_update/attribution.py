@@ -7,7 +7,8 @@ With a(score, update) the accuracy of a method:
     interaction  a(s, joint) - a(s, none) - a(magnitude, joint) + a(magnitude, none)
 
 The other path adds the update first; the Shapley parts are the means of both. Parts can be negative. An interaction
-below zero says that score and update are substitutes (each does part of the other's work), above zero complements.
+below zero, in points of accuracy, is called substitutes, one above zero complements. Accuracy ends at 100 %: near it the
+parts cannot add up, and on another scale (logits, cross-entropy) the sign may be another one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -172,9 +173,17 @@ def in_words(results: "Results") -> str:
     dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
     lines = results.differences()
     lines = lines[(lines.family == "interaction") & (lines.sparsity_target == at) & (lines.n > 0)]
-    beyond = f" ({told(lines.iloc[0])} beyond the sum of the two)" if len(lines) else ""
+    summed = (
+        sum(level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint")))
+        - level[CELLS[PLAIN, "none"]]["mean"]
+    )
+    beyond = (
+        f" ({told(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %)"
+        if len(lines)
+        else ""
+    )
     return (
         f"At {share(at)} sparsity, one-shot, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
-        f"score alone adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
+        f"score alone, at its own λ, adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
         f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
     )

@@ -206,7 +206,7 @@ FIGURES = {
     ),
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on",
-        "oViT's score with and without the update; λ chosen at every point, faint: fixed.",
+        "oViT's score with and without the update. Where λ itself is not varied, each point has its own; faint: one for all.",
     ),
     "planes": Drawing(
         planes, "Every score, with and without the update",

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from ovit_core.ablations.no_weight_update.attribution import (
     CELLS,
@@ -58,7 +59,8 @@ def finding(results: "Results") -> Figure | None:
         ax.errorbar((0, 1), ends, [np.nan_to_num(cell[score, u].half) for u in UPDATED], **drawn, zorder=3)
         ax.text(0.5, np.mean(ends), f"{name}\nupdate {told(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
-                va="bottom" if score == upper else "top", color=drawn["color"])  # fmt: skip
+                va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
+                path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
     for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
         taken = [level["dense"]["mean"]] if "dense" in level else []
         _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], told(known[edge]), taken, 0.08 * room)
@@ -71,7 +73,9 @@ def finding(results: "Results") -> Figure | None:
     ax.grid(False)
     ax.spines[["left", "bottom"]].set_visible(False)
     fig.suptitle("What each part is worth, in points of top-1", x=0.01, ha="left", weight="bold")
-    ax.set_title(f"{share(at)} of the weights removed in one shot, {results.config.upstream}", loc="left")
+    seeds, one = len(results.config.seeds), "" if results.config.dense_per_seed else " of one dense model"
+    about = f"{share(at)} of the weights removed in one shot, {results.config.upstream}"
+    ax.set_title(f"{about}\n{seeds} seeds{one}; each corner at its own λ", loc="left")
     fig.set_label(in_words(results))
     return fig
 
@@ -103,7 +107,9 @@ def planes(rows: pd.DataFrame) -> Figure | None:
     at = sorted(set(found["own"].sparsity_target))[-3:]
     if found["own"]["update"].nunique() < 2:
         return None
-    fig, grid = plt.subplots(len(found), len(at), figsize=(PAGE, 0.75 + 1.75 * len(found)), squeeze=False, sharex=True)
+    fig, grid = plt.subplots(
+        len(found), len(at), figsize=(PAGE, 0.75 + 1.75 * len(found)), squeeze=False, sharex=True, sharey="col"
+    )
     dense = accuracy(main(one_shot))
     for (rule, here), line in zip(found.items(), grid):
         for sparsity, ax in zip(at, line):

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
-from ovit_core.ablations.transfer.parameters import NOTHING
 from ovit_core.ablations.transfer.relations import (
     MODEL,
     beside_similarity,
@@ -25,7 +24,7 @@ from ovit_core.ablations.transfer.relations import (
     headline,
     transferred,
 )
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, of, protocol, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, of, protocol, sets
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
@@ -64,10 +63,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         if not (here.sparsity_target > 0).any():
             line[j].set_axis_off()
             continue
-        nothing = every[
-            (every.dataset == dataset) & every.phase.isin((one.phase, "linear")) & every.method.isin(NOTHING)
-        ]
-        _floor(line[j], nothing[nothing.shots.fillna(0) == one.shots])
+        _floor(line[j], nothing(every[every.dataset == dataset], one))
         _panel(line[j], here, methods, None if dataset in known else GREY)
         percent(line[j], accuracy=False, axes="x")
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
@@ -144,44 +140,11 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         ax.set_title(title, fontsize=6.5)
         ax.set_xlabel(label)
         percent(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     for line in grid:
         line[0].set_ylabel("transfer accuracy (test)")
     legend(fig)
     fig.set_label("; ".join(title.replace("\n", ", ") for *_, title in panels) + ".")
-    return fig
-
-
-def predictors(rows: pd.DataFrame) -> Figure | None:
-    """Rank correlations over the pruned models with their intervals, a line per protocol and dataset: of transfer accuracy
-    with upstream top-1, and with the likeness of features to dense's.
-    """
-    kinds = {
-        "upstream top-1": (beside_upstream, "upstream_top1"),
-        "likeness to dense (CKA)": (beside_similarity, "cka"),
-    }
-    found = {name: correlation(make(rows), column).dropna(subset="rho") for name, (make, column) in kinds.items()}
-    found = {name: lines for name, lines in found.items() if len(lines)}
-    if not found:
-        return None
-    most = max(map(len, found.values()))
-    size = (PAGE if len(found) > 1 else COLUMN, 0.65 + 0.15 * most)
-    fig, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, sharey=True)
-    places = list(dict.fromkeys((x.dataset, protocol(x)) for lines in found.values() for x in lines.itertuples()))
-    places.sort(key=lambda at: at[0])
-    for ax, (name, lines) in zip(axes[0], found.items()):
-        ax.axvline(0, color="black", lw=0.8)
-        for x in lines.itertuples():
-            colour = "black" if x.dataset in telling(rows, protocol(x)) else GREY
-            ax.plot((x.low, x.high), 2 * [places.index((x.dataset, protocol(x)))], color=colour, lw=1)
-            ax.plot(x.rho, places.index((x.dataset, protocol(x))), "o", color=colour)
-        ax.set(xlim=(-1.05, 1.05), title=f"with {name}", xlabel="rank correlation (95 %)")
-    axes[0, 0].set_yticks(range(len(places)), [f"{dataset}, {short(one)}" for dataset, one in places])
-    axes[0, 0].invert_yaxis()
-    told = [
-        f"{name}: " + ", ".join(f"{x.dataset}, {short(protocol(x))} {x.rho:+.2f}" for x in lines.itertuples())
-        for name, lines in found.items()
-    ]
-    fig.set_label(f"Rank correlations with {'; with '.join(told)}.")
     return fig
 
 
@@ -195,7 +158,7 @@ def _rank(line: pd.Series | None) -> str:
     """A rank correlation as a title tells it."""
     if line is None:
         return ""
-    return f"\nρ {line.rho:+.2f} [{line.low:+.2f}, {line.high:+.2f}]" if line.rho == line.rho else "\nnothing varies"
+    return f"\nρ {line.rho:+.2f} over {line.models:.0f} models" if line.rho == line.rho else "\nnothing varies"
 
 
 def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
@@ -230,10 +193,10 @@ def _look(method: str, source: str, colour: str | None) -> dict:
     return drawn | dict(mfc=drawn["color"] if source == "one_shot" else "white", mew=0.9)
 
 
-def _floor(ax: Axes, nothing: pd.DataFrame) -> None:
+def _floor(ax: Axes, floors: pd.DataFrame) -> None:
     """The best that transfer from nothing gives, as a dotted line."""
-    if len(nothing):
-        ax.axvline(nothing.groupby("method").value.mean().max(), color="black", ls=":", lw=0.8)
+    if len(floors):
+        ax.axvline(floors.groupby(["phase", "method"]).value.mean().max(), color="black", ls=":", lw=0.8)
 
 
 def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D] = ()) -> None:
@@ -265,8 +228,9 @@ FIGURES = {
         "Does upstream accuracy predict transfer?",
         "A point per model, hollow if recovered; ρ is over the pruned ones. Grey: the set tells nothing, and damage helps.",
     ),
-    "transfer_predictors": Drawing(
-        predictors, "What goes with transfer",
-        "Rank correlations over pruned models, not corrected for their number. Grey: the set tells nothing.",
+    "transfer_similarity": Drawing(
+        lambda rows: beside(rows, beside_similarity, "cka", "likeness to dense (CKA)"),
+        "Does likeness to the dense model predict transfer?",
+        "A point per model, hollow if recovered; ρ is over the pruned ones, which share dense models.",
     ),
 }  # fmt: skip

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ovit_core.ablations.transfer.families import SOURCES
-from ovit_core.ablations.transfer.parameters import NOTHING
 from ovit_core.ablations.transfer.relations import headline as at_which
 from ovit_core.ablations.transfer.relations import transferred
-from ovit_core.ablations.transfer.telling import POINT, protocol, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
 from ovit_core.study.families import SILENT
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share, spreads, summary
@@ -86,13 +85,13 @@ def tables(rows: pd.DataFrame) -> str:
     found = found.sort_values("dataset", kind="stable")
     for (phase, shots, dataset), here in found.groupby(POINT, sort=False, dropna=False):
         one = protocol(pd.Series(dict(phase=phase, shots=shots)))
-        floors = here[here.method.isin(NOTHING)]
+        floors = nothing(found[found.dataset == dataset], one)
         floor = floors.loc[floors["mean"].idxmax()] if len(floors) else None
-        nothing = "" if floor is None else f"{floor.text} ({floor.method.replace('_', ' ')})"
+        least = "" if floor is None else f"{floor.text} ({floor.method.replace('_', ' ')}, {NAMES[floor.phase]})"
         for source, words in SOURCES.items():
             mine = here[here.source_phase == source].set_index("method").text
             if len(mine.drop("dense", errors="ignore")):
                 cells = [mine.get(method, "") for method in methods]
                 tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
-                lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, nothing, tells])} |")
+                lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, least, tells])} |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ovit_core.ablations.transfer.parameters import FLOORS
+from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING
 from ovit_core.study.statistics import contrast, remembered, summary
 from ovit_core.study.tasks import HELD_OUT
 
@@ -38,6 +38,12 @@ def protocol(row: pd.Series) -> Protocol:
 def of(rows: pd.DataFrame, one: Protocol) -> pd.DataFrame:
     """The rows of a protocol."""
     return rows[(rows.phase == one.phase) & (rows.shots.fillna(0) == one.shots)]
+
+
+def nothing(rows: pd.DataFrame, one: Protocol) -> pd.DataFrame:
+    """The rows of transfer from nothing that a protocol has to beat; full finetuning those of the linear probe too."""
+    phases = (one.phase, "linear") if one.phase == "full" else (one.phase,)
+    return rows[rows.method.isin(NOTHING) & rows.phase.isin(phases) & (rows.shots.fillna(0) == one.shots)]
 
 
 def deciding(rows: pd.DataFrame) -> pd.DataFrame:
