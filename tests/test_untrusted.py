@@ -241,6 +241,7 @@ ARGUMENTS = ["img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_he
     | values,
 )
 @example(name="in_chans", value=None)
+@example(name="qkv_bias", value={"": None, 0: None})
 @example(name="img_size", value=None)
 @example(name="img_size", value=99_999)
 def test_any_argument_of_a_model_fits_or_gets_one_line(place, name, value):
@@ -260,6 +261,7 @@ def test_any_argument_of_a_model_fits_or_gets_one_line(place, name, value):
         ("model_args={cache_dir: /tmp}", "model_args must not hold cache_dir"),
         ("model_args={pretrained_cfg_overlay: {file: x}}", "model_args must not hold pretrained_cfg_overlay"),
         ("model_args={1: 2}", "a key of model_args must be a text, not 1"),
+        ("model_args={qkv_bias: {a: 1, 0: 2}}", "model_args must name values by texts, but qkv_bias has the key 0"),
         ("model_args={depth: 2024-01-01}", "model_args must hold plain values, but depth holds a date"),
         ("model_args={depth: [[[[[[[[[1]]]]]]]]]}", "depth holds what is nested too deep"),
         ("model=hf-hub:owner/name", "model: hf-hub:owner/name cannot be downloaded: nobody answers"),

@@ -127,6 +127,10 @@ def _path(text: str) -> str:
 
 def _plain(name: str, value: Any, depth: int = DEEPEST) -> None:
     """Raises ValueError unless a value of `model_args` is one that timm can mean, and JSON can hold."""
+    if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
+        raise ValueError(
+            f"must name values by texts, but {disk.shown(name, 60)} has the key {disk.shown(repr(odd[0]), 60)}"
+        )
     if isinstance(value, list | dict) and depth:
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
             _plain(name, part, depth - 1)
