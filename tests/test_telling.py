@@ -334,7 +334,8 @@ def test_what_was_not_run_is_listed():
     said = analysis.not_run(quick(Transfer, "protocols=[linear]", "few_shots=[]", "transfer_sources=[one_shot]"))
     for words in ("nearest neighbours", "full finetuning", "a few images a class", "models recovered", "`obert`"):
         assert words in said
-    said = analysis.not_run(quick(Transfer, "transfer_sparsities=[0.9, 0.95]"))
+    more = "transfer_methods=[ovit, ovit_mask_only, ovit_no_update, magnitude]"
+    said = analysis.not_run(quick(Transfer, "transfer_sparsities=[0.9, 0.95]", more))
     for words in (
         "recovered models at 95 %",
         "full finetuning on glyph_symbols",

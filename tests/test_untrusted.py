@@ -463,7 +463,7 @@ def test_a_file_that_is_a_link_is_replaced_and_never_written_through(place, monk
     write_everything(results, capsys)
     files = [path for path in home.rglob("*") if path.is_file() and path.name != "image.png"]
     rows = paths.rows("quick")
-    assert rows in files and len(files) > 30
+    assert rows in files and len(files) >= 30
     locks = {path.parent / f".{path.name}.lock" for path in files} | {p.with_name(p.name + ".lock") for p in files}
     partials = {p.with_name(f".{p.name}.{disk.HOST}.{os.getpid()}{disk.PARTIAL}") for p in files}
     canary.write_text("sings")

@@ -127,20 +127,17 @@ def _path(text: str) -> str:
 
 def _plain(name: str, value: Any, depth: int = DEEPEST) -> None:
     """Raises ValueError unless a value of `model_args` is one that timm can mean, and JSON can hold."""
+    of = disk.shown(name, 60)
     if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
-        raise ValueError(
-            f"must name values by texts, but {disk.shown(name, 60)} has the key {disk.shown(repr(odd[0]), 60)}"
-        )
+        raise ValueError(f"must name values by texts, but {of} has the key {disk.shown(repr(odd[0]), 60)}")
     if isinstance(value, list | dict) and depth:
-        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+        for part in value.values() if isinstance(value, dict) else value:
             _plain(name, part, depth - 1)
     elif not (value is None or isinstance(value, bool | str | int | float)):
         what = "what is nested too deep" if isinstance(value, list | dict) else f"a {type(value).__name__}"
-        raise ValueError(f"must hold plain values, but {disk.shown(name, 60)} holds {what}")
+        raise ValueError(f"must hold plain values, but {of} holds {what}")
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(
-            f"must hold whole numbers of at most {LARGEST:,}, but {disk.shown(name, 60)} holds a larger one"
-        )
+        raise ValueError(f"must hold whole numbers of at most {LARGEST:,}, but {of} holds a larger one")
 
 
 def _model_args(args: dict[str, Any]) -> dict[str, Any]:
@@ -162,13 +159,13 @@ FilePath = Annotated[Text, AfterValidator(_path)]
 Expression = Annotated[Text, Field(max_length=1000)]
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Sparsity = Annotated[Number, Field(gt=0, lt=1)]  # dense is always measured, and nothing is left at 1
 Count = Annotated[StrictInt, Field(ge=1, le=10**8)]
 Epochs = Annotated[StrictInt, Field(ge=0, le=10**6)]
-Seeds = Annotated[
-    tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(different)
-]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(different)]
 ProfileName = Annotated[StrictStr, AfterValidator(check_name)]
 MethodName = Annotated[StrictStr, AfterValidator(_method)]
 Methods = Annotated[tuple[MethodName, ...], AfterValidator(different)]
@@ -197,11 +194,11 @@ class Parameters(BaseModel):
     prunable: Expression
     epochs: Epochs
     lr: Positive
-    weight_decay: Annotated[Number, Field(ge=0)]
+    weight_decay: NotNegative
     batch_size: Count
     augment: tuple[Literal["flip", "shift"], ...]
-    mixup: Annotated[Number, Field(ge=0)] = 0.0  # these four in dense training alone
-    cutmix: Annotated[Number, Field(ge=0)] = 0.0
+    mixup: NotNegative = 0.0  # these four in dense training alone
+    cutmix: NotNegative = 0.0
     mixup_prob: Share = 1.0
     smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     seeds: Seeds

@@ -87,7 +87,8 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
         annot_kws=dict(size=6.5), cbar=False,
     )  # fmt: skip
     at = rows.sparsity_target.iloc[0]
-    ax.set_title(f"Kept by both at {share(at)}, % of kept by either (by chance {100 * (1 - at) / (1 + at):.0f})", x=0.2)
+    chance = f"{100 * (1 - at) / (1 + at):.0f}"
+    ax.set_title(f"Kept by both at {share(at)},\nin % of kept by either (by chance {chance})")
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.grid(False)
