@@ -439,8 +439,7 @@ def test_masks_that_are_the_same_share_a_line():
 def test_what_masks_share_by_chance(monkeypatch):
     """Two random masks that keep a tenth each share 1 of the 19 hundredths that either keeps."""
     overlaps = rows({("ovit", 0): 0.4}, metric="mask_overlap", scope="method").assign(scope_name="magnitude")
-    (ax,) = overlap(overlaps).axes
-    assert "(by chance 5)" in ax.get_title()
+    assert "(by chance 5)" in overlap(overlaps).get_suptitle()
 
 
 def test_what_was_not_run_is_listed():
