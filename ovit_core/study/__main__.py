@@ -111,7 +111,7 @@ def _parameters(words: list[str]) -> int:
     asked = _asked(words, _parameters.__doc__ or "", " ".join([*WORDS, "parameters"]))
     if len(asked) > 1:
         raise ValueError(f"--only takes one of {', '.join(ablation.name for ablation, _ in asked)}")
-    print(yaml.safe_dump(asked[0][1].model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(asked[0][1].values(), sort_keys=False, allow_unicode=True), end="")
     return 0
 
 

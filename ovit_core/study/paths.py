@@ -28,6 +28,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_profile(name: str) -> None:
+    """Raises ValueError, in words that begin with "profile", unless a profile can have this name."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise ValueError(f"profile {error}") from None
+
+
 def _real(path: Path) -> Path:
     """Where a path leads; links that lead in a circle, for which `Path.resolve` raises RuntimeError, stay as they are."""
     return Path(os.path.realpath(path))

@@ -50,9 +50,8 @@ def execute(source: Path, parameters: dict[str, Any]) -> Path:
     os.environ[progress.ENVIRONMENT] = progress.terminal()
     os.environ["OVIT_STUDY_DIR"] = str(paths.home())  # the kernel starts in another folder
     options = dict(kernel_name="python3", language="python", progress_bar=False, cwd=str(paths.ROOT))
-    options |= dict(
-        extra_arguments=["--log-level=50"]
-    )  # else it tells of networks, and of being ended; cells say what they raise
+    # Else the kernel tells of networks, and of being ended; cells say what they raise.
+    options |= dict(extra_arguments=["--log-level=50"])
     with TemporaryDirectory(prefix=".page-", dir=out.parent) as folder:  # papermill writes in pieces, and through links
         page = Path(folder) / out.name
         try:

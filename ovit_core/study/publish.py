@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import nbformat
 
 from ovit_core import disk
-from ovit_core.study import export, parameters, paths, per_image, registry
+from ovit_core.study import export, paths, per_image, registry
 
 TABLES = ("results.csv", "differences.csv", per_image.FILE)
 FIGURE = ("png", "svg", "json")
@@ -38,10 +38,7 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
         FileNotFoundError: there is no run.
         ValueError: it is incomplete or of changed files, and that was not asked for; or damaged, then names the file.
     """
-    try:
-        parameters.check_name(profile)
-    except ValueError as error:
-        raise ValueError(f"profile {error}") from None
+    paths.check_profile(profile)
     run, to = paths.runs(profile), paths.figures(profile)
     if not (run / "results.csv").is_file():
         raise FileNotFoundError(

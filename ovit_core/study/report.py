@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ovit_core import disk
-from ovit_core.study import export, parameters, paths, per_image, plots, provenance, registry
+from ovit_core.study import export, paths, per_image, plots, provenance, registry
 from ovit_core.study.ablation import Fold, Results, Text
 
 REVISION = Text(
@@ -70,10 +70,7 @@ def load(profile: str) -> dict[str, Results]:
         ValueError: no profile can have this name, or what was exported is damaged; names the file.
         FileNotFoundError: nothing has been exported; says which command does it.
     """
-    try:
-        parameters.check_name(profile)
-    except ValueError as error:
-        raise ValueError(f"profile {error}") from None
+    paths.check_profile(profile)
     if (folder := paths.exported(profile)) is None:
         found = {p.parent.name for where in (paths.runs(), paths.figures()) for p in where.glob("*/results.csv")}
         there, first = ", ".join(sorted(found)) or "none", f"run `python -m ovit_core.study {profile}` first"
