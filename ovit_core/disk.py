@@ -10,14 +10,17 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 from filelock import FileLock
 
+from ovit_core.progress import progress
+
 log = logging.getLogger(__name__)
 PARTIAL = ".partial"
+PATIENCE, LOOK = 1.0, 0.2  # seconds for a lock before it is said that there is somebody to wait for; between two tries
 HOST = socket.gethostname().replace(".", "_")
 
 
@@ -101,17 +104,23 @@ def lock(path: Path) -> FileLock:
 def locked(path: Path, why: str) -> Iterator[None]:
     """Only one process at a time is inside, of all that name the same `path`; the system unlocks it when one dies.
 
+    Waiting has a bar as every long loop has: it is seen where it lasts, not where the other one merely looks, and
+    whoever listens may end it.
+
     Args:
         path: beside which the lock lies.
-        why: said in the log where there is somebody to wait for.
+        why: what the other one does, for the bar.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     inside = lock(path.with_name(f".{path.name}.lock"))
     try:
-        inside.acquire(blocking=False)
+        inside.acquire(timeout=PATIENCE)
     except TimeoutError:
-        log.warning("another process %s: waiting for it", why)
-        inside.acquire()
+        with progress(total=1, desc=f"waiting: another process {why}") as bar:
+            while not inside.is_locked:
+                bar.refresh()
+                with suppress(TimeoutError):
+                    inside.acquire(timeout=LOOK)
     try:
         yield
     finally:

@@ -5,8 +5,10 @@ import os
 import shutil
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from threading import Event, Timer
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from PIL import Image
 
 from ovit_core import disk, masks, training
 from ovit_core.ablations.no_weight_update.run import Seed
+from ovit_core.progress import told_to
 from ovit_core.study import dense, export, grid, paths, profiles, registry, unit
 from ovit_core.study.__main__ import main
 from ovit_core.study.store import Images, Measured, Store
@@ -232,6 +235,37 @@ def test_output_that_cannot_be_written_is_one_line_at_once(monkeypatch, capsys):
     said = capsys.readouterr().err.strip()
     assert said.startswith("error: cannot write /proc/nowhere/results") and said.count("\n") == 0
     assert "name another folder by OVIT_STUDY_DIR" in said and time.monotonic() - begin < 10
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_who_waits_for_another_process_is_told_only_if_it_lasts_and_may_stop(home, monkeypatch, capfd, caplog):
+    monkeypatch.setattr(disk, "PATIENCE", 2.0)
+    holds, over, told = Event(), Event(), []
+
+    def hold():
+        with disk.lock(home / ".model.lock"):
+            holds.set()
+            over.wait(60)
+
+    def stop(*what):
+        told.append(what)
+        if len(told) == 3:
+            raise Stopped
+
+    with ThreadPoolExecutor() as pool:  # a lock is a thread's own, as it is a process's
+        pool.submit(hold)
+        holds.wait()
+        with pytest.raises(Stopped), told_to(stop), disk.locked(home / "model", "trains the dense model"):
+            pytest.fail("two are inside")
+        assert {what[0] for what in told} == {"waiting: another process trains the dense model"}
+        Timer(0.2, over.set).start()  # one that merely looks is nobody's business
+        unheard, again = told_to(lambda *what: pytest.fail(str(what))), disk.lock(home / ".model.lock")
+        with unheard, disk.locked(home / "model", "trains"), pytest.raises(TimeoutError):
+            again.acquire(blocking=False)
+    assert caplog.text == "" and capfd.readouterr() == ("", "")
 
 
 def test_leftovers_of_processes_that_are_no_more_are_removed(home):
