@@ -13,7 +13,7 @@ from ovit_core import training
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data.batches import Batches, InMemoryImages, batches
 from ovit_core.data.mixing import Mixed
-from ovit_core.study import dense, identity
+from ovit_core.study import dense, identity, released
 from ovit_core.study.identity import dense_path
 
 
@@ -87,6 +87,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(tiny, monkeypa
 @pytest.mark.slow
 def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    monkeypatch.setattr(released, "find", lambda path: None)  # it is trained here
     up = dense.upstream(quick(Transfer), seed=0)
     assert training.evaluate(up.model, batches(up.data.test, 500)).accuracy >= 0.90
 

@@ -14,7 +14,7 @@ from ovit_core import checkpoints, disk, masks, models, training
 from ovit_core.data.batches import EVAL_BATCH, batches
 from ovit_core.data.loading import Data, load
 from ovit_core.data.mixing import Mixed
-from ovit_core.study import identity, machine, paths, provenance
+from ovit_core.study import identity, machine, paths, provenance, released
 from ovit_core.study.parameters import Parameters
 
 
@@ -50,7 +50,8 @@ def read(config: Parameters, name: str, *more: Any) -> Data:
 
 
 def upstream(config: Parameters, seed: int) -> Upstream:
-    """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is not in the cache.
+    """The dense model of a seed (seed 0's for all, unless each has its own), trained only if it is neither in the cache
+    nor published.
 
     Of two processes that want the same one trains it, and the other waits.
     """
@@ -61,6 +62,7 @@ def upstream(config: Parameters, seed: int) -> Upstream:
         return Upstream(_given(config, data, seed), data, seed, identity.of_dense(config, seed, data.fingerprint))
     path = identity.dense_path(config, seed, data.fingerprint)
     with disk.locked(path, f"trains the dense model of {config.upstream}, seed {seed}"):
+        released.take(path)
         model = _cached(config, data, seed, path)
         while model is None:
             model = train(config, data, seed, path)
@@ -91,7 +93,7 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
         """Notes what the model can do after so many epochs."""
         if epoch and epoch not in curve:
             curve[epoch] = training.evaluate(model, batches(data.val, EVAL_BATCH)).accuracy
-            disk.write(identity.curve_path(path), json.dumps(curve) + "\n")
+            disk.write(released.curve_path(path), json.dumps(curve) + "\n")
 
     with machine.threads(config.threads):
         training.train(

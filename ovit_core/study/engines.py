@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from ovit_core import disk
 from ovit_core.progress import drawn_every
-from ovit_core.study import identity, unit, workers
+from ovit_core.study import identity, released, unit, workers
 from ovit_core.study.ablation import Ablation, Asked
 from ovit_core.study.cost import makespan
 from ovit_core.study.course import Course
@@ -150,6 +150,8 @@ class Cluster(Engine):
         if config.pretrained or config.checkpoint:
             return super().dense_models(ablation, config, seeds, fingerprint)
         paths = {seed: identity.dense_path(config, seed, fingerprint) for seed in seeds}
+        for path in paths.values():
+            released.take(path)
         failed: dict[int, Outcome] = {}
         while left := [seed for seed in seeds if not identity.is_sound(paths[seed]) and seed not in failed]:
             resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}

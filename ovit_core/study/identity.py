@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from ovit_core import disk
 from ovit_core.data import manifest
-from ovit_core.study import paths, provenance
+from ovit_core.study import paths, provenance, released
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import Task
 
@@ -33,14 +33,16 @@ def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
 
 
 def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
-    """What identifies the weights of a dense model: their file's content, or timm's name and version; "" where they are
-    still to be trained.
+    """What identifies the weights of a dense model: their file's content, in the cache or published, or timm's name and
+    version; "" where they are still to be trained.
     """
     how = [config.model, config.model_args, config.masks_from_zeros]
     if config.pretrained:
         return provenance.digest(how, "pretrained", version("timm"))
     path = config.checkpoint_path or dense_path(config, seed, fingerprint)
-    if not path.is_file():
+    if not config.checkpoint_path and not path.is_file():
+        path = released.find(path)
+    if path is None or not path.is_file():
         return ""
     stat = path.stat()
     return provenance.digest(how, _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
@@ -58,26 +60,21 @@ def is_sound(path: Path) -> bool:
         return False
 
 
-def curve_path(path: Path) -> Path:
-    """Where the learning curve of a dense model lies."""
-    return path.with_suffix(".curve.json")
-
-
 def curve(path: Path) -> dict[int, float]:
     """epochs -> top-1 on validation images, of a dense model as far as it was trained."""
     try:
-        return {int(epoch): float(top1) for epoch, top1 in json.loads(curve_path(path).read_bytes()).items()}
+        return {int(epoch): float(top1) for epoch, top1 in json.loads(released.curve_path(path).read_bytes()).items()}
     except (OSError, ValueError, AttributeError, TypeError):  # it tells, and nothing rests on it
         return {}
 
 
 def about_dense(config: Parameters) -> list[dict]:
-    """What is noted of the training of the dense models that there are: seconds, epochs, device, commit, curve."""
+    """What is noted of the training of the dense models that there are: file, seconds, epochs, device, commit, curve."""
     record = manifest.known(paths.cache(), config.upstream, config.data_path)
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
     files = [dense_path(config, seed, record.fingerprint) for seed in seeds]
     return [
-        json.loads(file.with_suffix(".json").read_text()) | dict(curve=curve(file))
+        json.loads(file.with_suffix(".json").read_text()) | dict(curve=curve(file), file=file.name)
         for file in files
         if file.with_suffix(".json").is_file()
     ]
@@ -100,5 +97,6 @@ def kept(task: Task) -> Path:
 
 @lru_cache(maxsize=64)
 def _content(path: Path, *_: int) -> str:
-    """A file's hash; read once for the same size and times."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The hash of a file, of a published one unpacked; read once for the same size and times."""
+    content = released.content(path) if path.suffix == released.ENDING else path.read_bytes()
+    return hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import nbformat
 
 from ovit_core import disk
-from ovit_core.study import export, paths, per_image, registry
+from ovit_core.study import export, paths, per_image, registry, released
 
 TABLES = ("results.csv", "differences.csv", per_image.FILE)
 FIGURE = ("png", "svg", "json")
@@ -66,7 +66,9 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
         removed = sorted(before - {to / file.name for files in copied.values() for file in files})
         for file in removed:
             file.unlink()
-    return Published({kind: [to / file.name for file in files] for kind, files in copied.items()}, removed)
+        told = {kind: [to / file.name for file in files] for kind, files in copied.items()}
+        told["dense models"], older = released.publish(profile, _dense(run, names))
+    return Published(told, removed + older)
 
 
 def made_by_publishing(folder: Path) -> set[Path]:
@@ -99,6 +101,12 @@ def _parts(run: Path, names: list[str]) -> dict[str, list[str]]:
     figures = [f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE]
     kinds = dict(tables=tables, pages=pages, figures=figures)
     return {kind: [name for name in there if (run / name).is_file()] for kind, there in kinds.items()}
+
+
+def _dense(run: Path, names: list[str]) -> list[dict[str, Any]]:
+    """What is noted of the dense models that a run's rows are of."""
+    told = [export.parameters_of(run / f"{name}.parameters.json").get("dense", ()) for name in names]
+    return list({about["file"]: about for noted in told for about in noted if "file" in about}.values())
 
 
 def _lacks(run: Path, names: list[str]) -> Iterator[str]:
