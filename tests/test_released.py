@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import os
 import shutil
 
 import pytest
@@ -66,8 +65,8 @@ def test_another_recipe_is_trained(clone):
 
 
 @pytest.mark.parametrize("harm", ["model", "notes", "size"])
-def test_a_damaged_one_is_named_before_any_work(clone, monkeypatch, capsys, harm):
-    _, config = clone
+@pytest.mark.usefixtures("clone")
+def test_a_damaged_one_is_named_before_any_work(monkeypatch, capsys, harm):
     for file in (paths.ROOT / "figures" / "tiny" / released.FOLDER).iterdir():
         if harm == "notes" and file.suffix == ".json":
             file.write_text("{")
@@ -90,5 +89,5 @@ def test_one_that_is_too_large_is_not_published_and_one_of_another_run_is_remove
     other.parent.mkdir(parents=True)
     other.write_bytes(b"x")
     told = publish.publish("tiny", incomplete=True, dirty=True)
-    assert told.copied["dense models"] == [] and told.removed == [other] and os.listdir(other.parent) == []
+    assert told.copied["dense models"] == [] and told.removed == [other] and [*other.parent.iterdir()] == []
     assert "not published" in caplog.text
