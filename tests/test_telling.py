@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import quick
 
-from ovit_core.ablations.transfer import analysis, figures, relations, telling
+from ovit_core.ablations.transfer import analysis, figures, ranking, relations, telling
 from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
 from ovit_core.study import families, registry
 from ovit_core.study.ablation import Results
@@ -226,6 +226,54 @@ def test_panels_show_means_over_the_same_seeds():
     fig = figures.transfer(rows.assign(each=None))
     seen = {round(float(bars.lines[0].get_xdata()[0]), 6) for bars in fig.axes[0].containers}
     assert {0.6, 0.8} <= seen  # as pruned three seeds, recovered two
+
+
+MANY = quick(Transfer, "datasets=[a, b, c, d]", "protocols=[linear]", "few_shots=[]", "transfer_sources=[one_shot]",
+             "full_datasets=[a]")  # fmt: skip
+
+
+def four_sets(last=0.60):
+    """Dense clears its floor on three sets, and on the fourth if `last` says so."""
+    return (
+        measured("a", 0.8, 0.6, seeds=3, ovit=(0.75, 0.75, 0.7), magnitude=0.7, ovit_mask_only=0.3)
+        + measured("b", 0.8, 0.6, seeds=3, ovit=0.7, magnitude=0.6, ovit_mask_only=0.5)
+        + measured("c", 0.8, 0.6, seeds=3, ovit=(0.5, 0.6, 0.6), magnitude=0.5, ovit_mask_only=0.2)
+        + measured("d", 0.8, 0.6, seeds=3, val=(0.8, last), ovit=0.1, magnitude=0.9, ovit_mask_only=0.05)
+    )
+
+
+def test_over_many_sets_the_mean_of_those_that_tell_is_a_comparison_of_its_own():
+    results = Results(registry.get("transfer"), MANY, table(four_sets(last=0.79)))
+    first = results.ablation.families(MANY)[0]
+    assert first.title == "mean over the sets that tell something, linear probe, as pruned at 90 %"
+    lines = results.differences().set_index(["family", "pair"]).loc["linear_one_shot_over_sets"]
+    assert set(lines.dataset) == {"a, b, c"}
+    mean = lines.loc["ovit - magnitude", "mean"]
+    assert mean == pytest.approx(np.mean([[0.05, 0.05, 0.0], [0.1] * 3, [0.0, 0.1, 0.1]]))
+    over_seeds = np.std([0.05, 0.25 / 3, 0.2 / 3], ddof=1)
+    assert lines.loc["ovit - magnitude", "s"] == pytest.approx(over_seeds) and lines.N.tolist() == [3 * N] * len(lines)
+    every = Results(registry.get("transfer"), MANY, table(four_sets())).differences()
+    assert every.dataset.iloc[0] == "a, b, c, d"
+    said = results.headline()
+    assert "(a, b, c, of 4 sets)" in said and "of 3 comparisons" in said  # set by set
+    none = [
+        row | dict(value=0.8) if row.get("metric") == HELD_OUT and row["dataset"] != "a" else row for row in four_sets()
+    ]
+    quiet = Results(registry.get("transfer"), MANY, table(none)).differences()
+    assert set(quiet[quiet.family.str.endswith("over_sets")].verdict) <= {families.SILENT, "not run"}
+
+
+def test_methods_are_ranked_over_the_sets_that_tell_and_not_over_fewer_than_three():
+    found = ranking.ranking(table(four_sets(last=0.79)))
+    assert found.method.tolist() == ["ovit", "magnitude", "ovit_mask_only"] and set(found.datasets) == {"a, b, c"}
+    each = [np.mean([1, 1, 1.5]), np.mean([1, 1, 1]), np.mean([1.5, 1, 1])]  # seeds; two are equal on a, on c
+    assert found["mean"].iloc[0] == pytest.approx(np.mean(each)) and found.seeds.tolist() == [3] * 3
+    assert found.half.iloc[0] == pytest.approx(4.3027 * np.std(each, ddof=1) / 3**0.5, rel=1e-4)
+    assert found["mean"].iloc[-1] == 3 and found["mean"].sum() == pytest.approx(6)
+    text = analysis.tables(table(four_sets(last=0.79)))
+    assert "Mean place of each method" in text and "| linear probe | as pruned | a, b, c | `ovit` 1.1 ± 0.2" in text
+    two = [row for row in four_sets(last=0.79) if row["dataset"] != "c"]
+    assert ranking.ranking(table(two)).empty and "Mean place" not in analysis.tables(table(two))
 
 
 def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():

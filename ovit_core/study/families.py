@@ -71,6 +71,9 @@ class Family:
     margin: float | None = None  # within which a difference is none, in the unit of the metric
     says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
     silent: Callable[[pd.DataFrame], str] | None = None  # from all rows, why no sentence is made of it; "" where one is
+    among: Callable[[pd.DataFrame], pd.DataFrame] | None = (
+        None  # of all rows those it is judged by, whatever they measure
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))
@@ -120,7 +123,8 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     """
     lines, whole = [], rows[rows.scope == "all"]  # most rows are of classes and layers
     for family in families:
-        mine = [_line(whole, family, one) for one in family.contrasts]
+        here = whole if family.among is None else family.among(rows).query("scope == 'all'")
+        mine = [_line(here, family, one) for one in family.contrasts]
         mine = [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
         silent = bool(family.silent and family.silent(rows))
         lines += [line | dict(verdict=SILENT if silent and line["n"] else _verdict(line)) for line in mine]

@@ -1,12 +1,12 @@
 """The comparisons of ablation B, in families listed before anything is measured: one for each dataset, protocol and kind
-of source, at one sparsity.
+of source, at one sparsity; and where there are many datasets, one for their mean.
 """
 
 from functools import partial
 from itertools import product
 
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.ablations.transfer.telling import Protocol, silence
+from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told
 from ovit_core.study.families import ACCURACY, MOST, Contrast, Family
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share
@@ -14,6 +14,8 @@ from ovit_core.study.statistics import share
 MARGIN = 0.02  # two points of accuracy: a difference inside them is none
 # What oViT is compared with: nothing lost, its mask alone, then simpler methods.
 RIVALS = ("dense", "ovit_mask_only", "magnitude", "magnitude_joint", "ovit_no_update")
+OVER = "over_sets"  # of the name of a family about a mean
+MANY = 3  # datasets, from which on their mean is a comparison of its own
 SOURCES = dict(one_shot="as pruned", recovered="recovered")
 
 
@@ -31,25 +33,47 @@ def headline(config: Transfer, sparsities: tuple[float, ...]) -> float:
 
 
 def families(config: Transfer) -> list[Family]:
-    """All of them; comparisons with a method that is not run are left out."""
-    out = []
-    for one, name in product(protocols(config), config.datasets):
-        if one.phase == "full" and name not in config.full_datasets:
+    """All of them: the means over the sets that tell something, where many are asked for, and set by set; comparisons
+    with a method that is not run are left out.
+    """
+    means = [one for at in protocols(config) for one in _families(config, at, _asked(config, at))]
+    single = [one for at, name in product(protocols(config), config.datasets) for one in _families(config, at, (name,))]
+    return (means if len(config.datasets) >= MANY else []) + single
+
+
+def _asked(config: Transfer, one: Protocol) -> tuple[str, ...]:
+    """The datasets of a protocol."""
+    return tuple(name for name in config.datasets if one.phase != "full" or name in config.full_datasets)
+
+
+def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> list[Family]:
+    """Those of a protocol for a dataset, or for the mean over those of several that tell something."""
+    out: list[Family] = []
+    if not set(datasets) <= set(_asked(config, one)):
+        return out
+    for source, methods, sparsities in config.sources[one.phase]:
+        rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
+        if OVIT not in methods or not sparsities:
             continue
-        listed = 0
-        for source, methods, sparsities in config.sources[one.phase]:
-            rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
-            if OVIT not in methods or not sparsities:
-                continue
-            at = headline(config, sparsities)
-            where = dict(phase=one.phase, dataset=name, source_phase=source, sparsity_target=at)
-            where |= dict(shots=one.shots or float("nan"))
-            contrasts = [
-                Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY, short=f"against {r}")
-                for r in rivals
-            ]
-            title = f"{name}, {one.words}, {SOURCES[source]} at {share(at)}"
-            known = f"{one.phase}{one.shots or ''}_{source}_{name}".replace(":", "_")
-            quiet, listed = partial(silence, one=one, dataset=name, again=listed > 0), listed + 1
-            out.append(Family(known, title, tuple(contrasts[:MOST]), MARGIN, silent=quiet))
+        at = headline(config, sparsities)
+        where = dict(phase=one.phase, source_phase=source, sparsity_target=at, shots=one.shots or float("nan"))
+        contrasts = [
+            Contrast(
+                f"oViT against {r}",
+                {OVIT: 1, r: -1},
+                where | dict(dataset=datasets),
+                metric=ACCURACY,
+                short=f"against {r}",
+            )
+            for r in rivals
+        ]
+        how = f"{one.words}, {SOURCES[source]} at {share(at)}"
+        known = f"{one.phase}{one.shots or ''}_{source}"
+        if len(datasets) > 1:
+            title, name, among = f"mean over the sets that tell something, {how}", OVER, told
+            quiet = partial(silence_over, one=one, datasets=datasets)
+        else:
+            title, name, among = f"{datasets[0]}, {how}", datasets[0].replace(":", "_"), None
+            quiet = partial(silence, one=one, dataset=datasets[0], again=len(out) > 0)
+        out.append(Family(f"{known}_{name}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=among))
     return out

@@ -1,10 +1,11 @@
-"""Ablation B in a sentence and in one table."""
+"""Ablation B in a sentence and in tables."""
 
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ovit_core.ablations.transfer.families import SOURCES
+from ovit_core.ablations.transfer import ranking
+from ovit_core.ablations.transfer.families import OVER, SOURCES
 from ovit_core.ablations.transfer.relations import headline as at_which
 from ovit_core.ablations.transfer.relations import transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
@@ -30,7 +31,7 @@ def headline(results: "Results") -> str:
     rows, lines = results.rows, results.differences()
     if undecided(rows):
         return UNDECIDED
-    lines = lines[lines.n > 0]
+    lines = lines[(lines.n > 0) & ~lines.family.str.endswith(OVER)]
     heard = lines[lines.verdict != SILENT]
     if lines.empty:
         return ""
@@ -67,7 +68,7 @@ def _count(lines: pd.DataFrame, other: str) -> str:
 
 def tables(rows: pd.DataFrame) -> str:
     """One table of accuracies in percent at the sparsity that sentences speak of: sets, protocols and sources by methods,
-    with the better floor, and whether a set tells something.
+    with the better floor, and whether a set tells something; and where many do, a ranking of the methods.
     """
     every = transferred(rows)
     pruned = every[every.sparsity_target > 0]
@@ -94,4 +95,4 @@ def tables(rows: pd.DataFrame) -> str:
                 cells = [mine.get(method, "") for method in methods]
                 tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
                 lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, least, tells])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", ranked] if (ranked := ranking.table(rows)) else [])])

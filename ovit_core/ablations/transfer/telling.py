@@ -3,6 +3,7 @@
 That is decided on validation images alone, for each protocol, before a test row is looked at.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,14 @@ def told(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the protocols and datasets that tell something."""
     known = sets(rows)
     return rows.merge(known[known.tells][POINT])
+
+
+def silence_over(rows: pd.DataFrame, one: Protocol, datasets: Sequence[str]) -> str:
+    """Why nothing is said of the mean over some datasets by a protocol; "" where two of them tell something."""
+    known = of(sets(rows), one)
+    if (known.tells & known.dataset.isin(datasets)).sum() > 1:
+        return ""
+    return "nothing is said of a mean, for fewer than two sets tell something"
 
 
 def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
