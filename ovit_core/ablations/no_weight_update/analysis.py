@@ -7,6 +7,7 @@ import pandas as pd
 from ovit_core.ablations.no_weight_update.attribution import in_words
 from ovit_core.ablations.no_weight_update.families import families
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate
+from ovit_core.ablations.no_weight_update.published import published
 from ovit_core.methods import METHODS
 from ovit_core.study import lambdas, tuning
 from ovit_core.study.statistics import ACCURACIES, contrast, main, same_seeds, share, summary
@@ -75,8 +76,9 @@ def headline(results: "Results") -> str:
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """Accuracy by method and sparsity, a table a phase and regime."""
-    return every_table(rows, rows.phase.unique(), rows.dataset.unique())
+    """Accuracy by method and sparsity, a table a phase and regime; and what others have published, where it was run."""
+    parts = every_table(rows, rows.phase.unique(), rows.dataset.unique()), published(rows)
+    return "\n\n".join(filter(None, parts))
 
 
 def chosen_at(rows: pd.DataFrame) -> float:

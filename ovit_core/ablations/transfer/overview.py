@@ -6,6 +6,7 @@ import pandas as pd
 
 from ovit_core.ablations.transfer import ranking
 from ovit_core.ablations.transfer.families import OVER, SOURCES
+from ovit_core.ablations.transfer.published import published
 from ovit_core.ablations.transfer.relations import headline as at_which
 from ovit_core.ablations.transfer.relations import transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
@@ -68,7 +69,8 @@ def _count(lines: pd.DataFrame, other: str) -> str:
 
 def tables(rows: pd.DataFrame) -> str:
     """One table of accuracies in percent at the sparsity that sentences speak of: sets, protocols and sources by methods,
-    with the better floor, and whether a set tells something; and where many do, a ranking of the methods.
+    with the better floor, and whether a set tells something; where many do, a ranking of the methods; and what others
+    have published.
     """
     every = transferred(rows)
     pruned = every[every.sparsity_target > 0]
@@ -95,4 +97,4 @@ def tables(rows: pd.DataFrame) -> str:
                 cells = [mine.get(method, "") for method in methods]
                 tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
                 lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, least, tells])} |")
-    return "\n".join([*lines, *(["", ranked] if (ranked := ranking.table(rows)) else [])])
+    return "\n\n".join(filter(None, ["\n".join(lines), ranking.table(rows), published(rows)]))
