@@ -390,3 +390,18 @@ def test_what_was_not_run_is_listed():
         "full finetuning of `ovit_no_update`",
     ):
         assert words in said
+
+
+def test_at_a_glance_the_same_models_stand_upstream_and_downstream():
+    lines = measured("folder:a", 0.8, 0.6, ovit=0.7, magnitude=0.5) + measured("b", 0.8, 0.79, ovit=0.7, magnitude=0.6)
+    lines += [row | dict(sparsity_target=0.5, value=row["value"] + 0.05) for row in lines if "damp_rule" in row]
+    up = upstream(dense=0.9, ovit=(0.8, 0.82), magnitude=0.3)
+    up += [row | dict(sparsity_target=0.5, value=0.88) for row in up if row["sparsity_target"]]
+    fig = figures.FIGURES["glance"].make(table([*lines, *up]))
+    assert [ax.get_title() for ax in fig.axes] == ["upstream", "a", "b"]
+    curves = [{bars.get_label(): bars.lines[0].get_ydata().tolist() for bars in ax.containers} for ax in fig.axes]
+    assert curves[0]["ovit"] == pytest.approx([0.88, 0.81]) and curves[1]["magnitude"] == pytest.approx([0.55, 0.5])
+    assert [ax.get_xlabel() for ax in fig.axes] == ["sparsity, %"] * 2 + ["sparsity, %\ntells nothing"]
+    assert "upstream at 90 %: ovit 81.0" in fig.get_label() and "a at 90 %: ovit 70.0" in fig.get_label()
+    one = [row for row in (*lines, *up) if row.get("sparsity_target") != 0.5]
+    assert figures.FIGURES["glance"].make(table(one)) is None

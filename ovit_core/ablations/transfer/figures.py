@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
+from ovit_core.ablations.transfer.glance import glance
 from ovit_core.ablations.transfer.relations import (
     MODEL,
     beside_similarity,
@@ -211,6 +212,10 @@ def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D]
 
 
 FIGURES = {
+    "glance": Drawing(
+        glance, "Upstream and downstream at a glance",
+        "Models as pruned: accuracy upstream, and of probes on their features; dotted: transfer from nothing.",
+    ),
     "transfer": Drawing(
         transfer, "How pruned models transfer",
         "Linear probes, nearest neighbours, full finetuning; grey where dense is not clearly above transfer from nothing.",

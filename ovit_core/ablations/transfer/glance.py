@@ -1,0 +1,59 @@
+"""Ablation B at a glance: what pruning costs upstream, and what it costs the same models downstream."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ovit_core.ablations.transfer.relations import beside_upstream
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, of, sets
+from ovit_core.study.plots import PAGE, against, legend, percent, reference, shown
+from ovit_core.study.statistics import same_seeds, share, spreads, summary
+
+POINTS = ["method", "sparsity_target"]
+
+
+def glance(rows: pd.DataFrame) -> Figure | None:
+    """Accuracy of models as pruned against sparsity, upstream and on every dataset by one protocol (linear probes, where
+    they were run), a panel each; dotted what transfer from nothing gives. None for fewer than two sparsities.
+    """
+    both = beside_upstream(rows)
+    both = both[(both.source_phase == "one_shot") & both.shots.isna()]
+    phase = next((phase for phase in NAMES if (both.phase == phase).any()), "")
+    here = same_seeds(both[both.phase == phase], POINT, POINTS)
+    if here[here.sparsity_target > 0].sparsity_target.nunique() < 2:
+        return None
+    datasets, one = list(here.dataset.unique()), Protocol(phase)
+    known = of(sets(rows), one).set_index("dataset").tells
+    fig, axes = plt.subplots(1, 1 + len(datasets), figsize=(PAGE, 2.2), squeeze=False)
+    first = here[here.dataset == datasets[0]]
+    told = [
+        _panel(axes[0, 0], first.assign(value=first.upstream_top1, each=first.upstream_each, labels=None), "upstream")
+    ]
+    for ax, name in zip(axes[0, 1:], datasets):
+        told.append(_panel(ax, here[here.dataset == name], name.removeprefix("folder:")))
+        floor = nothing(rows[(rows.dataset == name) & rows.metric.isin(here.metric.unique())], one)
+        if len(floor):
+            ax.axhline(floor.groupby(["phase", "method"]).value.mean().max(), color="black", ls=":", lw=0.8,
+                       label="transfer from nothing")  # fmt: skip
+        if not known.get(name, True):
+            ax.set_xlabel(f"{ax.get_xlabel()}\ntells nothing")
+    axes[0, 0].set_ylabel("accuracy (test)")
+    legend(fig)
+    fig.set_label(f"As pruned; downstream by {one.words}. {' '.join(told)}")
+    return fig
+
+
+def _panel(ax: Axes, here: pd.DataFrame, title: str) -> str:
+    """The curves of one dataset; returns them in words, at the highest sparsity."""
+    found = summary(here, POINTS)
+    pruned = found[found.sparsity_target > 0]
+    reference(ax, found, "dense", "dense")
+    against(ax, pruned)
+    ax.set(title=title, xlabel="sparsity, %")
+    percent(ax, axes="y")
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    last = pruned[pruned.sparsity_target == pruned.sparsity_target.max()].set_index("method").loc[shown(pruned)]
+    levels = ", ".join(f"{method} {text}" for method, text in zip(last.index, spreads(last, ".1f")))
+    return f"{title} at {share(pruned.sparsity_target.max())}: {levels}."
