@@ -63,6 +63,10 @@ def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
 
 def _study(words: list[str]) -> int:
     """Runs a profile."""
+    # Semaphores of a study that was ended: Python's own tracker, a process, removes them and need not tell.
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"))
+    )
     asked = _asked(words, (__doc__ or "").partition("\n\n")[0], " ".join(WORDS))
     for _, config in asked:
         checks.check(config)
