@@ -9,7 +9,7 @@ from conftest import TINY as MODEL
 from conftest import quick
 
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.study import dense, grid, paths, plan, publish, registry, released, unit
+from ovit_core.study import course, dense, engines, grid, paths, plan, publish, registry, released, unit
 from ovit_core.study.__main__ import main
 from ovit_core.study.store import Store
 
@@ -64,20 +64,33 @@ def test_another_recipe_is_trained(clone):
     assert dense.upstream(config.replace(epochs=2), 0).identity != dense.upstream(config, 0).identity
 
 
-@pytest.mark.parametrize("harm", ["model", "notes", "size"])
+def files(ending):
+    return sorted((paths.ROOT / "figures" / "tiny" / released.FOLDER).glob(f"*{ending}"))
+
+
+def other_weights(file):
+    file.write_bytes(lzma.compress(released.content(file)[:-1] + b"x"))
+
+
+HARMS = {
+    "model": (lambda file: file.write_bytes(file.read_bytes()[:1000]), "is damaged"),
+    "size": (lambda file: file.write_bytes(lzma.compress(bytes(released.MOST + 1))), "holds more than"),
+    "another": (other_weights, "is not the model that"),
+    "notes": (lambda file: file.with_suffix(".json").write_text("{"), "is damaged"),
+    "no notes": (lambda file: file.with_suffix(".json").unlink(), "is damaged"),
+    "wrong notes": (lambda file: file.with_suffix(".json").write_text('{"curve": 1, "sha256": "x"}'), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("harm, says", HARMS.values(), ids=HARMS)
 @pytest.mark.usefixtures("clone")
-def test_a_damaged_one_is_named_before_any_work(monkeypatch, capsys, harm):
-    for file in (paths.ROOT / "figures" / "tiny" / released.FOLDER).iterdir():
-        if harm == "notes" and file.suffix == ".json":
-            file.write_text("{")
-        elif harm != "notes" and file.suffix == released.ENDING:
-            content = lzma.compress(bytes(released.MOST + 1)) if harm == "size" else file.read_bytes()[:1000]
-            file.write_bytes(content)
+def test_a_damaged_one_is_named_before_any_work(monkeypatch, capsys, harm, says):
+    for file in files(released.ENDING):
+        harm(file)
     monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
     words = [word for setting in SETTINGS for word in ("--set", setting)]
     status, said = main(["quick", "--only", "no_weight_update", *words]), capsys.readouterr()
-    assert status != 0 and "dense-digits-" in said.out + said.err
-    assert dict(model="is damaged", notes="is damaged", size="holds more than")[harm] in said.out + said.err
+    assert status != 0 and "dense-digits-" in said.out + said.err and says in said.out + said.err
 
 
 def test_one_that_is_too_large_is_not_published_and_one_of_another_run_is_removed(clone, monkeypatch, caplog):
@@ -86,8 +99,67 @@ def test_one_that_is_too_large_is_not_published_and_one_of_another_run_is_remove
     grid.run(ABLATION, config).export()
     monkeypatch.setattr(released, "LARGEST", 1000)
     other = paths.figures("tiny", released.FOLDER) / f"dense-digits-other.safetensors{released.ENDING}"
+    mine = other.with_name("mine.json")
     other.parent.mkdir(parents=True)
     other.write_bytes(b"x")
+    mine.write_bytes(b"x")
     told = publish.publish("tiny", incomplete=True, dirty=True)
-    assert told.copied["dense models"] == [] and told.removed == [other] and [*other.parent.iterdir()] == []
+    assert told.copied["dense models"] == [] and told.removed == [other] and [*other.parent.iterdir()] == [mine]
     assert "not published" in caplog.text
+    other.write_bytes(b"x")
+    about = paths.runs("tiny") / "no_weight_update.parameters.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | dict(dense=[])))  # as after its cache was emptied
+    assert publish.publish("tiny", incomplete=True, dirty=True).removed == [] and other.is_file()
+
+
+@pytest.mark.parametrize("name", ["../../x.safetensors", "/etc/passwd", 3, None])
+def test_what_a_run_from_elsewhere_calls_a_model_is_no_path(clone, name):
+    _, config = clone
+    measured(config)
+    grid.run(ABLATION, config).export()
+    about = paths.runs("tiny") / "no_weight_update.parameters.json"
+    noted = json.loads(about.read_text())
+    about.write_text(json.dumps(noted | dict(dense=[noted["dense"][0] | dict(file=name)])))
+    with pytest.raises(ValueError, match="is no name of a dense model"):
+        publish.publish("tiny", incomplete=True, dirty=True)
+
+
+def test_a_model_that_was_trained_again_is_not_published_as_that_of_the_rows(clone):
+    _, config = clone
+    measured(config)
+    grid.run(ABLATION, config).export()
+    file = next(paths.cache().glob("dense-*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=f"{file} is not the model that the run's rows are of"):
+        publish.publish("tiny", incomplete=True, dirty=True)
+
+
+def test_of_two_profiles_the_own_one_s_model_is_taken_and_a_damaged_cache_has_it_again(clone, monkeypatch):
+    _, config = clone
+    figures = paths.ROOT / "figures"
+    shutil.copytree(figures / "tiny", figures / "a[first]")  # in the alphabet, and no pattern
+    for file in (figures / "a[first]" / released.FOLDER).glob(f"*{released.ENDING}"):
+        file.write_bytes(b"x")
+    monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
+    first = dense.upstream(config, 0)
+    file = next(file for file in paths.cache().glob("dense-*.safetensors"))
+    before = file.read_bytes()
+    file.write_bytes(b"garbage")
+    assert dense.upstream(config, 0).identity == first.identity and file.read_bytes() == before
+    shutil.rmtree(figures / "tiny")
+    file.unlink()
+    with pytest.raises(ValueError, match="is damaged"):
+        dense.upstream(config, 0)
+
+
+def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
+    rows, config = clone
+    monkeypatch.setattr(unit, "dense_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
+    store = Store("tiny")
+    here = lambda calls: (function(*arguments) for function, arguments in calls)
+    fingerprint = dense.read(config, config.upstream).fingerprint
+    with course.of([(ABLATION, config)], store) as way:
+        found = engines.Cluster(config, store, way, here).dense_models(ABLATION, config, [0, 1], fingerprint)
+    assert all(not outcome.failures for outcome in found.values())
+    assert len(list(paths.cache().glob("dense-*.safetensors"))) == 2 and rows

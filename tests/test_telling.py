@@ -256,11 +256,40 @@ def test_over_many_sets_the_mean_of_those_that_tell_is_a_comparison_of_its_own()
     assert every.dataset.iloc[0] == "a, b, c, d"
     said = results.headline()
     assert "(a, b, c, of 4 sets)" in said and "of 3 comparisons" in said  # set by set
-    none = [
-        row | dict(value=0.8) if row.get("metric") == HELD_OUT and row["dataset"] != "a" else row for row in four_sets()
+
+
+def over_sets(lines):
+    """Verdict and datasets of the means over sets, by pair."""
+    found = Results(registry.get("transfer"), MANY, table(lines)).differences()
+    found = found[found.family.str.endswith("over_sets")].set_index("pair")
+    return found.verdict.to_dict(), found.dataset.to_dict()
+
+
+@pytest.mark.parametrize("tell", [0, 1])
+def test_of_a_mean_over_fewer_than_two_sets_nothing_is_said(tell):
+    quiet = [
+        row | dict(value=0.8) if row.get("metric") == HELD_OUT and row["dataset"] not in "abcd"[:tell] else row
+        for row in four_sets()
     ]
-    quiet = Results(registry.get("transfer"), MANY, table(none)).differences()
-    assert set(quiet[quiet.family.str.endswith("over_sets")].verdict) <= {families.SILENT, "not run"}
+    assert set(over_sets(quiet)[0].values()) == {families.SILENT}  # they were run
+
+
+def test_a_mean_that_lacks_a_set_is_not_run_and_its_method_is_not_ranked():
+    less = [row for row in four_sets(last=0.79) if (row["dataset"], row["method"]) != ("c", "magnitude")]
+    verdicts, datasets = over_sets(less)
+    assert verdicts["ovit - magnitude"] == "not run" and datasets["ovit - dense"] == "a, b, c"
+    found = ranking.ranking(table(less))
+    assert found.method.tolist() == ["ovit", "ovit_mask_only"] and found["mean"].tolist() == [1, 2]
+
+
+def test_families_have_names_of_their_own_whatever_is_finetuned():
+    for full in (["a"], ["a", "b"], ["a", "b", "c", "d"]):
+        config = quick(
+            Transfer, "datasets=[a, b, c, d]", "protocols=[linear, full]", f"full_datasets=[{', '.join(full)}]"
+        )
+        names = [family.name for family in analysis.families(config)]
+        assert len(set(names)) == len(names)
+        assert any(name.startswith("full") and name.endswith("over_sets") for name in names) == (len(full) > 2)
 
 
 def test_methods_are_ranked_over_the_sets_that_tell_and_not_over_fewer_than_three():
@@ -271,9 +300,19 @@ def test_methods_are_ranked_over_the_sets_that_tell_and_not_over_fewer_than_thre
     assert found.half.iloc[0] == pytest.approx(4.3027 * np.std(each, ddof=1) / 3**0.5, rel=1e-4)
     assert found["mean"].iloc[-1] == 3 and found["mean"].sum() == pytest.approx(6)
     text = analysis.tables(table(four_sets(last=0.79)))
-    assert "Mean place of each method" in text and "| linear probe | as pruned | a, b, c | `ovit` 1.1 ± 0.2" in text
+    assert "Mean place of each method" in text and "| linear probe | as pruned at 90 % | a, b, c | `ovit` 1.1" in text
     two = [row for row in four_sets(last=0.79) if row["dataset"] != "c"]
     assert ranking.ranking(table(two)).empty and "Mean place" not in analysis.tables(table(two))
+
+
+def test_every_source_is_ranked_at_the_sparsity_at_which_it_was_measured():
+    lines = four_sets(last=0.79)
+    pruned = [row for row in lines if row.get("sparsity_target")]
+    recovered = [row | dict(source_phase="recovered") for row in pruned]
+    lower = [row | dict(sparsity_target=0.7) for row in pruned]
+    chosen = [dict(phase="lambda_search", method="ovit", metric=VALIDATION, sparsity_target=0.7, seed=0, value=0.5)]
+    found = ranking.ranking(table([*chosen, *lines, *lower, *recovered]))
+    assert found.groupby("source_phase")["at"].first().to_dict() == dict(one_shot=0.7, recovered=0.9)
 
 
 def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
@@ -403,5 +442,7 @@ def test_at_a_glance_the_same_models_stand_upstream_and_downstream():
     assert curves[0]["ovit"] == pytest.approx([0.88, 0.81]) and curves[1]["magnitude"] == pytest.approx([0.55, 0.5])
     assert [ax.get_xlabel() for ax in fig.axes] == ["sparsity, %"] * 2 + ["sparsity, %\ntells nothing"]
     assert "upstream at 90 %: ovit 81.0" in fig.get_label() and "a at 90 %: ovit 70.0" in fig.get_label()
+    assert " b at 90 %" not in fig.get_label()
+    assert {bars.lines[0].get_color() for bars in fig.axes[2].containers} == {figures.GREY}
     one = [row for row in (*lines, *up) if row.get("sparsity_target") != 0.5]
     assert figures.FIGURES["glance"].make(table(one)) is None

@@ -87,7 +87,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(tiny, monkeypa
 @pytest.mark.slow
 def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
-    monkeypatch.setattr(released, "find", lambda path: None)  # it is trained here
+    monkeypatch.setattr(released, "find", lambda *_: None)  # it is trained here
     up = dense.upstream(quick(Transfer), seed=0)
     assert training.evaluate(up.model, batches(up.data.test, 500)).accuracy >= 0.90
 

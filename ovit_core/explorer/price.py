@@ -31,7 +31,7 @@ def price(config: Explore, x: Explorer | None) -> dict[str, float | None]:
         record = manifest.known(paths.cache(), config.upstream, config.data_path)
         if record is None:
             spent["training"] = None
-        elif not identity.dense_path(config, config.dense_seed(config.seeds[0]), record.fingerprint).is_file():
+        elif not identity.of_dense(config, config.dense_seed(config.seeds[0]), record.fingerprint):
             spent["training"] = 0.9 * config.epochs * record.train * step  # the rest is for validation
     chosen = {name: get_method(name) for name in config.methods}
     one = _factorization(config, x)

@@ -11,6 +11,8 @@ import pandas as pd
 from ovit_core.study.families import MOST, Contrast, Family, differences
 from ovit_core.study.statistics import spread
 
+CLEAR = 0.01  # a point: published differences below it are too small to have a direction
+
 
 class Claim(NamedTuple):
     """A difference that others have published."""
@@ -37,7 +39,7 @@ def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str) -> str:
     ]
     if not lines:
         return ""
-    head = f"{source} Ours: 95 % intervals, not corrected for their number."
+    head = f"{source} Ours: 95 % intervals; resolved after Holm, {MOST} lines at a time."
     return "\n".join([head, "", "| in points | published | here | direction |", "|---|---|---|---|", *lines])
 
 
@@ -51,11 +53,14 @@ def _ours(line: pd.Series) -> str:
 
 
 def direction(claim: Claim, line: pd.Series) -> str:
-    """How what was published and a line of `differences` go together."""
-    signs = set(np.sign(list(claim.theirs.values())))
-    mine = 0 if not line.low * line.high > 0 else np.sign(line["mean"])
-    if not mine:
+    """How what was published and a line of `differences` go together. Published numbers have no intervals: one within
+    CLEAR of 0 is taken for no direction.
+    """
+    signs = {np.sign(value) for value in claim.theirs.values() if abs(value) >= CLEAR}
+    if not signs:
+        return "none published that is clear"
+    if line.verdict != "resolved":
         return "not resolved here"
     if len(signs) > 1:
-        return f"{'above' if mine > 0 else 'below'} 0 here; published ones differ among themselves"
-    return "the same" if mine in signs else "the opposite"
+        return f"{'above' if line['mean'] > 0 else 'below'} 0 here; published ones differ among themselves"
+    return "the same" if np.sign(line["mean"]) in signs else "the opposite"

@@ -62,8 +62,10 @@ def upstream(config: Parameters, seed: int) -> Upstream:
         return Upstream(_given(config, data, seed), data, seed, identity.of_dense(config, seed, data.fingerprint))
     path = identity.dense_path(config, seed, data.fingerprint)
     with disk.locked(path, f"trains the dense model of {config.upstream}, seed {seed}"):
-        released.take(path)
-        model = _cached(config, data, seed, path)
+        for _ in range(2):  # the file that was there may be set aside
+            released.take(path, config.profile)
+            if (model := _cached(config, data, seed, path)) is not None:
+                break
         while model is None:
             model = train(config, data, seed, path)
         path.with_suffix(".resume.pt").unlink(missing_ok=True)  # of a kill right after the model was kept

@@ -123,10 +123,10 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     """
     lines, whole = [], rows[rows.scope == "all"]  # most rows are of classes and layers
     for family in families:
-        here = whole if family.among is None else family.among(rows).query("scope == 'all'")
+        silent = bool(family.silent and family.silent(rows))
+        here = whole if family.among is None or silent else family.among(rows).query("scope == 'all'")
         mine = [_line(here, family, one) for one in family.contrasts]
         mine = [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
-        silent = bool(family.silent and family.silent(rows))
         lines += [line | dict(verdict=SILENT if silent and line["n"] else _verdict(line)) for line in mine]
     return pd.DataFrame(lines, columns=TABLE)
 
@@ -151,7 +151,8 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     if one.by:  # what goes with the column differs with it: a phase has its length, passes their recomputations
         on = [column for column in WHERE if column != one.by] + ["sparsity_target"]
     found = contrast(asked(rows, one), one.weights, on)
-    found = found[found.groupby("seed").dataset.transform("nunique") == found.dataset.nunique()]
+    datasets = _measured(rows, one) if family.among else set(found.dataset)
+    found = found[found.groupby("seed").dataset.transform("nunique") == len(datasets)]
     where = {column: value for column, value in one.where.items() if column != one.by}
     named = {column: where.get(column, np.nan if column in NUMBERS else "") for column in POINT}
     named = {c: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for c, v in named.items()}
@@ -167,6 +168,14 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
     point["dataset"] = ", ".join(found.dataset.unique())
     numbers = dict(mean=i.mean, s=i.s, n=i.n, sigma=i.sigma, sigma_e=i.sigma_e, N=i.N, df=i.df, low=i.low, high=i.high)
     return about | point | numbers | dict(p=i.p)
+
+
+def _measured(rows: pd.DataFrame, one: Contrast) -> set[str]:
+    """The datasets that rows of whatever method have where a contrast is asked for: its mean is over all of them, or none."""
+    for column in {"phase", "shots", "dataset"} & one.where.keys():
+        value = one.where[column]
+        rows = rows[rows[column].isin(list(value) if isinstance(value, list | tuple) else [value])]
+    return set(rows.dataset)
 
 
 def _over_datasets(found: pd.DataFrame) -> intervals.Interval:

@@ -40,12 +40,10 @@ def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
     if config.pretrained:
         return provenance.digest(how, "pretrained", version("timm"))
     path = config.checkpoint_path or dense_path(config, seed, fingerprint)
-    if not config.checkpoint_path and not path.is_file():
-        path = released.find(path)
-    if path is None or not path.is_file():
-        return ""
-    stat = path.stat()
-    return provenance.digest(how, _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    if path.is_file():
+        return provenance.digest(how, _sha256(path))
+    file = None if config.checkpoint_path else released.find(path, config.profile)
+    return provenance.digest(how, released.notes(file)["sha256"]) if file else ""
 
 
 def is_sound(path: Path) -> bool:
@@ -69,12 +67,13 @@ def curve(path: Path) -> dict[int, float]:
 
 
 def about_dense(config: Parameters) -> list[dict]:
-    """What is noted of the training of the dense models that there are: file, seconds, epochs, device, commit, curve."""
+    """What is noted of the training of the dense models that there are: file, its SHA-256, seconds, epochs, device, commit, curve."""
     record = manifest.known(paths.cache(), config.upstream, config.data_path)
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
     files = [dense_path(config, seed, record.fingerprint) for seed in seeds]
     return [
-        json.loads(file.with_suffix(".json").read_text()) | dict(curve=curve(file), file=file.name)
+        json.loads(file.with_suffix(".json").read_text())
+        | dict(curve=curve(file), file=file.name, sha256=_sha256(file))
         for file in files
         if file.with_suffix(".json").is_file()
     ]
@@ -95,8 +94,12 @@ def kept(task: Task) -> Path:
     return paths.cache() / f"recovered-{provenance.digest(dict(task.columns))}.safetensors"
 
 
+def _sha256(path: Path) -> str:
+    """The hash of a dense model's file; read once for the same size and times."""
+    stat = path.stat()
+    return _content(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 @lru_cache(maxsize=64)
 def _content(path: Path, *_: int) -> str:
-    """The hash of a file, of a published one unpacked; read once for the same size and times."""
-    content = released.content(path) if path.suffix == released.ENDING else path.read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

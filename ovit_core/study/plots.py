@@ -86,9 +86,9 @@ def aside(i: int, n: int, width: float) -> float:
     return width * ((i + 0.5) / n - 0.5)
 
 
-def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> None:
+def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target", colour: str | None = None) -> None:
     """Each method's mean and interval: curves over sparsities on the axis of `left`, marks over patterns or one point;
-    labelled are the points that were measured.
+    labelled are the points that were measured. A colour stands for every method's own, and for its name in the legend.
     """
     methods, groups = shown(found), sorted(set(found[along]))
     curve = along == "sparsity_target" and len(groups) > 1
@@ -98,7 +98,8 @@ def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> No
     for i, method in enumerate(methods):
         f = found[found.method == method].sort_values(along)
         x = f[along].map(places) + aside(i, len(methods), room)
-        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=method, **look(method, curve))
+        drawn = look(method, curve) | (dict(color=colour) if colour else {})
+        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=None if colour else method, **drawn)
     for edge in range(1, 0 if curve else len(groups)):
         ax.axvline(edge - 0.5, color="0.85", lw=0.6)
     ax.set_xticks(list(places.values()), [f"{100 * g:g}" if along == "sparsity_target" else str(g) for g in groups])

@@ -4,9 +4,11 @@ A file's name says all that its weights depend on (`identity.dense_path`), so th
 whatever profile, may take it.
 """
 
+import hashlib
 import json
 import logging
 import lzma
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ovit_core.study import paths
 
 log = logging.getLogger(__name__)
 FOLDER, ENDING = "dense", ".xz"
+NAME = re.compile(r"dense-[\w.-]+\.safetensors")
 LARGEST = 5_000_000  # bytes of a compressed model: more does not belong into a repository
 MOST = 8 * LARGEST  # bytes that one can become when it is read
 
@@ -25,16 +28,19 @@ def curve_path(path: Path) -> Path:
     return path.with_suffix(".curve.json")
 
 
-def find(path: Path) -> Path | None:
-    """The file in figures/ of the repository that has the dense model that belongs at `path` in the cache."""
-    return next((paths.ROOT / "figures").glob(f"*/{FOLDER}/{path.name}{ENDING}"), None)
+def find(path: Path, profile: str) -> Path | None:
+    """The file in figures/ of the repository that has the dense model that belongs at `path` in the cache: the profile's
+    own, else that of the first in the alphabet, for another machine may have made another one.
+    """
+    folders = [paths.ROOT / "figures" / profile / FOLDER, *sorted((paths.ROOT / "figures").glob(f"*/{FOLDER}"))]
+    return next((file for folder in folders if (file := folder / f"{path.name}{ENDING}").is_file()), None)
 
 
 def content(file: Path) -> bytes:
     """What a published file has, as it lies in the cache.
 
     Raises:
-        ValueError: it is damaged, or too large; names it.
+        ValueError: it is damaged, too large, or not what is noted beside it; names it.
     """
     try:
         with lzma.open(file) as opened:
@@ -43,23 +49,38 @@ def content(file: Path) -> bytes:
         raise ValueError(f"{file} is damaged ({disk.first_line(error)}): restore it, or remove it") from None
     if len(weights) > MOST:
         raise ValueError(f"{file} holds more than {MOST / 1e6:.0f} MB, no model of this study: remove it")
+    if hashlib.sha256(weights).hexdigest() != notes(file)["sha256"]:
+        raise ValueError(f"{file} is not the model that {_beside(file).name} tells of: restore both, or remove them")
     return weights
 
 
-def take(path: Path) -> None:
+def notes(file: Path) -> dict[str, Any]:
+    """What is noted of a published model: `identity.about_dense`.
+
+    Raises:
+        ValueError: they are damaged; names them.
+    """
+    try:
+        about = json.loads(_beside(file).read_bytes())
+        if isinstance(about["curve"], dict) and isinstance(about["sha256"], str):
+            return about
+        raise ValueError("a curve and a SHA-256 are missing")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{_beside(file)} is damaged ({disk.first_line(error)}): restore it, or remove {file.name}"
+        ) from None
+
+
+def take(path: Path, profile: str) -> None:
     """Puts a published dense model, and what is noted of its training, where the cache would have it, if it has none.
 
     Raises:
         ValueError: what is published is damaged; names it.
     """
-    if path.exists() or (file := find(path)) is None:
+    if path.exists() or (file := find(path, profile)) is None:
         return
-    weights, notes = content(file), file.with_suffix(".json")
-    try:
-        about = json.loads(notes.read_bytes())
-        disk.write(curve_path(path), json.dumps(about.pop("curve")) + "\n")
-    except (ValueError, LookupError, AttributeError) as error:
-        raise ValueError(f"{notes} is damaged ({disk.first_line(error)}): restore it, or remove {file.name}") from None
+    weights, about = content(file), notes(file)
+    disk.write(curve_path(path), json.dumps(about.pop("curve")) + "\n")
     disk.write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     disk.write(path, weights)
     log.info("%s: taken from %s", path.name, file)
@@ -67,21 +88,40 @@ def take(path: Path) -> None:
 
 def publish(profile: str, models: Iterable[dict[str, Any]]) -> tuple[list[Path], list[Path]]:
     """Makes figures/PROFILE/dense hold some dense models, as `identity.about_dense` tells them; one that is too large is
-    left out, with a line in the log. Returns the files of those models, and what was removed.
+    left out, with a line in the log. Of a model that the cache no longer has, what is published stays; so does all where
+    no model is told. Returns the files of those models, and what was removed.
+
+    Raises:
+        ValueError: the cache has another model than the rows are of, or what is told is none; names it.
     """
-    folder, files = paths.figures(profile, FOLDER), []
+    folder, files, models = paths.figures(profile, FOLDER), [], list(models)
     for about in models:
+        if not NAME.fullmatch(str(about.get("file"))):
+            raise ValueError(f"{disk.shown(about.get('file'))} is no name of a dense model: run the study again")
         path = paths.cache() / about["file"]
         file = folder / f"{path.name}{ENDING}"
         if path.is_file():
-            packed = lzma.compress(path.read_bytes(), preset=9)
+            weights = path.read_bytes()
+            if hashlib.sha256(weights).hexdigest() != about.get("sha256"):
+                raise ValueError(f"{path} is not the model that the run's rows are of: run the study again")
+            packed = lzma.compress(weights, preset=9)
             if len(packed) > LARGEST:
                 log.warning("%s has %.1f MB, more than %.0f: not published", path, len(packed) / 1e6, LARGEST / 1e6)
                 continue
             disk.write(file, packed)
-            disk.write(file.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
-        files += [f for f in (file, file.with_suffix(".json")) if f.is_file()]
-    removed = sorted({f for ending in (ENDING, ".json") for f in folder.glob(f"*{ending}")} - {*files})
+            disk.write(_beside(file), json.dumps(about, indent=1) + "\n")
+        files += [f for f in (file, _beside(file)) if f.is_file()]
+    there = (
+        {file for file in folder.glob("dense-*") if NAME.fullmatch(file.name.partition(ENDING)[0])} if models else set()
+    )
+    removed = sorted(
+        {f for file in there if file.suffix == ENDING for f in (file, _beside(file)) if f.is_file()} - {*files}
+    )
     for file in removed:
         file.unlink()
     return files, removed
+
+
+def _beside(file: Path) -> Path:
+    """Where the notes of a published model lie."""
+    return file.with_suffix(".json")

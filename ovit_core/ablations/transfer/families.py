@@ -3,7 +3,6 @@ of source, at one sparsity; and where there are many datasets, one for their mea
 """
 
 from functools import partial
-from itertools import product
 
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told
@@ -36,9 +35,9 @@ def families(config: Transfer) -> list[Family]:
     """All of them: the means over the sets that tell something, where many are asked for, and set by set; comparisons
     with a method that is not run are left out.
     """
-    means = [one for at in protocols(config) for one in _families(config, at, _asked(config, at))]
-    single = [one for at, name in product(protocols(config), config.datasets) for one in _families(config, at, (name,))]
-    return (means if len(config.datasets) >= MANY else []) + single
+    many = [(at, names) for at in protocols(config) if len(names := _asked(config, at)) >= MANY]
+    single = [(at, (name,)) for at in protocols(config) for name in _asked(config, at)]
+    return [family for at, names in many + single for family in _families(config, at, names)]
 
 
 def _asked(config: Transfer, one: Protocol) -> tuple[str, ...]:
@@ -49,8 +48,6 @@ def _asked(config: Transfer, one: Protocol) -> tuple[str, ...]:
 def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> list[Family]:
     """Those of a protocol for a dataset, or for the mean over those of several that tell something."""
     out: list[Family] = []
-    if not set(datasets) <= set(_asked(config, one)):
-        return out
     for source, methods, sparsities in config.sources[one.phase]:
         rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
         if OVIT not in methods or not sparsities:

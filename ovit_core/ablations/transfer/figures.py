@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
-from ovit_core.ablations.transfer.glance import glance
+from ovit_core.ablations.transfer.glance import GREY, glance
 from ovit_core.ablations.transfer.relations import (
     MODEL,
     beside_similarity,
@@ -31,7 +31,6 @@ from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
-GREY = "0.62"
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
 ACROSS = 4  # panels beside each other
 

@@ -6,11 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ovit_core.ablations.transfer.relations import beside_upstream
+from ovit_core.ablations.transfer.relations import beside_upstream, transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, of, sets
 from ovit_core.study.plots import PAGE, against, legend, percent, reference, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
+GREY = "0.62"  # of what tells nothing
 POINTS = ["method", "sparsity_target"]
 
 
@@ -24,7 +25,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     here = same_seeds(both[both.phase == phase], POINT, POINTS)
     if here[here.sparsity_target > 0].sparsity_target.nunique() < 2:
         return None
-    datasets, one = list(here.dataset.unique()), Protocol(phase)
+    datasets, one, every = list(here.dataset.unique()), Protocol(phase), transferred(rows)
     known = of(sets(rows), one).set_index("dataset").tells
     fig, axes = plt.subplots(1, 1 + len(datasets), figsize=(PAGE, 2.2), squeeze=False)
     first = here[here.dataset == datasets[0]]
@@ -32,25 +33,28 @@ def glance(rows: pd.DataFrame) -> Figure | None:
         _panel(axes[0, 0], first.assign(value=first.upstream_top1, each=first.upstream_each, labels=None), "upstream")
     ]
     for ax, name in zip(axes[0, 1:], datasets):
-        told.append(_panel(ax, here[here.dataset == name], name.removeprefix("folder:")))
-        floor = nothing(rows[(rows.dataset == name) & rows.metric.isin(here.metric.unique())], one)
+        tells = bool(known.get(name, False))
+        said = _panel(ax, here[here.dataset == name], name.removeprefix("folder:"), None if tells else GREY)
+        if tells:
+            told.append(said)
+        else:
+            ax.set_xlabel(f"{ax.get_xlabel()}\ntells nothing")
+        floor = nothing(every[every.dataset == name], one)
         if len(floor):
             ax.axhline(floor.groupby(["phase", "method"]).value.mean().max(), color="black", ls=":", lw=0.8,
                        label="transfer from nothing")  # fmt: skip
-        if not known.get(name, True):
-            ax.set_xlabel(f"{ax.get_xlabel()}\ntells nothing")
     axes[0, 0].set_ylabel("accuracy (test)")
     legend(fig)
     fig.set_label(f"As pruned; downstream by {one.words}. {' '.join(told)}")
     return fig
 
 
-def _panel(ax: Axes, here: pd.DataFrame, title: str) -> str:
-    """The curves of one dataset; returns them in words, at the highest sparsity."""
+def _panel(ax: Axes, here: pd.DataFrame, title: str, colour: str | None = None) -> str:
+    """The curves of one dataset, in one colour if it is given; returns them in words, at the highest sparsity."""
     found = summary(here, POINTS)
     pruned = found[found.sparsity_target > 0]
     reference(ax, found, "dense", "dense")
-    against(ax, pruned)
+    against(ax, pruned, colour=colour)
     ax.set(title=title, xlabel="sparsity, %")
     percent(ax, axes="y")
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
