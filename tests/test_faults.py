@@ -449,7 +449,7 @@ def test_a_notebook_that_raises_is_named_and_rows_are_kept(copied, monkeypatch, 
     before = Store("tiny").rows()
     broken = copied / "transfer.ipynb"
     text = (paths.NOTEBOOKS / "transfer.ipynb").read_text()
-    broken.write_text(text.replace('results.figure(\\"transfer\\")', "1 / 0"))
+    broken.write_text(text.replace('results.shown(\\"transfer\\")', "1 / 0"))
     monkeypatch.setattr(type(registry.get("transfer")), "notebook", property(lambda self: broken))
     assert main(["quick", "--only", "transfer", *(word for setting in SMALL for word in ("--set", setting))]) == 1
     said = capsys.readouterr().err

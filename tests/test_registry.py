@@ -87,7 +87,7 @@ CELLS = [
      "values = read_profile('quick', []) | dict(profile=profile, throws=throws, seeds=[0, 1], workers=1)\n"
      "config = registry.build(ablation.parameters, values)"),
     ("run", "results = grid.run(ablation, config)"),
-    ("coin", "results.figure('toy_coin')"),
+    ("coin", "results.shown('toy_coin')"),
     ("answer", "results.answers()"),
     ("export", "results.export()"),
 ]  # fmt: skip

@@ -138,8 +138,13 @@ class Results:
         behind = per_image.slim(rows, images, families.used(rows, ablation.families(config)))
         return cls(ablation, config, per_image.with_images(rows, behind), tuple(failures), behind)
 
+    def shown(self, name: str) -> "Figure | Text":
+        """A figure on a notebook's page, written to runs/PROFILE; in words that there is none."""
+        figure = self.figure(name)
+        return Text("*Not drawn: what it shows was not run, or tells nothing.*") if figure is None else figure
+
     def figure(self, name: str, save: bool = True) -> "Figure | None":
-        """A figure, written to runs/PROFILE; None where there is nothing."""
+        """A figure, written to runs/PROFILE if it is to be saved; None where there is nothing."""
         from matplotlib.pyplot import close
 
         from ovit_core.study import plots
