@@ -71,9 +71,7 @@ class Family:
     margin: float | None = None  # within which a difference is none, in the unit of the metric
     says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
     silent: Callable[[pd.DataFrame], str] | None = None  # from all rows, why no sentence is made of it; "" where one is
-    among: Callable[[pd.DataFrame], pd.DataFrame] | None = (
-        None  # of all rows those it is judged by, whatever they measure
-    )
+    among: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # of all rows those that it is judged by
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))
@@ -89,7 +87,7 @@ def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
     known = under(rows[whole & rows.method.isin(names)], one.rule)
     keep = known.metric.isin(ACCURACIES if one.metric == ACCURACY else [one.metric])
     for column, value in one.where.items():
-        wanted = known[column].isin(list(value) if isinstance(value, list | tuple) else [value])
+        wanted = _is(known[column], value)
         # A method without sparsity is everywhere, and at every variant of FREE that it has none of.
         if column in ("sparsity_target", "allocation", "pattern"):
             wanted |= known.sparsity_target == 0
@@ -102,6 +100,11 @@ def asked(rows: pd.DataFrame, one: Contrast) -> pd.DataFrame:
         found = found.assign(method=[f"{method}@{value}" for method, value in zip(found.method, shown)])
         found = found[found.method.isin(list(one.weights))]
     return found
+
+
+def _is(column: pd.Series, value: Any) -> pd.Series:
+    """Where a column has a value of a contrast's `where`, or one of several."""
+    return column.isin(list(value) if isinstance(value, list | tuple) else [value])
 
 
 def used(rows: pd.DataFrame, families: Iterable[Family]) -> np.ndarray:
@@ -173,8 +176,7 @@ def _line(rows: pd.DataFrame, family: Family, one: Contrast) -> dict[str, Any]:
 def _measured(rows: pd.DataFrame, one: Contrast) -> set[str]:
     """The datasets that rows of whatever method have where a contrast is asked for: its mean is over all of them, or none."""
     for column in {"phase", "shots", "dataset"} & one.where.keys():
-        value = one.where[column]
-        rows = rows[rows[column].isin(list(value) if isinstance(value, list | tuple) else [value])]
+        rows = rows[_is(rows[column], one.where[column])]
     return set(rows.dataset)
 
 

@@ -111,12 +111,8 @@ def publish(profile: str, models: Iterable[dict[str, Any]]) -> tuple[list[Path],
             disk.write(file, packed)
             disk.write(_beside(file), json.dumps(about, indent=1) + "\n")
         files += [f for f in (file, _beside(file)) if f.is_file()]
-    there = (
-        {file for file in folder.glob("dense-*") if NAME.fullmatch(file.name.partition(ENDING)[0])} if models else set()
-    )
-    removed = sorted(
-        {f for file in there if file.suffix == ENDING for f in (file, _beside(file)) if f.is_file()} - {*files}
-    )
+    there = [file for file in folder.glob(f"*{ENDING}") if NAME.fullmatch(file.stem)] if models else []
+    removed = sorted({f for file in there for f in (file, _beside(file)) if f.is_file()} - {*files})
     for file in removed:
         file.unlink()
     return files, removed

@@ -25,7 +25,7 @@ from ovit_core.ablations.transfer.relations import (
     headline,
     transferred,
 )
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, of, protocol, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, sets
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
@@ -196,7 +196,7 @@ def _look(method: str, source: str, colour: str | None) -> dict:
 def _floor(ax: Axes, floors: pd.DataFrame) -> None:
     """The best that transfer from nothing gives, as a dotted line."""
     if len(floors):
-        ax.axvline(floors.groupby(["phase", "method"]).value.mean().max(), color="black", ls=":", lw=0.8)
+        ax.axvline(level(floors), color="black", ls=":", lw=0.8)
 
 
 def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D] = ()) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.relations import beside_upstream, transferred
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, of, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, sets
 from ovit_core.study.plots import PAGE, against, legend, percent, reference, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
@@ -41,8 +41,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
             ax.set_xlabel(f"{ax.get_xlabel()}\ntells nothing")
         floor = nothing(every[every.dataset == name], one)
         if len(floor):
-            ax.axhline(floor.groupby(["phase", "method"]).value.mean().max(), color="black", ls=":", lw=0.8,
-                       label="transfer from nothing")  # fmt: skip
+            ax.axhline(level(floor), color="black", ls=":", lw=0.8, label="transfer from nothing")
     axes[0, 0].set_ylabel("accuracy (test)")
     legend(fig)
     fig.set_label(f"As pruned; downstream by {one.words}. {' '.join(told)}")

@@ -47,6 +47,11 @@ def nothing(rows: pd.DataFrame, one: Protocol) -> pd.DataFrame:
     return rows[rows.method.isin(NOTHING) & rows.phase.isin(phases) & (rows.shots.fillna(0) == one.shots)]
 
 
+def level(floors: pd.DataFrame) -> float:
+    """The best mean among rows of transfer from nothing; NaN without any."""
+    return floors.groupby(["phase", "method"]).value.mean().max()
+
+
 def deciding(rows: pd.DataFrame) -> pd.DataFrame:
     """The validation rows of the dense model itself and of the floors; the phase is the protocol that they decide.
 
