@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
@@ -20,7 +21,7 @@ from ovit_core.study.plots import COLUMN, PAGE
 from ovit_core.study.statistics import ACCURACIES, spread
 
 LINE, TOP, AXIS, LEGEND = 0.132, 0.06, 0.36, 0.24  # inches: of a line, above all, below an axis, of the legend
-LABELS, NUMBERS = 1.38, 0.76  # what stands left and right of an axis
+INDENT, NUMBERS = 0.14, 0.76  # what stands left of a label and right of an axis
 GAP, HANG = 0.45, AXIS / LINE  # lines between families, and of ticks between two axes
 MANY = 34  # lines: more stand in two columns
 WRAP = 64  # letters of a heading
@@ -75,10 +76,12 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     height = TOP + LINE * (rows + len(notes)) + AXIS + LEGEND
     fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height))
     fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
+    left = _labels(points + others)
     for i, blocks in enumerate(columns):
-        _draw(_axes(fig, i, 0, _height(blocks)), blocks, _limits(points))
+        _draw(_axes(fig, i, 0, _height(blocks), left), blocks, _limits(points), left)
     if others:
-        _draw(_axes(fig, len(columns) - 1, _height(columns[-1]) + HANG, _height(others)), others, _limits(others))
+        below = _axes(fig, len(columns) - 1, _height(columns[-1]) + HANG, _height(others), left)
+        _draw(below, others, _limits(others), left)
     _legend(fig, set(differences.verdict), LINE * len(notes) / height)
     fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
@@ -117,13 +120,20 @@ def _columns(blocks: list[Block], below: float) -> list[list[Block]]:
     return [blocks[:cut], blocks[cut:]]
 
 
-def _axes(fig: Figure, column: int, down: float, lines: float) -> Axes:
-    """Axes in a column for so many lines, so many lines down."""
+def _labels(blocks: Sequence[Block]) -> float:
+    """Inches that the longest label needs, left of an axis."""
+    size = plt.rcParams["font.size"]
+    texts = [line.text for block in blocks for line in block if line.of is not None]
+    return INDENT + max(TextPath((0, 0), text, size=size).get_extents().width for text in texts) / 72
+
+
+def _axes(fig: Figure, column: int, down: float, lines: float, left: float) -> Axes:
+    """Axes in a column for so many lines, so many lines down, so many inches from its left."""
     width, height = fig.get_size_inches()
     place = COLUMN + (PAGE - 2 * COLUMN) if column else 0.0
     bottom = height - TOP - LINE * (down + lines)
     ax = fig.add_axes(
-        ((place + LABELS) / width, bottom / height, (COLUMN - LABELS - NUMBERS) / width, LINE * lines / height)
+        ((place + left) / width, bottom / height, (COLUMN - left - NUMBERS) / width, LINE * lines / height)
     )
     ax.set_ylim(lines, 0)
     ax.set_yticks([])
@@ -141,9 +151,10 @@ def _limits(blocks: Sequence[Block]) -> tuple[float, float]:
     return (1.2 * low if low < -WIDE else low - room), (1.2 * high if high > WIDE else high + room)
 
 
-def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float]) -> None:
-    """Families one below the other, down an axis in the unit of the last line."""
-    left, right = -LABELS / (COLUMN - LABELS - NUMBERS) + 0.02, 1 + NUMBERS / (COLUMN - LABELS - NUMBERS) - 0.02
+def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], labels: float) -> None:
+    """Families one below the other, down an axis in the unit of the last line, with so many inches for labels."""
+    wide = COLUMN - labels - NUMBERS  # of the axis
+    left, right = 0.03 - labels / wide, NUMBERS / wide + 0.98
     text = blended_transform_factory(ax.transAxes, ax.transData)
     y = 0.5
     ax.axvline(0, color="black", lw=0.7)

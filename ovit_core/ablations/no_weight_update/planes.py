@@ -49,24 +49,26 @@ def finding(results: "Results") -> Figure | None:
     level = levels(results, at)
     cell = {(s, u): level[CELLS[s, u]] for s in (TOP, PLAIN) for u in UPDATED}
     every = [one["mean"] for one in (*cell.values(), *([level["dense"]] if "dense" in level else []))]
-    room = max(np.ptp(every), 0.01)
+    lows = [one["mean"] - np.nan_to_num(one.half) for one in cell.values()]
+    lowest = min(*lows, min(every) - 0.1 * max(np.ptp(every), 0.01))
+    room = max(every) - lowest
     fig, ax = plt.subplots(figsize=(COLUMN, 3))
-    ax.set(xlim=(-1, 2), ylim=(min(every) - 0.14 * room, max(every) + 0.13 * room))
+    ax.set(xlim=(-1.1, 2.1), ylim=(lowest - 0.04 * room, max(every) + 0.13 * room))
     upper = max((TOP, PLAIN), key=lambda s: cell[s, "none"]["mean"] + cell[s, "joint"]["mean"])
     for score, edge, name in ((TOP, "update_top", "oViT's score"), (PLAIN, "update", "magnitude's score")):
         ends = [cell[score, u]["mean"] for u in UPDATED]
-        drawn = drawn_as(score)
+        drawn, off = drawn_as(score), 0 if score == upper else 0.04  # letters below a line would touch it
         ax.errorbar((0, 1), ends, [np.nan_to_num(cell[score, u].half) for u in UPDATED], **drawn, zorder=3)
-        ax.text(0.5, np.mean(ends), f"{name}\nupdate {told(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
+        ax.text(0.5 + off, np.mean(ends) - off * room / 2, f"{name}\nupdate {told(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
                 va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
     for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
         taken = [level["dense"]["mean"]] if "dense" in level else []
-        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], told(known[edge]), taken, 0.08 * room)
+        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], told(known[edge]), taken, 0.15 * room)
     if "dense" in level:
         ax.axhline(level["dense"]["mean"], color="black", lw=0.8)
-        ax.text(-0.98, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")
+        ax.text(-1.08, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")
     ax.set_xticks((0, 1), ("kept weights\nleft alone", "kept weights\ncorrected (update)"))
     ax.tick_params(axis="x", length=0)
     ax.set_yticks([])
@@ -88,10 +90,19 @@ def _side(ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[floa
     low, high = (one["mean"] for one in cells)
     below = [min(y, line - 0.6 * gap) if y <= line else y for y in (low, high) for line in taken or [np.inf]]
     for one, y in zip(cells, apart(below, gap)):
-        ax.text(x + 0.07 * out, y, level_of(one), ha=side, va="center", weight="bold", size=6.5)
-    ends = dict(xy=(x + 0.6 * out, high), xytext=(x + 0.6 * out, low))
+        ax.text(
+            x + 0.07 * out, y, _stacked(level_of(one)), ha=side, va="center", weight="bold", size=6.5, linespacing=1
+        )
+    ends = dict(xy=(x + 0.42 * out, high), xytext=(x + 0.42 * out, low))
     ax.annotate("", **ends, arrowprops=dict(arrowstyle="->", lw=0.8, shrinkA=0, shrinkB=0))
-    ax.text(x + 0.64 * out, (low + high) / 2, "score\n" + worth.replace(" ", "\n", 1), ha=side, va="center")
+    text = "score\n" + _stacked(worth)
+    below = min([(low + high) / 2, *(line - 0.26 * gap * len(text.splitlines()) for line in taken if line >= high)])
+    ax.text(x + 0.46 * out, below, text, ha=side, va="center")
+
+
+def _stacked(text: str) -> str:
+    """A mean, its interval, and what is said of it, below each other."""
+    return text.replace(" ±", "\n±").replace(" (", "\n(")
 
 
 def drawn_as(score: str) -> dict[str, Any]:
