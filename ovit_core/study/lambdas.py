@@ -64,10 +64,10 @@ def searches(
     passes: int = 1,
     around: Sequence[Row] | None = None,
 ) -> list[Task]:
-    """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or the three around what
-    the rows `around` say is best with one pass, where more passes are tried.
+    """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or those `near` what the rows
+    `around` say is best with one pass, where more passes are tried.
     """
-    listed = lambda m: values(config, m) if around is None else near(config, around, m, regime)
+    listed = lambda m: values(config, m) if around is None else near(config, around, m, regime, passes)
     return [
         task(
             config, seed, world, "search", [judged_by(world)], depends=["search_images"], experiment=SHARED, damp=damp,
@@ -77,10 +77,20 @@ def searches(
     ]  # fmt: skip
 
 
-def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL) -> tuple[float, ...]:
-    """The three lambdas, a decade apart, around the best of a method."""
-    best = best_damp(config, found, method, regime)
-    return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
+def near(
+    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, passes: int = 2
+) -> tuple[float, ...]:
+    """The three lambdas, a decade apart, around a method's best with one pass; a fourth beyond them, once all three were
+    tried with so many passes and the best of them lies at their edge.
+    """
+    decades = lambda value, n: float(f"{value * 10.0**n:.6g}")
+    if (best := best_damp(config, found, method, regime)) is None:
+        return ()
+    three = tuple(decades(best, n) for n in (-1, 0, 1))
+    same = place(config, method, regime, passes=passes).items()
+    there = best_of([row for row in found if same <= row.items()], "damp", three, larger=True)
+    further = {three[0]: (decades(best, -2),), three[2]: (decades(best, 2),)}
+    return tuple(sorted((*three, *further.get(there, ()))))
 
 
 def best_damp(
@@ -88,7 +98,7 @@ def best_damp(
 ) -> float | None:  # fmt: skip
     """The lambda with the best mean over seeds, the larger of equals; None before all of them were tried."""
     same = place(config, method, regime, at, passes).items()
-    listed = values(config, method) if passes == 1 else near(config, found, method, regime)
+    listed = values(config, method) if passes == 1 else near(config, found, method, regime, passes)
     return best_of([row for row in found if same <= row.items()], "damp", listed, larger=True)
 
 

@@ -15,6 +15,7 @@ SEARCH = [
     "phase", "dataset", "source_phase", "shots", "method", "allocation", "pattern", "sparsity_target", "block_size",
     "gradients", "gradient_batch", "passes", "epochs",
 ]  # fmt: skip
+SETTINGS = ("block_size", "gradients", "gradient_batch")  # of the curvature
 LONG_ENOUGH = 0.01  # a training of half the length, on a schedule of its own, lies less than this below on validation
 LARGER = {"damp": True, "lr": False, "C": False}  # which of equals is taken
 
@@ -47,31 +48,45 @@ def searched(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*SEARCH, "best", "value", "second", "second_value", "tried", "edge"])
 
 
-def edges(found: pd.DataFrame) -> list[str]:
-    """What lies at the edge of the list it was chosen from, a line for each method: which edge, its value, and where."""
-    out = []
+def edges(rows: pd.DataFrame, column: str) -> list[str]:
+    """What lies at the edge of the list it was chosen from, a line for each method: which edge, its value, how far it is
+    above the next, in points of validation accuracy, and where.
+    """
+    found, out = searched(rows, column), []
+    usual = _settings(rows)
     for method, lines in found[found.edge != ""].groupby("method", sort=False):
         where: dict[str, list[str]] = {}
         for line in lines.to_dict("records"):
-            where.setdefault(f"{line['edge']} ({line['best']:g})", []).append(place(line))
+            ahead = 100 * max(line["value"] - line["second_value"], 0)
+            said = f"{line['edge']} ({line['best']:g}, {ahead:.2f} above the next)"
+            where.setdefault(said, []).append(place(line, usual.get(method, {})))
         told = [f"{edge} at {', '.join(dict.fromkeys(at))}" for edge, at in where.items()]
         out.append(f"`{method}` {'; '.join(told)}")
     return out
 
 
-def place(line: Mapping[str, Any]) -> str:
-    """Where a search was, in words: the regime, the sparsity, and how many passes."""
+def _settings(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """method -> the curvature's settings with which it was measured outside of sweeps."""
+    known = rows[(rows.phase == "one_shot") & (rows.experiment != "sensitivity") & (rows.passes == 1)]
+    return {method: lines[[*SETTINGS]].iloc[0].to_dict() for method, lines in known.groupby("method")}
+
+
+def place(line: Mapping[str, Any], usual: Mapping[str, float]) -> str:
+    """Where a search was, in words: the regime, the sparsity, how many passes, and settings that are not the usual."""
     at = (
         line["pattern"]
         if line["pattern"] != "unstructured"
         else f"{line['allocation']} {share(line['sparsity_target'])}"
     )
-    return at + (f" in {line['passes']:g} passes" if line["passes"] > 1 else "")
+    if line["passes"] > 1:  # they share the gradients
+        return f"{at} in {line['passes']:g} passes"
+    swept = [f"{name.replace('_', ' ')} {line[name]:g}" for name, own in usual.items() if line[name] != own]
+    return f"{at} with {' and '.join(swept)}" if swept else at
 
 
 def of_study(found: pd.DataFrame, config: Parameters) -> pd.DataFrame:
     """The searches at the study's own setting of the curvature, in one pass: not those of a sweep's points."""
-    for column in ("block_size", "gradients", "gradient_batch"):
+    for column in SETTINGS:
         found = found[found[column] == getattr(config, column)]
     return found[found.passes == 1]
 
@@ -83,7 +98,7 @@ def lambda_table(rows: pd.DataFrame, config: Parameters) -> pd.DataFrame | None:
     common = of_study(searched(rows, "damp"), config)
     if common.empty:
         return None
-    regime = [place(line) for line in common.to_dict("records")]
+    regime = [place(line, {}) for line in common.to_dict("records")]
     text = [f"{best:.0e}".replace("e-0", "e-") + "*" * bool(edge) for best, edge in zip(common.best, common.edge)]
     wide = common.assign(regime=regime, text=text).pivot(index="method", columns="regime", values="text").fillna("")
     return wide.loc[common.method.unique(), list(dict.fromkeys(regime))].rename_axis(columns="λ")

@@ -48,8 +48,7 @@ def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Seque
     c, tasks = config, []
     if seed not in c.finetune_seeds:
         return []
-    for passes in c.compute_passes:
-        tasks += lambdas.searches(c, seed, world, COMPUTE, passes=passes, around=found)
+    tasks += further_searches(c, seed, world, found)
     tasks += recovery.rates(c, seed, world, found, *c.points["recovered"])
     if len(c.gradual_lrs) > 1:
         epochs = c.gradual_cycles * max(1, c.gradual_epochs // 2)  # half as long
@@ -58,6 +57,12 @@ def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Seque
             for (method, at), lr in product(models(*c.points[GRADUAL]), c.gradual_lrs)
         ]
     return tasks
+
+
+def further_searches(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
+    """Lambdas for several passes: three, and in a stage of its own one further where the best lies at their edge."""
+    passes = config.compute_passes if seed in config.finetune_seeds else ()
+    return [t for n in passes for t in lambdas.searches(config, seed, world, COMPUTE, passes=n, around=found)]
 
 
 def measurements(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
@@ -157,4 +162,4 @@ def _computed(config: NoWeightUpdate, seed: int, world: World, found: Sequence[R
         yield task(config, seed, world, "one_shot", TESTED, scope_name="passes", **known)
 
 
-STAGES = (searches, finer_searches, measurements)
+STAGES = (searches, finer_searches, further_searches, measurements)
