@@ -15,10 +15,11 @@ from PIL import Image
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
 from ovit_core.ablations.no_weight_update.acting import layers, overlap, place
-from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run, sensitivity
+from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
+from ovit_core.ablations.no_weight_update.sweeps import sensitivity
 from ovit_core.data.batches import Steps, batches
 from ovit_core.data.loading import load
 from ovit_core.methods import METHODS
@@ -203,9 +204,17 @@ def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     seed = Seed(config, 0)
     world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
     found = [dict(t.columns) | dict(value=0.5) for t in tasks.searches(config, 0, world, [])]
-    found += [dict(t.columns) | dict(value=0.5) for t in tasks.finer_searches(config, 0, world, found)]
-    tried = {t.columns["damp"] for t in tasks.finer_searches(config, 0, world, found) if t.columns["passes"] == 2}
-    assert tried == {1e-5, 1e-4, 1e-3}
+    tried = [t for t in tasks.finer_searches(config, 0, world, found) if t.columns["passes"] == 2]
+    assert {t.columns["damp"] for t in tried} == {1e-5, 1e-4, 1e-3}
+    lower = lambda t: t.columns["method"] == "obert" and t.columns["damp"] == 1e-5
+    found += [dict(t.columns) | dict(value=0.6 if lower(t) or t.columns["damp"] == 1e-4 else 0.5) for t in tried]
+    further = {t.columns["damp"] for t in tasks.further_searches(config, 0, world, found)}
+    assert further == {1e-5, 1e-4, 1e-3}  # of equals the larger, and so none lies at the edge
+    found = [row | dict(value=0.4) if row["damp"] == 1e-4 and row["passes"] == 2 else row for row in found]
+    further = [t for t in tasks.further_searches(config, 0, world, found) if t not in tried]
+    assert ("obert", 1e-6) in {(t.columns["method"], t.columns["damp"]) for t in further}
+    found += [dict(t.columns) | dict(value=0.9) for t in further]
+    assert lambdas.best_damp(config, found, "obert", passes=2) == 1e-6  # at the edge still, which the page then tells
     (task,) = (
         t for t in tasks.measurements(config, 0, world, found)
         if (t.columns["scope_name"], t.columns["method"]) == ("passes", "obert")
@@ -355,8 +364,14 @@ def test_what_was_chosen_and_what_lies_at_the_edge_of_its_list():
     found = searched(pd.concat(tried, ignore_index=True), "damp").set_index("method")
     assert found.loc["ovit", "best"] == 1e-6 and found.loc["ovit", "second"] == 1e-7 and found.loc["ovit", "edge"] == ""
     assert found.loc["obert", "best"] == 1e-5 and found.loc["obert", "edge"] == "highest"  # of equals the larger
-    assert edges(found.reset_index()) == ["`obert` highest (1e-05) at global 90 %"]
+    assert edges(pd.concat(tried), "damp") == ["`obert` highest (1e-05, 0.00 above the next) at global 90 %"]
     other = [row.assign(block_size=16.0, damp=1e-9) for row in tried]  # a sweep's points
+    point = [row.assign(block_size=16.0, value=row.value + 1e5 * row.damp) for row in tried[:3]]
+    measured = rows({("ovit", 0): 0.9}, damp=1e-6, **common | dict(phase="one_shot", metric="top1"))
+    said = edges(
+        pd.concat([measured, *tried, *point], ignore_index=True), "damp"
+    )  # the setting is told where it is another
+    assert said[-1] == "`ovit` highest (1e-05, 75.00 above the next) at global 90 % with block size 16"
     config = quick(NoWeightUpdate, "gradients=256", "gradient_batch=16")
     wide = lambda_table(pd.concat([*tried, *other], ignore_index=True), config)
     assert wide["global 90 %"].to_dict() == {"ovit": "1e-6", "obert": "1e-5*"}

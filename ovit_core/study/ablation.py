@@ -4,7 +4,8 @@
     NAME/parameters.py   its parameters, plain values
     NAME/tasks.py        STAGES: functions that list what is to be measured, plain values too
     NAME/run.py          Seed(config, seed, world), whose `measure` does a task
-    NAME/analysis.py     headline(results), answers(rows), tables(rows), not_run(config); families(config) if `compares`
+    NAME/analysis.py     headline(results), answers(rows), tables(rows), not_run(config); families(config) if `compares`,
+                         guide(results) if `guides`
     NAME/figures.py      FIGURES: name -> Drawing
 
 Its notebook is NAME.ipynb in `notebooks/`, or in the folder itself.
@@ -70,6 +71,7 @@ class Ablation:
     prunes: bool = True  # whether it needs the dense model,
     needs_head: bool = False  # and whether one without a classifier head is of no use to it
     compares: bool = False  # whether its analysis lists families of comparisons
+    guides: bool = False  # whether its analysis says what to take
 
     @property
     def name(self) -> str:
@@ -168,6 +170,11 @@ class Results:
         """What was found, in a sentence or two."""
         failed = [f"**Not measured**: {failure}." for failure in self.failures]
         return Text(" ".join([*failed, self.ablation.analysis.headline(self)]))
+
+    def guide(self) -> Text:
+        """What to take for which purpose, as Markdown; "" where nothing says so."""
+        says = self.ablation.guides and self.ablation.knows(self.config)
+        return Text(self.ablation.analysis.guide(self) if says else "")
 
     def answers(self) -> Text:
         """The headline, and behind it every comparison in words and what they rest on."""

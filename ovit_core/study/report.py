@@ -15,10 +15,6 @@ from ovit_core import disk
 from ovit_core.study import export, paths, per_image, plots, provenance, registry
 from ovit_core.study.ablation import Fold, Results, Text
 
-REVISION = Text(
-    "> **Under revision.** The forms without an update were measured at the λ that suits oViT, and finetuning was short. "
-    "Both are being measured anew, the transfer on photographs."
-)
 ASKED = (
     "What makes second-order pruning of Vision Transformers work: choosing the right weights, or correcting the ones that "
     "stay? And do such models still transfer?"
@@ -99,20 +95,12 @@ def origin(results: dict[str, Results]) -> Text:
     return Text(_table(known))
 
 
-def is_old(results: dict[str, Results]) -> bool:
-    """Whether rows are from before lambda was chosen by a rule that they tell."""
-    rows = pd.concat([mine.rows for mine in results.values()])
-    return bool((rows.damp.notna() & (rows.damp_rule == "")).any())
-
-
 def contents(results: dict[str, Results], picture: Callable[[Results, str], Any]) -> Iterator[Text | Fold | Picture]:
     """All of the report in order, with what `picture` makes of each figure of each ablation, None for none: what was asked
     and found, the first figure, the figures of each ablation, and folded away at the end what they were made from.
     """
     found = [mine.headline() for name in registry.ablations() if name in results and (mine := results[name])]
     yield Text("\n\n".join([ASKED, *filter(None, found)]))
-    if is_old(results):
-        yield REVISION
     pictures = {name: list(_pictures(mine, picture)) for name, mine in results.items()}
     first = next((every[0] for name in registry.ablations() for every in [pictures.get(name, [])] if every), None)
     if first is not None:
@@ -124,6 +112,8 @@ def contents(results: dict[str, Results], picture: Callable[[Results, str], Any]
             continue
         mine = results[name]
         yield from (one for one in pictures[name] if one is not first)
+        if said := mine.guide():
+            yield Text(f"### What to take\n\n{said}")
         yield mine.comparisons()
         yield Fold("Tables", mine.tables())
         yield Fold("What was not run", mine.absent().removeprefix("Not run: "))

@@ -10,4 +10,5 @@ ABLATION = Ablation(
     sweeps=("sensitivity",),
     needs_head=True,
     compares=True,
+    guides=True,
 )

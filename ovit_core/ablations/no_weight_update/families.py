@@ -92,14 +92,16 @@ def _regimes(config: NoWeightUpdate) -> list[Family]:
     """Layer-wise rivals, which one threshold for the model would not do justice, where zeros are spread evenly."""
     out = []
     pairs = (
-        ("oViT's update", UPDATE, NO_UPDATE), ("oViT against OBC", UPDATE, "obc"), ("OBC's update", "obc", "obc_mask_only"),
-        ("OBC on the inputs that pruned layers leave", "obc_sequential", "obc"), ("oViT against Wanda", UPDATE, "wanda"),
+        ("oViT's update", UPDATE, NO_UPDATE, ""), ("oViT against OBC", UPDATE, "obc", ""),
+        ("OBC's update", "obc", "obc_mask_only", ""),
+        ("OBC on the inputs that pruned layers leave", "obc_sequential", "obc", "obc_sequential against obc"),
+        ("oViT against Wanda", UPDATE, "wanda", ""),
     )  # fmt: skip
     for name in config.regimes:
         if (regime := regime_of(name)) != GLOBAL:
             at = place(config, UPDATE, regime, config.sensitivity_sparsity)["sparsity_target"]
             where = dict(phase="one_shot", **regime._asdict(), sparsity_target=at)
-            contrasts = [Contrast(what, _minus(a, b), where) for what, a, b in pairs]
+            contrasts = [Contrast(what, _minus(a, b), where, short=short) for what, a, b, short in pairs]
             title = f"One-shot, {name}" + ("" if regime.pattern != "unstructured" else f" at {share(at)}")
             out += _family(f"regime_{name.replace(':', '_')}", title, contrasts, config.methods)
     return out
@@ -156,12 +158,14 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [
-            Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes")
+            Contrast(f"{m} in {most} passes less in one", _minus(f"{m}@{most}", f"{m}@1"), at, by="passes",
+                     short=f"{m}: {most} less 1")
             for m in COMPUTE
-        ]
+        ]  # fmt: skip
         best = [
-            Contrast(f"oViT in one pass less {m} in {most}", _minus(f"{UPDATE}@1", f"{m}@{most}"), at, by="passes")
+            Contrast(f"oViT in one pass less {m} in {most}", _minus(f"{UPDATE}@1", f"{m}@{most}"), at, by="passes",
+                     short=f"{UPDATE} 1 less {m} {most}")
             for m in COMPUTE[1:]
-        ]
+        ]  # fmt: skip
         out += _family("compute", f"As many gradients in all, in one pass or in {most}", [*more, *best], COMPUTE)
     return out

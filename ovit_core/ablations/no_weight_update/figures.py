@@ -2,6 +2,8 @@
 on, where it acts.
 """
 
+from typing import TYPE_CHECKING
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,13 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ovit_core.ablations.no_weight_update.acting import layers, overlap
-from ovit_core.ablations.no_weight_update.analysis import SWEPT, chosen_at, compute, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.analysis import chosen_at
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.ablations.no_weight_update.planes import finding, planes
+from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitivity, sweeps
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
 from ovit_core.study.statistics import accuracy, main, same_seeds, share, spreads, summary, under
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
 
 DRAWN = {  # more would be too many to tell apart; all are in the tables
     "global": ("ovit", "ovit_mask_only", "ovit_no_update", "obert", "magnitude", "magnitude_joint", "diag_fisher"),
@@ -48,12 +54,14 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | No
     return fig
 
 
-def levels(found: pd.DataFrame, along: str, wanted: float, form: str = ".1f", scale: float = 100) -> str:
+def levels(
+    found: pd.DataFrame, along: str, wanted: float, form: str = ".1f", scale: float = 100, place: str = ""
+) -> str:
     """The methods' means in words, accuracies in percent, at the wanted sparsity or the last point there is."""
     at = wanted if (found[along] == wanted).any() else found[along].max()
     here = found[found[along] == at].sort_values("mean", ascending=False)
     told = ", ".join(f"{method} {text}" for method, text in zip(here.method, spreads(here, form, scale)))
-    return f"at {share(at) if along == 'sparsity_target' else at}: {told}."
+    return f"{place or 'at ' + (share(at) if along == 'sparsity_target' else str(at))}: {told}."
 
 
 def calibration(rows: pd.DataFrame) -> Figure | None:
@@ -84,10 +92,11 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
     return fig
 
 
-def trained(rows: pd.DataFrame) -> Figure | None:
+def trained(results: "Results") -> Figure | None:
     """Top-1 before training, after each length of it, and of models that were pruned gradually: a panel each, with an
     axis of its own, for what differs by tens of points before may differ by one afterwards. A line per sparsity.
     """
+    rows, images = results.rows, results.config.recovery_images
     rows = rows[rows.seed.isin(rows[rows.phase == "recovered"].seed)]  # the same models before and after
     found = accuracy(main(rows)).assign(epochs=lambda f: f.epochs.where(f.phase == "recovered"))
     recovered = found[(found.phase == "recovered") & (found.sparsity_target > 0)]
@@ -117,11 +126,10 @@ def trained(rows: pd.DataFrame) -> Figure | None:
                     ax.errorbar(one["mean"], y, xerr=np.nan_to_num(one.half), **look(method, line=False))
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-            ax.set_title(AFTER[phase] + (f", {length:g} epoch{'s' * (length != 1)}" if length == length else ""))
+            ax.set_title(AFTER[phase] + (f" on\n{length * images:,.0f} images" if length == length else ""))
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
-    fig.supxlabel(
-        f"top-1 on {rows.upstream.iloc[0]} (test), each panel on its own axis; line: dense, as long trained", fontsize=7
-    )
+    about = f"top-1 on {rows.upstream.iloc[0]} (test), {rows.seed.nunique()} seeds, each panel on its own axis"
+    fig.supxlabel(f"{about}; line: dense, as long trained", fontsize=7)
     last = recovered[
         (recovered.epochs.fillna(-1) == recovered.epochs.fillna(-1).max()) & recovered.sparsity_target.eq(at[-1])
     ]
@@ -134,14 +142,16 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     point, and faint at a fixed one, beside magnitude and dense.
     """
     swept = same_seeds(sweeps(rows), ["column"], ["setting"])
-    swept = swept[swept.method.isin(PAIR) & swept.rule.isin(("own", "fixed"))]
+    # Passes have a figure of their own.
+    swept = swept[swept.method.isin(PAIR) & swept.rule.isin(("own", "fixed")) & (swept.column != "passes")]
     swept = swept[swept.groupby("column").setting.transform("nunique") > 1]
     if swept.empty:
         return None
     levels = summary(swept, ["column", "rule", "setting", "method"])
     varied = list(levels.groupby("column", sort=False))
     at = swept.sparsity_target.iloc[0]
-    plain = accuracy(main(rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at))]))
+    plain = rows[(rows.phase == "one_shot") & rows.sparsity_target.isin((0, at)) & rows.seed.isin(swept.seed)]
+    plain = accuracy(main(plain))  # of the same seeds
     size = (COLUMN if len(varied) == 1 else PAGE, 2.6)
     fig, axes = plt.subplots(1, len(varied), figsize=size, sharey=True, squeeze=False)
     for ax, (column, here) in zip(axes[0], varied):
@@ -159,7 +169,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
         ax.set_xticks(ticks, [f"{v:g}" if v >= 1 else f"{v:.0e}".replace("e-0", "e-") for v in ticks], rotation=45)
         ax.set_xticks([], minor=True)
         percent(ax, axes="y")
-    axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test)")
+    axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test), {swept.seed.nunique()} seeds")
     legend(fig)
     gains = sensitivity(rows)
     gains = gains[gains.column.isin(levels.column) & gains.rule.isin(("own", "fixed"))].drop_duplicates(
@@ -177,9 +187,14 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
         return None
     fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
     curves(ax, found, shown(found), "setting")
-    fig.set_label(f"In several passes, {levels(found, 'setting', found.setting.max())}")
+    most = found.setting.max()
+    fig.set_label(f"In several passes, {levels(found, 'setting', most, place=f'with {most:g}')}")
     ticks = sorted(set(found.setting))
-    ax.set(xscale="log", xlabel=SWEPT["passes"], ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
+    ax.set(
+        xscale="log",
+        xlabel=SWEPT["passes"],
+        ylabel=f"top-1 on {rows.upstream.iloc[0]} (test), {found.seeds.max():g} seeds",
+    )
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
     percent(ax, axes="y")
@@ -219,7 +234,7 @@ FIGURES = {
     ),
     "recovery": Drawing(
         trained, "What training leaves of it",
-        "Top-1 as pruned, trained on with masks fixed, and pruned in several steps with training between them.",
+        "Top-1 as pruned, trained on with masks fixed, and pruned in several steps with training between them.", True,
     ),
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
