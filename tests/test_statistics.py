@@ -106,19 +106,6 @@ def test_the_two_rules_of_lambda_are_never_mixed():
         statistics.under(r, "mine")
 
 
-@pytest.mark.parametrize(
-    "mean, half, says",
-    [
-        (0.1, 0.02, "above `b` by +10.0 ± 2.0"),
-        (-0.1, 0.02, "below"),
-        (0.01, 0.02, "no difference"),
-        (0.1, np.nan, "no interval"),
-    ],
-)
-def test_verdicts_follow_the_interval(mean, half, says):
-    assert says in statistics.verdict(mean, half, "`a`", "`b`")
-
-
 def test_a_table_tells_lengths_of_training_apart():
     r = pd.concat([rows({("ovit", 0.9, k): v + k / 100 for k in range(2)}, epochs=e) for e, v in ((1, 0.5), (3, 0.6))])
     wide = statistics.table(r, "one_shot", "d")

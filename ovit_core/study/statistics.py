@@ -228,16 +228,6 @@ def spreads(found: pd.DataFrame, form: str = "+.1f", scale: float = 100) -> list
     return [spread(mean, half, form, scale) for mean, half in zip(found["mean"], found.half)]
 
 
-def verdict(mean: float, half: float, what: str, against: str) -> str:
-    """Says which is better, or that the interval holds zero."""
-    size = f"{spread(mean, half)} points"
-    if np.isnan(half):
-        return f"{what} minus {against}: {size} (no interval: one seed, or nothing varies)"
-    if abs(mean) <= half:
-        return f"no difference of {what} from {against} is resolved ({size}, 95 % interval)"
-    return f"{what} is {'above' if mean > 0 else 'below'} {against} by {size} (95 % interval)"
-
-
 def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -> pd.DataFrame | None:
     """Methods by sparsities in the main regime, or by those of the other `regimes`, "mean ± half" in percent; None if
     none of it was run.
@@ -288,11 +278,9 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}. "
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
-    once = (rows.damp_rule != "").any()  # else the rows are from before one was chosen for all
-    how = "one a method and regime for all seeds, the best in their mean" if once else "by each seed for itself"
     seeds = rows.seed.nunique()
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}. {varies}. {sure}"
-        f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, {how}. Layer inputs take it relative to the "
-        "mean diagonal of their Hessian."
+        f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, one a method and regime for all seeds, the "
+        "best in their mean. Layer inputs take it relative to the mean diagonal of their Hessian."
     )

@@ -18,7 +18,7 @@ from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitiv
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
-from ovit_core.study.statistics import accuracy, main, same_seeds, share, spreads, summary, under
+from ovit_core.study.statistics import OBJECTS, accuracy, main, same_seeds, share, spreads, summary, under
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -68,7 +68,7 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
     """Cross-entropy and expected calibration error of one-shot models against sparsity: they separate methods where
     top-1 does not.
     """
-    known = main(under(rows, "own"))
+    known = main(under(rows, "own")).drop(columns=OBJECTS, errors="ignore")  # which have no loss of most models
     known = known[(known.phase == "one_shot") & (known.scope == "all") & (known.experiment != "sensitivity")]
     titles = dict(cross_entropy="Cross-entropy, nats", expected_calibration_error="Expected calibration error")
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
@@ -104,8 +104,7 @@ def trained(results: "Results") -> Figure | None:
     if not at:
         return None
     gradual = found[(found.phase == "gradual") & found.sparsity_target.isin(at)]
-    lengths = sorted(set(recovered.epochs.dropna())) or [np.nan]  # which older rows do not tell
-    columns = [("one_shot", np.nan), *(("recovered", length) for length in lengths)]
+    columns = [("one_shot", np.nan), *(("recovered", length) for length in sorted(set(recovered.epochs)))]
     columns += [("gradual", np.nan)] if len(gradual) else []
     methods = shown(recovered)
     size = (PAGE, 0.45 + len(at) * (0.35 + 0.19 * len(methods)))
@@ -130,9 +129,7 @@ def trained(results: "Results") -> Figure | None:
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
     about = f"top-1 on {rows.upstream.iloc[0]} (test), {rows.seed.nunique()} seeds, each panel on its own axis"
     fig.supxlabel(f"{about}; line: dense, as long trained", fontsize=7)
-    last = recovered[
-        (recovered.epochs.fillna(-1) == recovered.epochs.fillna(-1).max()) & recovered.sparsity_target.eq(at[-1])
-    ]
+    last = recovered[(recovered.epochs == recovered.epochs.max()) & recovered.sparsity_target.eq(at[-1])]
     fig.set_label(f"After the longest training, {levels(last, 'sparsity_target', at[-1])}")
     return fig
 
@@ -229,8 +226,7 @@ FIGURES = {
     ),
     "calibration": Drawing(
         calibration, "Where accuracy cannot tell yet",
-        "Cross-entropy and calibration of the same models. Intervals cover new seeds only, but for oViT's cross-entropy "
-        "with and without its update.",
+        "Cross-entropy and calibration of the same models. Intervals cover new seeds only.",
     ),
     "recovery": Drawing(
         trained, "What training leaves of it",
