@@ -24,10 +24,11 @@ def row(method, seed, value, phase="one_shot", metric="top1", sparsity=0.9, **mo
 
 
 def both(method, damp, validation, test, searched=True, **more):
-    """A method on validation at its lambda and on test, two seeds."""
+    """A method on validation at its lambda and on test, two seeds that differ a little."""
     out = [row(method, s, test + 0.01 * s, damp=damp, **more) for s in (0, 1)]
     tried = dict(phase="lambda_search", metric="validation_top1", damp=damp)
-    return out + [row(method, s, validation, **tried | more) for s in (0, 1) if searched]
+    little = 1e-6 * sum(map(ord, method))
+    return out + [row(method, s, validation + little * s, **tried | more) for s in (0, 1) if searched]
 
 
 def results(rows, *settings):
@@ -35,67 +36,95 @@ def results(rows, *settings):
     return Results.of(ABLATION, config, pd.DataFrame(rows), [None] * len(rows))
 
 
-def lines(said):
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("| ")
-    ]
+def lines(said, about="**Which method.**"):
+    """The table below one of the headings, a dict a line."""
+    head, _, *found = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in said[said.index(about) :].split("\n\n**")[0].splitlines() if line.startswith("|")
+    ]  # fmt: skip
+    return [dict(zip(head, cells)) for cells in found]
+
+
+NONE = float("nan")
 
 
 def test_validation_decides_and_test_accuracy_stands_beside_it():
     rows = both("ovit", 1e-7, 0.80, 0.9) + both("obert_joint", 1e-5, 0.85, 0.7) + both("diag_fisher", 1e-5, 0.5, 0.6)
-    rows += both("magnitude", float("nan"), 0, 0.4, searched=False)
-    rows += [
-        row("ovit", s, 0.99, "lambda_search", "validation_top1", damp=1e-3) for s in (0, 1)
-    ]  # not what was measured
-    _, line = lines(results(rows).guide())
-    assert line[:4] == ["one shot", "90 %", "`obert_joint`", "1e-5"] and line[4].startswith("70.5 ±")
-    assert line[5].startswith("`ovit` +20.0") and line[6].startswith("`diag_fisher` −10.0")
-    assert line[7].startswith("`magnitude` −30.0")
+    rows += both("magnitude", NONE, 0, 0.4, searched=False)
+    (line,) = lines(results(rows).guide())
+    assert (line["pruned"], line["best"], line["λ"], line["seeds"]) == ("90 %", "`obert_joint`", "1e-5", "2")
+    assert line["top-1, %"].startswith("70.5 ±") and line["not told apart"] == ""
+    assert line["diagonal"].startswith("`diag_fisher` −10.0") and line["magnitude"].startswith("`magnitude` −30.0")
 
 
-def test_points_of_a_sweep_and_lambdas_that_one_seed_tried_do_not_decide():
+def test_what_validation_does_not_tell_from_the_best_stands_beside_it():
     rows = both("ovit", 1e-7, 0.80, 0.9) + both("obert", 1e-5, 0.7, 0.7)
+    near = dict(phase="lambda_search", metric="validation_top1", damp=1e-6)
+    rows += both("obert_joint", 1e-6, 0, 0.7, searched=False)
+    rows += [row("obert_joint", s, value, **near) for s, value in ((0, 0.83), (1, 0.75))]
+    (line,) = lines(results(rows).guide())
+    assert line["best"] == "`ovit`" and line["not told apart"] == "`obert_joint`"
+
+
+def test_what_was_measured_does_not_choose():
+    """A seed whose measurement failed takes no method out of the choice; a lambda that one seed tried does."""
+    rows = both("ovit", 1e-7, 0.80, 0.9) + both("obert", 1e-5, 0.7, 0.7)
+    (line,) = lines(
+        results([r for r in rows if (r["method"], r["seed"], r["phase"]) != ("ovit", 1, "one_shot")]).guide()
+    )
+    assert line["best"] == "`ovit`" and line["seeds"] == "1" and line["top-1, %"] == "90.0"
     rows += [row("obert", s, 0.99, "lambda_search", "validation_top1", damp=1e-5, block_size=16.0) for s in (0, 1)]
     half = both("obert_joint", 1e-5, 0.95, 0.7)[:-1]
-    _, line = lines(results(rows + half).guide())
-    assert line[2] == "`ovit`"
+    (line,) = lines(results(rows + half).guide())
+    assert line["best"] == "`ovit`"
 
 
-def test_patterns_and_every_length_of_training_have_a_line():
+def test_at_another_sparsity_methods_are_judged_at_the_lambda_that_is_theirs():
+    rows = both("ovit", 1e-7, 0.80, 0.9) + both("obert", 1e-5, 0.7, 0.7)
+    for method, damp, value in (("ovit", 1e-7, 0.5), ("ovit", 1e-3, 0.9), ("obert", 1e-5, 0.6), ("obert", 1e-3, 0.1)):
+        tried = dict(phase="lambda_search", metric="validation_top1", damp=damp, sparsity=0.95)
+        rows += [row(method, s, value, **tried) for s in (0, 1)]
+    rows += [row(m, s, 0.4, damp=d, sparsity=0.95) for m, d in (("ovit", 1e-7), ("obert", 1e-5)) for s in (0, 1)]
+    found = {line["pruned"]: line["best"] for line in lines(results(rows).guide())}
+    assert found == {"90 %": "`ovit`", "95 %": "`obert`"}
+
+
+def test_patterns_and_training_have_lines_of_their_own():
     at = dict(allocation="uniform", pattern="2:4", sparsity=0.5)
-    rows = (
-        both("ovit", 1e-7, 0.80, 0.9)
-        + both("obc", 0.1, 0.9, 0.8, **at)
-        + both("wanda", float("nan"), 0, 0.7, False, **at)
-    )
+    rows = both("ovit", 1e-7, 0.80, 0.9) + both("obc", 0.1, 0.9, 0.8, **at) + both("wanda", NONE, 0, 0.7, False, **at)
     for method, value in (("ovit", 0.9), ("magnitude", 0.91)):
         for seed in (0, 1):
-            rows.append(row(method, seed, value, "recovery_search", "validation_top1", lr=1e-3, epochs=1.0))
-            rows += [row(method, seed, value, "recovered", lr=1e-3, epochs=e) for e in (1.0, 5.0)]
-    said = results(rows, "recovery_images=1000", "recovery_search_epochs=1").guide()
-    _, *found = lines(said)
-    assert [line[:3] for line in found] == [
-        ["one shot", "90 %", "`ovit`"], ["one shot", "2:4", "`obc`"], ["one shot, then 1,000 images", "90 %", "`magnitude`"],
-        ["one shot, then 5,000 images", "90 %", "`magnitude`"],
+            rows.append(row(method, seed, value, "recovery_search", "validation_top1", lr=1e-3, epochs=2.0))
+            rows += [row(method, seed, value, "recovered", lr=1e-3, epochs=e) for e in (2.0, 5.0)]
+    found = lines(results(rows, "recovery_images=1000", "recovery_search_epochs=2").guide())
+    assert [(line["pruned"], line["training"], line["best"]) for line in found] == [
+        ("90 %", "none", "`ovit`"), ("2:4", "none", "`obc`"), ("90 %", "2,000 images", "`magnitude`"),
     ]  # fmt: skip
-    assert found[1][6].startswith("`wanda` −10.0") and found[2][7] == "" and found[2][5].startswith("`ovit` −1.0")
-    assert "trained models after 1,000 images" in said
+    assert found[1]["diagonal"].startswith("`wanda` −10.0") and found[1]["λ"] == "1e-1" and found[2]["magnitude"] == ""
 
 
 def test_settings_of_the_curvature_stand_with_their_own_lambda():
     rows = both("ovit", 1e-7, 0.80, 0.9) + both("ovit_mask_only", 1e-5, 0.80, 0.9)
     point = dict(experiment="sensitivity", scope_name="block_size", block_size=16.0)
     for method in ("ovit", "ovit_mask_only"):
-        rows += [row(method, s, 0.6 + 0.01 * s, damp=1e-6, **point) for s in (0, 1)]
+        rows += [row(method, s, 0.6 + 0.01 * s, damp=2.5e-6, **point) for s in (0, 1)]
         tried = dict(phase="lambda_search", metric="validation_top1", block_size=16.0)
-        rows += [row(method, s, 0.55, damp=1e-6, **tried) for s in (0, 1)]
-    said = results(rows, "sensitivity_block_sizes=[16]").guide().split("**Which block")[1]
-    _, *found = lines(said)
-    assert [line[:4] for line in found] == [
-        ["block size B", "16", "1e-6", "55.0"],
-        ["block size B", "64", "1e-7", "80.0"],
+        rows += [row(method, s, 0.55, damp=2.5e-6, **tried) for s in (0, 1)]
+    found = lines(results(rows, "sensitivity_block_sizes=[16]").guide(), "**Which block")
+    assert [(line["value"], line["λ"], line["validation"]) for line in found] == [
+        ("16", "2.5e-6", "55.0"),
+        ("64", "1e-7", "80.0"),
     ]
-    assert found[0][4].startswith("60.5 ±") and found[1][4].startswith("90.5 ±")
+    assert found[0]["test"].startswith("60.5 ±") and found[1]["test"].startswith("90.5 ±")
+
+
+def test_what_is_free_is_so_at_every_lower_sparsity_too_with_the_whole_interval():
+    rows = both("ovit", 1e-7, 0.80, 0.9) + [row("dense", s, 0.8, sparsity=0.0) for s in range(4)]
+    less = {0.5: 0.001, 0.6: 0.1, 0.7: 0.001}
+    rows += [row("magnitude", s, 0.8 - v + s / 10_000, sparsity=at) for at, v in less.items() for s in range(4)]
+    rows += [row("diag_fisher", s, 0.8 + (s - 1.5) / 50, damp=1e-5, sparsity=0.5) for s in range(4)]  # too wide
+    said = results(rows).guide().split("\n")[0]
+    assert said.endswith("lies within 1 point: `magnitude` to 50 %.")
 
 
 def test_without_searches_nothing_is_said():

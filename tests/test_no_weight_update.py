@@ -208,11 +208,17 @@ def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     assert {t.columns["damp"] for t in tried} == {1e-5, 1e-4, 1e-3}
     lower = lambda t: t.columns["method"] == "obert" and t.columns["damp"] == 1e-5
     found += [dict(t.columns) | dict(value=0.6 if lower(t) or t.columns["damp"] == 1e-4 else 0.5) for t in tried]
-    further = {t.columns["damp"] for t in tasks.further_searches(config, 0, world, found)}
-    assert further == {1e-5, 1e-4, 1e-3}  # of equals the larger, and so none lies at the edge
+    assert tasks.further_searches(config, 0, world, found) == []  # of equals the larger: none lies at the edge
     found = [row | dict(value=0.4) if row["damp"] == 1e-4 and row["passes"] == 2 else row for row in found]
-    further = [t for t in tasks.further_searches(config, 0, world, found) if t not in tried]
-    assert ("obert", 1e-6) in {(t.columns["method"], t.columns["damp"]) for t in further}
+    assert tasks.further_searches(config, 0, world, found) == []  # 1e-6 lies outside of the list
+    config = config.replace(damps=(1e-6, 1e-4, 1e-3))
+    found += [
+        dict(t.columns) | dict(value=0.4)
+        for t in tasks.searches(config, 0, world, []) if t.columns["damp"] in (1e-6, 1e-3)
+    ]  # fmt: skip
+    further = tasks.further_searches(config, 0, world, found)
+    assert [(t.columns["method"], t.columns["damp"]) for t in further] == [("obert", 1e-6)]
+    assert lambdas.best_damp(config, found, "obert", passes=2) is None  # before it is tried
     found += [dict(t.columns) | dict(value=0.9) for t in further]
     assert lambdas.best_damp(config, found, "obert", passes=2) == 1e-6  # at the edge still, which the page then tells
     (task,) = (

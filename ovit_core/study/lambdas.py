@@ -6,7 +6,7 @@
 Lambda is chosen for each regime, and anew for every setting of the curvature.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ovit_core.methods import get_method
@@ -62,35 +62,37 @@ def searches(
     regime: Regime = GLOBAL,
     at: float | None = None,
     passes: int = 1,
-    around: Sequence[Row] | None = None,
+    listed: Callable[[str], Iterable[float]] | None = None,
 ) -> list[Task]:
-    """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or those `near` what the rows
-    `around` say is best with one pass, where more passes are tried.
-    """
-    listed = lambda m: values(config, m) if around is None else near(config, around, m, regime, passes)
+    """A method's lambdas at a sparsity (`damp_sparsity`; N:M at its own): all of its list, or those that `listed` gives."""
+    every = listed or (lambda method: values(config, method))
     return [
         task(
             config, seed, world, "search", [judged_by(world)], depends=["search_images"], experiment=SHARED, damp=damp,
             damp_rule="own", **place(config, method, regime, at, passes),
         )
-        for method in dict.fromkeys(methods) if regime.takes(method) for damp in listed(method)
+        for method in dict.fromkeys(methods) if regime.takes(method) for damp in every(method)
     ]  # fmt: skip
 
 
-def near(
-    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, passes: int = 2
+def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL) -> tuple[float, ...]:
+    """The three lambdas, a decade apart, around the best of a method with one pass: those for several passes."""
+    best = best_damp(config, found, method, regime)
+    return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
+
+
+def beyond(
+    config: Parameters, found: Sequence[Row], method: str, passes: int, regime: Regime = GLOBAL
 ) -> tuple[float, ...]:
-    """The three lambdas, a decade apart, around a method's best with one pass; a fourth beyond them, once all three were
-    tried with so many passes and the best of them lies at their edge.
+    """A fourth lambda for several passes, where the best of the three `near` lies at their edge; none outside of the
+    method's list.
     """
-    decades = lambda value, n: float(f"{value * 10.0**n:.6g}")
-    if (best := best_damp(config, found, method, regime)) is None:
+    three, same = near(config, found, method, regime), place(config, method, regime, passes=passes).items()
+    best = best_of([row for row in found if same <= row.items()], "damp", three, larger=True)
+    if best is None or best == three[1]:
         return ()
-    three = tuple(decades(best, n) for n in (-1, 0, 1))
-    same = place(config, method, regime, passes=passes).items()
-    there = best_of([row for row in found if same <= row.items()], "damp", three, larger=True)
-    further = {three[0]: (decades(best, -2),), three[2]: (decades(best, 2),)}
-    return tuple(sorted((*three, *further.get(there, ()))))
+    fourth, list_ = float(f"{best * best / three[1]:.6g}"), values(config, method)
+    return (fourth,) if min(list_) <= fourth <= max(list_) else ()
 
 
 def best_damp(
@@ -98,7 +100,9 @@ def best_damp(
 ) -> float | None:  # fmt: skip
     """The lambda with the best mean over seeds, the larger of equals; None before all of them were tried."""
     same = place(config, method, regime, at, passes).items()
-    listed = values(config, method) if passes == 1 else near(config, found, method, regime, passes)
+    listed = values(config, method)
+    if passes > 1:
+        listed = near(config, found, method, regime) + beyond(config, found, method, passes, regime)
     return best_of([row for row in found if same <= row.items()], "damp", listed, larger=True)
 
 

@@ -84,6 +84,12 @@ def place(line: Mapping[str, Any], usual: Mapping[str, float]) -> str:
     return f"{at} with {' and '.join(swept)}" if swept else at
 
 
+def decimal(value: float) -> str:
+    """A lambda as it is written, all its digits: 1e-7, 2.5e-7; "" for none."""
+    digits, _, power = f"{value:.5e}".partition("e")
+    return "" if value != value else f"{float(digits):g}e{int(power)}"
+
+
 def of_study(found: pd.DataFrame, config: Parameters) -> pd.DataFrame:
     """The searches at the study's own setting of the curvature, in one pass: not those of a sweep's points."""
     for column in SETTINGS:
@@ -99,7 +105,7 @@ def lambda_table(rows: pd.DataFrame, config: Parameters) -> pd.DataFrame | None:
     if common.empty:
         return None
     regime = [place(line, {}) for line in common.to_dict("records")]
-    text = [f"{best:.0e}".replace("e-0", "e-") + "*" * bool(edge) for best, edge in zip(common.best, common.edge)]
+    text = [decimal(best) + "*" * bool(edge) for best, edge in zip(common.best, common.edge)]
     wide = common.assign(regime=regime, text=text).pivot(index="method", columns="regime", values="text").fillna("")
     return wide.loc[common.method.unique(), list(dict.fromkeys(regime))].rename_axis(columns="λ")
 

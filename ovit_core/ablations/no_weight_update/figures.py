@@ -18,7 +18,8 @@ from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitiv
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
-from ovit_core.study.statistics import OBJECTS, accuracy, main, same_seeds, share, spreads, summary, under
+from ovit_core.study.statistics import accuracy, main, same_seeds, share, spreads, summary, under
+from ovit_core.study.tuning import decimal
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -68,7 +69,7 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
     """Cross-entropy and expected calibration error of one-shot models against sparsity: they separate methods where
     top-1 does not.
     """
-    known = main(under(rows, "own")).drop(columns=OBJECTS, errors="ignore")  # which have no loss of most models
+    known = main(under(rows, "own"))
     known = known[(known.phase == "one_shot") & (known.scope == "all") & (known.experiment != "sensitivity")]
     titles = dict(cross_entropy="Cross-entropy, nats", expected_calibration_error="Expected calibration error")
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
@@ -163,7 +164,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
                     ax.errorbar(f.setting, f["mean"], f.half.fillna(0), label=label, **look(method), **faint)
         ticks = sorted(set(here.setting))
         ax.set(xscale="log", xlabel=SWEPT[column])
-        ax.set_xticks(ticks, [f"{v:g}" if v >= 1 else f"{v:.0e}".replace("e-0", "e-") for v in ticks], rotation=45)
+        ax.set_xticks(ticks, [f"{v:g}" if v >= 1 else decimal(v) for v in ticks], rotation=45)
         ax.set_xticks([], minor=True)
         percent(ax, axes="y")
     axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test), {swept.seed.nunique()} seeds")
@@ -226,7 +227,8 @@ FIGURES = {
     ),
     "calibration": Drawing(
         calibration, "Where accuracy cannot tell yet",
-        "Cross-entropy and calibration of the same models. Intervals cover new seeds only.",
+        "Cross-entropy and calibration of the same models. Intervals cover new seeds only, but for oViT's cross-entropy "
+        "with and without its update.",
     ),
     "recovery": Drawing(
         trained, "What training leaves of it",

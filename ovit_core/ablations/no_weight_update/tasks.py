@@ -1,6 +1,6 @@
 """What ablation A measures: searches of lambda, then of what waits for it, then every model at what was chosen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
@@ -48,7 +48,7 @@ def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Seque
     c, tasks = config, []
     if seed not in c.finetune_seeds:
         return []
-    tasks += further_searches(c, seed, world, found)
+    tasks += _of_passes(c, seed, world, lambda method, _: lambdas.near(c, found, method))
     tasks += recovery.rates(c, seed, world, found, *c.points["recovered"])
     if len(c.gradual_lrs) > 1:
         epochs = c.gradual_cycles * max(1, c.gradual_epochs // 2)  # half as long
@@ -60,9 +60,20 @@ def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Seque
 
 
 def further_searches(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
-    """Lambdas for several passes: three, and in a stage of its own one further where the best lies at their edge."""
-    passes = config.compute_passes if seed in config.finetune_seeds else ()
-    return [t for n in passes for t in lambdas.searches(config, seed, world, COMPUTE, passes=n, around=found)]
+    """For several passes one lambda more, where the best of three lies at their edge."""
+    if seed not in config.finetune_seeds:
+        return []
+    return _of_passes(config, seed, world, lambda method, passes: lambdas.beyond(config, found, method, passes))
+
+
+def _of_passes(
+    config: NoWeightUpdate, seed: int, world: World, listed: Callable[[str, int], Iterable[float]]
+) -> list[Task]:
+    """Searches for each number of passes, of the lambdas that are listed for a method and so many."""
+    return [
+        task for passes in config.compute_passes
+        for task in lambdas.searches(config, seed, world, COMPUTE, passes=passes, listed=lambda m: listed(m, passes))
+    ]  # fmt: skip
 
 
 def measurements(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
