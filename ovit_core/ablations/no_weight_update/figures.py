@@ -188,11 +188,8 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
     most = found.setting.max()
     fig.set_label(f"In several passes, {levels(found, 'setting', most, place=f'with {most:g}')}")
     ticks = sorted(set(found.setting))
-    ax.set(
-        xscale="log",
-        xlabel=SWEPT["passes"],
-        ylabel=f"top-1 on {rows.upstream.iloc[0]} (test), {found.seeds.max():g} seeds",
-    )
+    about = f"{SWEPT['passes']}; {found.seeds.max():g} seeds"
+    ax.set(xscale="log", xlabel=about, ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
     percent(ax, axes="y")
