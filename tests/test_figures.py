@@ -96,7 +96,7 @@ def test_a_forest_has_a_line_for_every_comparison_filled_where_it_is_resolved(re
     faces = [face for face, _ in found]
     assert faces.count("black") == (lines.verdict == "resolved").sum() and 0 < faces.count("white") < len(lines)
     for line, unit in zip(lines.itertuples(), scale):
-        form = "+.1f" if unit == 100 else "+.2f"
+        form = "+.1f" if unit == 100 else "+.3f"
         assert statistics.spread(lines["mean"][line.Index], line.high - lines["mean"][line.Index], form, unit) in texts(
             fig
         )

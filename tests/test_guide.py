@@ -53,8 +53,10 @@ def test_validation_decides_and_test_accuracy_stands_beside_it():
     rows += both("magnitude", NONE, 0, 0.4, searched=False)
     (line,) = lines(results(rows).guide())
     assert (line["pruned"], line["best"], line["λ"], line["seeds"]) == ("90 %", "`obert_joint`", "1e-5", "2")
-    assert line["top-1, %"].startswith("70.5 ±") and line["not told apart"] == ""
-    assert line["diagonal"].startswith("`diag_fisher` −10.0") and line["magnitude"].startswith("`magnitude` −30.0")
+    assert line["top-1, %"].startswith("70.5 ±") and line["validation cannot tell"] == ""
+    assert line["diagonal, Wanda"].startswith("`diag_fisher` −10.0") and line["magnitude"].startswith(
+        "`magnitude` −30.0"
+    )
 
 
 def test_what_validation_does_not_tell_from_the_best_stands_beside_it():
@@ -63,7 +65,7 @@ def test_what_validation_does_not_tell_from_the_best_stands_beside_it():
     rows += both("obert_joint", 1e-6, 0, 0.7, searched=False)
     rows += [row("obert_joint", s, value, **near) for s, value in ((0, 0.83), (1, 0.75))]
     (line,) = lines(results(rows).guide())
-    assert line["best"] == "`ovit`" and line["not told apart"] == "`obert_joint`"
+    assert line["best"] == "`ovit`" and line["validation cannot tell"].startswith("`obert_joint` −20.0")
 
 
 def test_what_was_measured_does_not_choose():
@@ -100,7 +102,11 @@ def test_patterns_and_training_have_lines_of_their_own():
     assert [(line["pruned"], line["training"], line["best"]) for line in found] == [
         ("90 %", "none", "`ovit`"), ("2:4", "none", "`obc`"), ("90 %", "2,000 images", "`magnitude`"),
     ]  # fmt: skip
-    assert found[1]["diagonal"].startswith("`wanda` −10.0") and found[1]["λ"] == "1e-1" and found[2]["magnitude"] == ""
+    assert (
+        found[1]["diagonal, Wanda"].startswith("`wanda` −10.0")
+        and found[1]["λ"] == "1e-1"
+        and found[2]["magnitude"] == ""
+    )
 
 
 def test_settings_of_the_curvature_stand_with_their_own_lambda():
@@ -116,6 +122,7 @@ def test_settings_of_the_curvature_stand_with_their_own_lambda():
         ("64", "1e-7", "80.0"),
     ]
     assert found[0]["test"].startswith("60.5 ±") and found[1]["test"].startswith("90.5 ±")
+    assert found[0]["less own"].startswith("−30.0") and found[1]["less own"] == ""
 
 
 def test_what_is_free_is_so_at_every_lower_sparsity_too_with_the_whole_interval():
@@ -123,8 +130,12 @@ def test_what_is_free_is_so_at_every_lower_sparsity_too_with_the_whole_interval(
     less = {0.5: 0.001, 0.6: 0.1, 0.7: 0.001}
     rows += [row("magnitude", s, 0.8 - v + s / 10_000, sparsity=at) for at, v in less.items() for s in range(4)]
     rows += [row("diag_fisher", s, 0.8 + (s - 1.5) / 50, damp=1e-5, sparsity=0.5) for s in range(4)]  # too wide
-    said = results(rows).guide().split("\n")[0]
-    assert said.endswith("lies within 1 point: `magnitude` to 50 %.")
+    rows += [
+        row("obc", s, 0.8 + s / 10_000, damp=0.1, sparsity=0.5, allocation="uniform", pattern="2:4") for s in range(4)
+    ]
+    said = results(rows).guide().split("\n\n**")[0].splitlines()
+    assert said[0].startswith("**What is nearly free.** Pruned in one shot, at most 1 point is lost")
+    assert said[2:] == ["- one threshold for the model: to 50 % `magnitude`.", "- 2:4: `obc`."]
 
 
 def test_without_searches_nothing_is_said():

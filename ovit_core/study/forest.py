@@ -20,20 +20,22 @@ from ovit_core.study.families import ACCURACY, SILENT, Family
 from ovit_core.study.plots import COLUMN, PAGE
 from ovit_core.study.statistics import ACCURACIES, spread
 
-LINE, TOP, AXIS, LEGEND = 0.132, 0.06, 0.36, 0.24  # inches: of a line, above all, below an axis, of the legend
-INDENT, NUMBERS = 0.14, 0.76  # what stands left of a label and right of an axis
+LINE, TOP, AXIS = 0.132, 0.06, 0.36  # inches: of a line, above all, below an axis
+INDENT = 0.14  # left of a label and of a number
 GAP, HANG = 0.45, AXIS / LINE  # lines between families, and of ticks between two axes
 MANY = 34  # lines: more stand in two columns
 WRAP = 64  # letters of a heading
 WIDE = 30.0  # points, beyond which an axis is logarithmic outside of ± LINEAR: it has to show single points as well
 LINEAR, TICKS = 10.0, (-100, -30, -10, 0, 10, 30, 100)
+INSIDE = "resolved inside"
 MARKS = {  # verdict -> marker, its face, in words
     "resolved": ("o", "black", "resolved after Holm"),
     "not resolved": ("o", "white", "not resolved"),
+    INSIDE: ("D", "black", "resolved, inside the margin"),
     "same": ("D", "white", "no difference beyond the margin"),
     "no interval": ("x", "black", "no interval"),
 }
-WORDS = {verdict: words for verdict, (_, _, words) in MARKS.items()} | {
+WORDS = {verdict: words for verdict, (_, _, words) in MARKS.items() if verdict != INSIDE} | {
     SILENT: "of sets that tell nothing",
     "not run": "not run",
 }
@@ -73,16 +75,17 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     columns = _columns(points, below)
     notes = textwrap.wrap(f"Nothing is said of {'; '.join(silent)}.", WRAP * len(columns)) if silent else []
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
-    height = TOP + LINE * (rows + len(notes)) + AXIS + LEGEND
+    marks = _marks({_kind(line) for _, line in differences.iterrows()})
+    across = 3 if len(columns) > 1 else 2
+    height = TOP + LINE * (rows + len(notes) - (-len(marks) // across)) + AXIS
     fig = plt.figure(figsize=(COLUMN if len(columns) == 1 else PAGE, height))
     fig.set_layout_engine(PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False))
-    left = _labels(points + others)
     for i, blocks in enumerate(columns):
-        _draw(_axes(fig, i, 0, _height(blocks), left), blocks, _limits(points), left)
+        _draw(_axes(fig, i, 0, _height(blocks), _sides(points)), blocks, _limits(points), _sides(points))
     if others:
-        below = _axes(fig, len(columns) - 1, _height(columns[-1]) + HANG, _height(others), left)
-        _draw(below, others, _limits(others), left)
-    _legend(fig, set(differences.verdict), LINE * len(notes) / height)
+        below = _axes(fig, len(columns) - 1, _height(columns[-1]) + HANG, _height(others), _sides(others))
+        _draw(below, others, _limits(others), _sides(others))
+    _legend(fig, marks, across, LINE * len(notes) / height)
     fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
     return fig
@@ -120,20 +123,20 @@ def _columns(blocks: list[Block], below: float) -> list[list[Block]]:
     return [blocks[:cut], blocks[cut:]]
 
 
-def _labels(blocks: Sequence[Block]) -> float:
-    """Inches that the longest label needs, left of an axis."""
-    size = plt.rcParams["font.size"]
-    texts = [line.text for block in blocks for line in block if line.of is not None]
-    return INDENT + max(TextPath((0, 0), text, size=size).get_extents().width for text in texts) / 72
+def _sides(blocks: Sequence[Block]) -> tuple[float, float]:
+    """Inches that the longest label needs, left of an axis, and the longest numbers, right of it."""
+    size, lines = plt.rcParams["font.size"], [line for block in blocks for line in block if line.of is not None]
+    wide = lambda texts: INDENT + max(TextPath((0, 0), text, size=size).get_extents().width for text in texts) / 72
+    return wide(line.text for line in lines), wide(_numbers(line.of) for line in lines)
 
 
-def _axes(fig: Figure, column: int, down: float, lines: float, left: float) -> Axes:
-    """Axes in a column for so many lines, so many lines down, so many inches from its left."""
+def _axes(fig: Figure, column: int, down: float, lines: float, sides: tuple[float, float]) -> Axes:
+    """Axes in a column for so many lines, so many lines down, so many inches from its sides."""
     width, height = fig.get_size_inches()
     place = COLUMN + (PAGE - 2 * COLUMN) if column else 0.0
     bottom = height - TOP - LINE * (down + lines)
     ax = fig.add_axes(
-        ((place + left) / width, bottom / height, (COLUMN - left - NUMBERS) / width, LINE * lines / height)
+        ((place + sides[0]) / width, bottom / height, (COLUMN - sum(sides)) / width, LINE * lines / height)
     )
     ax.set_ylim(lines, 0)
     ax.set_yticks([])
@@ -151,10 +154,10 @@ def _limits(blocks: Sequence[Block]) -> tuple[float, float]:
     return (1.2 * low if low < -WIDE else low - room), (1.2 * high if high > WIDE else high + room)
 
 
-def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], labels: float) -> None:
-    """Families one below the other, down an axis in the unit of the last line, with so many inches for labels."""
-    wide = COLUMN - labels - NUMBERS  # of the axis
-    left, right = 0.03 - labels / wide, NUMBERS / wide + 0.98
+def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], sides: tuple[float, float]) -> None:
+    """Families one below the other, down an axis in the unit of the last line, with so many inches on its sides."""
+    wide = COLUMN - sum(sides)  # of the axis
+    left, right = 0.03 - sides[0] / wide, sides[1] / wide + 0.98
     text = blended_transform_factory(ax.transAxes, ax.transData)
     y = 0.5
     ax.axvline(0, color="black", lw=0.7)
@@ -165,7 +168,8 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], labels
                 ax.text(left, y, line.text, transform=text, va="center", weight="bold", size=6.5, bbox=bare)
             else:
                 ax.text(left + 0.05, y, line.text, transform=text, va="center")
-                ax.text(right, y, _mark(ax, y, line.of), transform=text, va="center", ha="right")
+                _mark(ax, y, line.of)
+                ax.text(right, y, _numbers(line.of), transform=text, va="center", ha="right")
             y += 1
         y += GAP
     if max(map(abs, limits)) > WIDE:
@@ -186,32 +190,49 @@ def _signed(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
 
 
-def _mark(ax: Axes, y: float, line: pd.Series) -> str:
-    """Draws a comparison at a height; its numbers."""
+def _mark(ax: Axes, y: float, line: pd.Series) -> None:
+    """Draws a comparison at a height."""
     if line.verdict not in MARKS:
-        return WORDS[line.verdict]
-    marker, face, _ = MARKS[line.verdict]
-    half = line.high - line["mean"]
+        return
+    marker, face, _ = MARKS[_kind(line)]
     if line.margin == line.margin:
         ax.fill_betweenx((y - 0.5, y + 0.5), -line.margin, line.margin, color="0.9", lw=0, zorder=0)
     ax.plot((line.low, line.high), (y, y), color="black", lw=0.9)
     ax.plot(line["mean"], y, marker=marker, mfc=face, mec="black", mew=0.8, ms=3.6, ls="")
-    return spread(line["mean"], half, "+.1f" if line.margin == line.margin else "+.2f", 1).replace("-", "−")
 
 
-def _legend(fig: Figure, verdicts: set[str], above: float) -> None:
-    """What marks mean, so far above the lower edge."""
-    marks = [
+def _numbers(line: pd.Series) -> str:
+    """A comparison's size and interval, or why it has none."""
+    if line.verdict not in MARKS:
+        return WORDS[line.verdict]
+    form = "+.1f" if line.margin == line.margin else "+.3f"
+    return spread(line["mean"], line.high - line["mean"], form, 1).replace("-", "−")
+
+
+def _kind(line: pd.Series) -> str:
+    """The verdict, or INSIDE: surely a difference, and surely a small one."""
+    inside = line.verdict == "resolved" and -line.margin < line.low and line.high < line.margin
+    return INSIDE if inside else line.verdict
+
+
+def _marks(kinds: set[str]) -> list[Line2D | Patch]:
+    """What stands in the legend."""
+    marks: list[Line2D | Patch] = [
         Line2D([], [], ls="", marker=marker, mfc=face, mec="black", mew=0.8, ms=3.6, label=words)
-        for verdict, (marker, face, words) in MARKS.items() if verdict in verdicts
+        for kind, (marker, face, words) in MARKS.items() if kind in kinds
     ]  # fmt: skip
-    marks += [Patch(color="0.9", label="the margin of no difference")]
+    return [*marks, Patch(color="0.9", label="the margin of no difference")]
+
+
+def _legend(fig: Figure, marks: list[Line2D | Patch], across: int, above: float) -> None:
+    """What marks mean, so many in a line, so far above the lower edge."""
     fig.legend(
         handles=marks,
         loc="lower center",
         bbox_to_anchor=(0.5, above),
-        ncols=4 if fig.get_figwidth() > COLUMN else 2,
+        ncols=across,
         handletextpad=0.1,
         columnspacing=1,
         borderaxespad=0.1,
+        labelspacing=0.3,
     )

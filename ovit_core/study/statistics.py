@@ -262,7 +262,8 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
         if (wide := _wide(found[(found.phase == phase) & (found.dataset == dataset)], regimes)) is not None:
             head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}\n"
             body = "\n".join(f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values))
-            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}**\n\n{head}{body}")
+            seeds = rows[(rows.phase == phase) & (rows.dataset == dataset)].seed.nunique()
+            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}, {seeds} seeds**\n\n{head}{body}")
     return "\n\n".join(out)
 
 
@@ -275,12 +276,13 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
         missed = ", but not the training of the dense model"
     images = "each" in rows and rows.each.notna().any()
     covers = "new seeds and new test images" if images else "new seeds, on the same test images"
-    sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}. "
+    sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}, unless a caption says otherwise. "
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
-    seeds = rows.seed.nunique()
+    seeds, trained = rows.seed.nunique(), rows[rows.phase.isin(("recovered", "gradual", "full"))].seed.nunique()
+    fewer = f", {trained} of them for what is trained after pruning and for sweeps" if 0 < trained < seeds else ""
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}. {varies}. {sure}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}{fewer}. {varies}. {sure}"
         f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, one a method and regime for all seeds, the "
         "best in their mean. Layer inputs take it relative to the mean diagonal of their Hessian."
     )

@@ -41,7 +41,7 @@ def layers(rows: pd.DataFrame) -> Figure | None:
             if metric == "sparsity":
                 ax.set_title(kind)
                 ax.set(
-                    yscale="log", ylim=(0.5 * found[(found.metric == metric) & (found["mean"] > 0)]["mean"].min(), 1.2)
+                    yscale="log", ylim=(0.25 * found[(found.metric == metric) & (found["mean"] > 0)]["mean"].min(), 1.2)
                 )
             else:
                 ax.set_xlabel("block")
@@ -92,6 +92,6 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.grid(False)
-    shared = table[kept[0]].iloc[1:]
-    fig.set_label(f"With {kept[0]} the others share {shared.min():.0f} to {shared.max():.0f} %.")
+    shared = table[kept[0]].iloc[1:].drop("random", errors="ignore")
+    fig.set_label(f"With {kept[0]} the others share {shared.min():.0f} to {shared.max():.0f} %, by chance {chance} %.")
     return fig

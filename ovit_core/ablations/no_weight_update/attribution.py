@@ -177,13 +177,18 @@ def in_words(results: "Results") -> str:
         sum(level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint")))
         - level[CELLS[PLAIN, "none"]]["mean"]
     )
+    above = (
+        ", more than dense has: a ceiling presses it down"
+        if "dense" in level and summed > level["dense"]["mean"]
+        else ""
+    )
     beyond = (
-        f" ({told(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %)"
+        f" ({told(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above})"
         if len(lines)
         else ""
     )
     return (
-        f"At {share(at)} sparsity, one-shot, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
+        f"At {share(at)} sparsity, one-shot, under one threshold for the model, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
         f"score alone, at its own λ, adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
         f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
     )

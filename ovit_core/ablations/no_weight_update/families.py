@@ -6,7 +6,7 @@ from typing import Any
 from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, SHORT, WORDS, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.study.families import MOST, Contrast, Family
-from ovit_core.study.lambdas import GLOBAL, place
+from ovit_core.study.lambdas import GLOBAL, Regime, place
 from ovit_core.study.statistics import share
 
 MARGIN = 0.01  # a point of top-1: a difference inside it is none
@@ -14,11 +14,13 @@ UPDATE, NO_UPDATE = PAIR
 # What oViT is compared with once models are trained: its mask alone, then each simpler method.
 TRAINED = (NO_UPDATE, "ovit_no_update", "magnitude", "magnitude_joint", "diag_fisher")
 ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
+UNIFORM = Regime("uniform")
+SETTING = dict(block_size="block size", gradients="number of gradients", gradient_batch="gradient batch")
 
 
 def families(config: NoWeightUpdate) -> list[Family]:
     """All of them; comparisons with a method that is not run are left out."""
-    return [family for group in (_parts, _along, _regimes, _trained, _settings) for family in group(config)]
+    return [family for group in (_parts, _alone, _along, _regimes, _trained, _settings) for family in group(config)]
 
 
 def _family(
@@ -66,13 +68,35 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
     ]
 
 
+def _alone(config: NoWeightUpdate) -> list[Family]:
+    """Which part alone is worth more: the update on magnitude's mask against oViT's mask left alone, where they differ:
+    at the highest sparsities under one threshold, then in the other regimes.
+    """
+    c, places = config, [(GLOBAL, at, share(at)) for at in sorted(config.sparsities)[-3:]]
+    for name in c.regimes:
+        if (regime := regime_of(name)) != GLOBAL:
+            at = place(c, UPDATE, regime, c.sensitivity_sparsity)["sparsity_target"]
+            places.append((regime, at, name if regime.pattern != GLOBAL.pattern else f"{name} {share(at)}"))
+    weights = _minus(CELLS["magnitude", "joint"], CELLS["greedy", "none"])
+    contrasts = [
+        Contrast(f"the update alone against the score alone ({words})", weights,
+                 dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"at {words}")
+        for regime, at, words in places
+    ]  # fmt: skip
+    return _family("alone", "The update alone less oViT's score alone, one-shot", contrasts, c.methods)
+
+
 def _along(config: NoWeightUpdate) -> list[Family]:
     """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
     c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
-    own, shared = (f"Both together, beyond each alone ({who} λ)" for who in ("each at its own", "all at oViT's"))
+    both = "Both together, beyond each alone"
+    own, shared = (f"{both} ({who} λ)" for who in ("each at its own", "all at oViT's"))
+    evenly = f"{both}, uniform (each at its own λ)"
 
-    def along(what: str, weights: Mapping[str, float], sparsities: Iterable[float], **more) -> list[Contrast]:
-        where = [dict(ONE_SHOT, sparsity_target=at) for at in sparsities]
+    def along(
+        what: str, weights: Mapping[str, float], sparsities: Iterable[float], on=GLOBAL, **more
+    ) -> list[Contrast]:
+        where = [dict(ONE_SHOT, **on._asdict(), sparsity_target=at) for at in sparsities]
         return [Contrast(what, weights, at, short=f"at {share(at['sparsity_target'])}", **more) for at in where]
 
     interaction = dict(what="score and update together beyond each alone", weights=greedy["interaction"])
@@ -82,6 +106,8 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     return [
         *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
         *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
+        *(_family("interaction_uniform", evenly, along(**interaction, sparsities=high, on=UNIFORM), c.methods, says=relation)
+          if "uniform" in c.regimes else []),
         *_family("dense", "oViT less dense, one-shot", dense, c.methods),
         *_family("update_shared", "The update on oViT's own mask (all at oViT's λ)", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy: oViT less its score without update", loss, c.methods, None),
@@ -152,9 +178,7 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
             Contrast(f"the update at {column} {v:g} less that at {own:g}", gain(v) | {k: -w for k, w in gain(own).items()}, at, by=column, short=f"at {v:g} less at {own:g}")
             for v in values if v != own
         ]  # fmt: skip
-        out += _family(
-            f"sweep_{column}", f"The update at another {column.replace('_', ' ')}, less at its own", contrasts, PAIR
-        )
+        out += _family(f"sweep_{column}", f"The update at another {SETTING[column]}, less at its own", contrasts, PAIR)
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [

@@ -185,6 +185,8 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
         return None
     fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
     curves(ax, found, shown(found), "setting")
+    swept = rows[rows.seed.isin(rows[rows.scope_name == "passes"].seed) & (rows.phase == "one_shot")]
+    reference(ax, accuracy(main(swept)), "dense", "dense")
     most = found.setting.max()
     fig.set_label(f"In several passes, {levels(found, 'setting', most, place=f'with {most:g}')}")
     ticks = sorted(set(found.setting))
@@ -203,7 +205,8 @@ PATTERNS = ("N:M patterns", "uniform", "pattern")
 FIGURES = {
     "finding": Drawing(
         finding, "What each part is worth",
-        "Score × update, each cell at its own λ; arrows and slopes are paired differences with 95 % intervals.", True,
+        "Score × update, each cell at its own λ, so that a score's mask may differ along its line; arrows and slopes are "
+        "paired differences with 95 % intervals.", True,
     ),
     "effects": Drawing(
         lambda results: forest(results.families, results.differences()), "Every effect that was measured",
@@ -212,15 +215,17 @@ FIGURES = {
     ),
     "no_weight_update": Drawing(
         lambda rows: accuracies(rows, ONE_SHOT), "Accuracy against sparsity",
-        "Each method at its own λ; solid: kept weights corrected, dashed: left alone.",
+        "Each method at its own λ; solid: kept weights corrected, dashed: left alone, dash-dotted: each removed weight made "
+        "up for by itself.",
     ),
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on",
-        "oViT's score with and without the update. Where λ itself is not varied, each point has its own; faint: one for all.",
+        "oViT's score with and without the update. Where λ itself is not varied, each point has its own; faint: "
+        "one for all. Bands: intervals of dense and of magnitude.",
     ),
     "planes": Drawing(
         planes, "Every score, with and without the update",
-        "Above each cell at its own λ, below all at oViT's; every panel has its own axis.",
+        "Above each cell at its own λ, below all at oViT's; every column has its own axis.",
     ),
     "calibration": Drawing(
         calibration, "Where accuracy cannot tell yet",
@@ -229,14 +234,16 @@ FIGURES = {
     ),
     "recovery": Drawing(
         trained, "What training leaves of it",
-        "Top-1 as pruned, trained on with masks fixed, and pruned in several steps with training between them.", True,
+        "Top-1 as pruned, trained on with masks fixed, and pruned in several steps with training between them. Band: interval "
+        "of dense. Levels share what varies between dense models; differences are in the figure of effects.", True,
     ),
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
         "One threshold per weight matrix, and N of every M consecutive inputs; λ chosen for each.",
     ),
     "compute": Drawing(
-        equal_compute, "At equal compute", "As many gradients in all, curvature estimated once or anew on the way."
+        equal_compute, "At as many gradients",
+        "As many gradients in all, curvature estimated once or anew on the way; each pass costs an elimination.",
     ),
     "layers": Drawing(
         layers, "Where methods act", "By kind of layer and depth: what is left of it, and how much of the correction it has."

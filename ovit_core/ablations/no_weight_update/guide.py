@@ -9,7 +9,7 @@ from ovit_core.ablations.no_weight_update.families import MARGIN
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT, sweeps
 from ovit_core.study import tuning
 from ovit_core.study.lambdas import GLOBAL, OVIT, PHASE, Regime, place
-from ovit_core.study.statistics import accuracies, contrast, main, same_seeds, share, spread, summary, under
+from ovit_core.study.statistics import accuracies, contrast, same_seeds, share, spread, spreads, summary, under
 from ovit_core.study.tuning import decimal
 
 if TYPE_CHECKING:
@@ -27,24 +27,35 @@ def guide(results: "Results") -> str:
 
 
 def free(results: "Results") -> str:
-    """Up to which sparsity each method lies within the margin of dense, one-shot: the whole interval inside, and that of
-    every lower sparsity too.
+    """Up to which sparsity each method lies within the margin of dense, one-shot, in every regime: the whole interval
+    inside, and that of every lower sparsity too.
     """
-    rows = main(accuracies(under(results.rows, "own")))
-    rows, out = rows[rows.phase == "one_shot"], []
-    for method in dict.fromkeys(
-        m for m in ("magnitude", "diag_fisher", "magnitude_joint", OVIT) if (rows.method == m).any()
-    ):
-        found = summary(contrast(rows, {method: 1, "dense": -1}, [*POINT]), POINT).sort_values("sparsity_target")
-        same = (found.low > -MARGIN) & (found.high < MARGIN)
-        if same.cummin().any():
-            out.append(f"`{method}` to {share(found.sparsity_target[same.cummin()].max())}")
+    rows = accuracies(under(results.rows, "own"))
+    rows = rows[rows.phase == "one_shot"]
+    key = ["allocation", "pattern", "sparsity_target"]
+    found = [
+        summary(contrast(rows, {method: 1, "dense": -1}, key), key).assign(method=method)
+        for method in dict.fromkeys(rows.method[rows.sparsity_target > 0])
+    ]  # fmt: skip
+    every, out = pd.concat(found) if found else pd.DataFrame(columns=[*key, "method"]), []
+    for (allocation, pattern), here in every.groupby(key[:2], sort=False):
+        reached: dict[float, list[str]] = {}
+        for method, lines in here.groupby("method", sort=False):
+            lines = lines.sort_values("sparsity_target")
+            same = ((lines.low > -MARGIN) & (lines.high < MARGIN)).cummin()
+            if same.any():
+                reached.setdefault(lines.sparsity_target[same].max(), []).append(f"`{method}`")
+        regime = Regime(allocation, pattern)
+        where = {GLOBAL: "one threshold for the model"}.get(regime, "uniform" if pattern == GLOBAL.pattern else pattern)
+        at = lambda sparsity: f"to {share(sparsity)} " if pattern == GLOBAL.pattern else ""
+        told = [f"{at(sparsity)}{', '.join(names)}" for sparsity, names in sorted(reached.items(), reverse=True)]
+        out.append(f"- {where}: {'; '.join(told) or 'none'}.")
     if not out:
         return ""
-    return (
-        f"**What is free.** Pruned in one shot, the whole interval of the difference from dense lies within "
-        f"{100 * MARGIN:g} point: {', '.join(out)}."
-    )
+    return "\n".join([
+        f"**What is nearly free.** Pruned in one shot, at most {100 * MARGIN:g} point is lost, for the whole interval of the "
+        "difference from dense lies inside it, at the sparsity named and every lower one measured:", "", *out,
+    ])  # fmt: skip
 
 
 def methods(results: "Results") -> str:
@@ -55,14 +66,15 @@ def methods(results: "Results") -> str:
     if not lines:
         return ""
     head = (
-        "**Which method.** By validation, one-shot among methods with a λ: the best, and those that the same seeds and "
-        "images do not tell apart from it. Then the best's test accuracy, and what is lost by methods that factorize "
-        "nothing (the diagonal Fisher; Wanda) and by magnitude, which needs no images; in points, 95 % intervals, each for "
-        f"itself. λ is one for all sparsities of a regime, chosen at {share(results.config.damp_sparsity)} (N:M at its own); "
-        "for layer inputs (OBC) it is relative to the mean diagonal."
+        "**Which method.** The best by validation, one-shot among methods with a λ of their own, its test accuracy, and what "
+        "others have less on test: methods that factorize nothing (the diagonal Fisher; Wanda), magnitude, which needs no "
+        f"images, and those that validation ({results.config.search_images:,} images) cannot tell from the best, which does "
+        "not make them the same. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
+        f"at {share(results.config.damp_sparsity)} (N:M at its own), one-shot; for layer inputs (OBC) it is relative to the "
+        "mean diagonal."
     )
     table = [
-        "| pruned | training | seeds | best | not told apart | λ | top-1, % | diagonal | magnitude |",
+        "| pruned | training | seeds | best | λ | top-1, % | diagonal, Wanda | magnitude | validation cannot tell |",
         f"|{'---|' * 9}",
     ]
     return "\n".join([head, "", *table, *lines])
@@ -96,11 +108,12 @@ def _line(results: "Results", at: Mapping[str, Any]) -> str:
             "-", "\N{MINUS SIGN}"
         )
 
-    there = [[m for m in names if (tested.method == m).any() and m != best] for names in SIMPLE]
-    losses = ["; ".join(f"`{m}` {told({m: 1, best: -1}, '+.1f')}" for m in names) for names in there]
+    alike = [m for m in mean.sort_values(ascending=False).index if m != best and _alike(known, best, m)]
+    simple = [[m for m in names if (tested.method == m).any() and m != best] for names in SIMPLE]
+    alike = [m for m in alike if not any(m in names for names in simple)]
+    losses = ["; ".join(f"`{m}` {told({m: 1, best: -1}, '+.1f')}" for m in names) for names in (*simple, alike)]
     cells = [
         _pruned(at), _training(results, at), str(tested[tested.method == best].seed.nunique()), f"`{best}`",
-        ", ".join(f"`{m}`" for m in mean.sort_values(ascending=False).index if m != best and _alike(known, best, m)),
         decimal(tested[tested.method == best].damp.iloc[0]), told({best: 1}, ".1f"), *losses,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -152,15 +165,27 @@ def settings(results: "Results") -> str:
         return ""
     lines = []
     for _, line in summary(found, ["column", "setting", "damp"]).sort_values(["column", "setting"]).iterrows():
-        at = place(c.model_copy(update={line.column: type(getattr(c, line.column))(line.setting)}), OVIT)
+        column, own = line.column, getattr(c, line.column)
+        at = place(c.model_copy(update={column: type(own)(line.setting)}), OVIT)
         here = results.rows[results.rows.damp.eq(line.damp) & results.rows.seed.isin(found.seed)]
-        for column, value in at.items():
-            here = here[here[column] == value]
-        cells = [SWEPT[line.column], f"{line.setting:g}", decimal(line.damp), f"{100 * here.value.mean():.1f}"]
-        lines.append(f"| {' | '.join([*cells, spread(line['mean'], line.half, '.1f')])} |")
+        for name, value in at.items():
+            here = here[here[name] == value]
+        swept = found[found.column == column]
+        pair = swept[swept.setting.isin((line.setting, own))].assign(
+            method=lambda f: f.setting.eq(own).map({True: "own", False: "other"})
+        )
+        less = (
+            ""
+            if line.setting == own
+            else " ".join(spreads(summary(contrast(pair, {"other": 1, "own": -1}, ["phase"]), ["phase"])))
+        )
+        cells = [SWEPT[column], f"{line.setting:g}", decimal(line.damp), f"{100 * here.value.mean():.1f}"]
+        cells += [spread(line["mean"], line.half, ".1f"), less.replace("-", "\N{MINUS SIGN}")]
+        lines.append(f"| {' | '.join(cells)} |")
     other = f" (validation at {share(c.damp_sparsity)})" * (c.damp_sparsity != c.sensitivity_sparsity)
     head = (
         f"**Which block, how many gradients.** `{OVIT}` at {share(c.sensitivity_sparsity)}{other}, each setting varied alone, "
-        f"at a λ of its own; {found.seed.nunique()} seeds, top-1 in percent."
+        f"at a λ of its own; {found.seed.nunique()} seeds, top-1 in percent, and points less the study's own setting."
     )
-    return "\n".join([head, "", "| varied | value | λ | validation | test |", "|---|---|---|---|---|", *lines])
+    table = ["| varied | value | λ | validation | test | less own |", f"|{'---|' * 6}"]
+    return "\n".join([head, "", *table, *lines])
