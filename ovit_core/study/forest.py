@@ -175,7 +175,7 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], sides:
     if max(map(abs, limits)) > WIDE:
         ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.6)
         ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
-        ax.set_xticks(ticks, map(_signed, ticks))
+        ax.set_xticks(ticks, map(_signed, ticks), size=6)  # ±10 and ±30 lie close to each other
         ax.xaxis.set_minor_locator(NullLocator())
     else:
         ax.locator_params(axis="x", nbins=5)
