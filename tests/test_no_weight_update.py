@@ -416,7 +416,12 @@ def test_draws_of_images_are_told_from_dense_models():
     said = answers(both.assign(dense_seed=both.seed))[-1]
     within, between = (float(word) for word in re.findall(r"\d+\.\d", said))
     assert within == pytest.approx(5, abs=0.4) and between == pytest.approx(10, abs=0.8)
-    assert "dense models" not in answers(both.assign(dense_seed=0))[-1]
+    assert "dense models" not in answers(both.assign(dense_seed=0))[-1] and "test images" not in said
+    each = np.repeat([0.0, 1.0], 50)  # of which the mean has a standard error of sqrt(0.5 * 0.5 / 99)
+    seen = both.assign(
+        value=0.5, each=[each] * len(both), labels=[np.zeros(100, int)] * len(both), dense_seed=both.seed
+    )
+    assert answers(seen)[-1].endswith("0.0 more between dense models, 5.0 of the mean from 100 test images.")
 
 
 def test_the_half_length_test_is_told():

@@ -12,7 +12,7 @@ from ovit_core.ablations.no_weight_update.published import published
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT
 from ovit_core.methods import METHODS
 from ovit_core.study import lambdas, tuning
-from ovit_core.study.statistics import main, share
+from ovit_core.study.statistics import main, share, summary
 from ovit_core.study.statistics import tables as every_table
 from ovit_core.study.tasks import VALIDATION
 from ovit_core.study.tuning import LONG_ENOUGH
@@ -118,7 +118,11 @@ def _draws(rows: pd.DataFrame) -> list[str]:
         within, between = draws["var"].mean(), draws["mean"].var() - draws["var"].mean() / draws["count"].mean()
         if within == within and between == between:
             told = f"`{method}` {100 * within**0.5:.1f} between draws"
-            out.append(told if alone else f"{told}, {100 * max(between, 0) ** 0.5:.1f} more between dense models")
+            told += "" if alone else f", {100 * max(between, 0) ** 0.5:.1f} more between dense models"
+            (mean,) = summary(own[(own.method == method) & (own.damp_rule != "shared")], ["method"]).to_dict("records")
+            if mean["N"]:
+                told += f", {100 * mean['sigma'] / mean['N'] ** 0.5:.1f} of the mean from {mean['N']:,.0f} test images"
+            out.append(told)
     said = "Standard deviations in points, for other images in the Fisher of the same dense model"
     return [f"{said}: {'; '.join(out)}."] if out else []
 
