@@ -203,10 +203,10 @@ def _verdict(line: Mapping[str, Any]) -> str:
         return "no interval"
     if line["p_holm"] < LEVEL:
         return "resolved"
-    return "same" if _within(line) else "not resolved"
+    return "same" if within(line) else "not resolved"
 
 
-def _within(line: Mapping[str, Any]) -> bool:
+def within(line: Mapping[str, Any]) -> bool:
     """Whether the interval lies inside the margin; without a margin it does not."""
     return bool(-line["margin"] < line["low"] and line["high"] < line["margin"])
 
@@ -235,7 +235,7 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
         return f"{said} = {size} (no interval: one seed, or nothing varies)."
     margin = f"the margin of ± {scale * line['margin']:g}{unit}"
     judged = {
-        "resolved": "resolved" + f", though inside {margin}" * _within(line),
+        "resolved": "resolved" + f", though inside {margin}" * within(line),
         "same": f"no difference beyond {margin}",
         "not resolved": "not resolved",
     }[line["verdict"]]

@@ -16,7 +16,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from ovit_core.study.families import ACCURACY, SILENT, Family
+from ovit_core.study.families import ACCURACY, SILENT, Family, within
 from ovit_core.study.plots import COLUMN, PAGE
 from ovit_core.study.statistics import ACCURACIES, spread
 
@@ -211,8 +211,7 @@ def _numbers(line: pd.Series) -> str:
 
 def _kind(line: pd.Series) -> str:
     """The verdict, or INSIDE: surely a difference, and surely a small one."""
-    inside = line.verdict == "resolved" and -line.margin < line.low and line.high < line.margin
-    return INSIDE if inside else line.verdict
+    return INSIDE if line.verdict == "resolved" and within(line) else line.verdict
 
 
 def _marks(kinds: set[str]) -> list[Line2D | Patch]:
