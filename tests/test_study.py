@@ -13,7 +13,6 @@ from subprocess import CompletedProcess
 from unittest.mock import patch
 
 import nbformat
-import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -24,7 +23,6 @@ from jupyter_client.manager import start_new_kernel
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from ovit_core.data.loading import load
 from ovit_core.study import profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, ROOT
@@ -134,20 +132,6 @@ def test_a_report_is_drawn_from_the_results_alone(reported):
     assert not re.search(r'(src|href)="(https?:)?//', page) and "<script" not in page and "Traceback" not in page
     prints = list((reported / "runs" / "tiny" / "print").glob("*.pdf"))
     assert len(prints) == there and all(b"FontFile2" in f.read_bytes() for f in prints)  # fonts embedded
-
-
-def test_classes_average_to_the_whole_test_split(ran):
-    name, folder, _ = ran
-    rows = pd.read_csv(folder / "runs" / "tiny" / "results.csv")
-    classes = rows[rows.scope == "class"]
-    assert classes.empty == (name != "transfer")
-    images = np.bincount(load("digits").labels("test"))
-    key = ["phase", "dataset", "method", "source_phase", "shots", "sparsity_target", "seed"]
-    whole = rows[(rows.scope == "all") & (rows.metric == "top1")].set_index(key).value
-    assert classes.empty or {"one_shot", "recovered"} == set(classes.source_phase)
-    for point, found in classes.groupby(key, dropna=False):
-        mean = np.average(found.value, weights=images[found.scope_name.astype(int)])
-        assert mean == pytest.approx(whole.loc[[point]].item()) and len(found) == 10
 
 
 @pytest.mark.browser

@@ -162,6 +162,15 @@ def test_finetuning_replaces_the_head_and_keeps_masks(tiny):
         assert torch.equal(model.get_parameter(name) == 0, ~mask)
 
 
+def test_finetuning_augments_as_the_dense_model_was(tiny):
+    data = load("digits")
+    made = lambda *settings: (
+        run.finetune(tiny, data.train, 10, quick(Transfer, *settings), 1e-3, 3, 0, "test").head.weight
+    )
+    plain = made("augment=[]")
+    assert torch.equal(plain, made("augment=[]")) and not torch.equal(plain, made("augment=[shift]"))
+
+
 def test_mean_per_class_by_hand():
     # class 0: 3 of 4 right; class 1: 0 of 1 -> (0.75 + 0) / 2, not 3 of 5
     assert run.mean_per_class(np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1])) == 0.375
@@ -196,7 +205,7 @@ def test_cka_knows_rotation_scale_and_shift_and_nothing_in_common():
 
 SMALL = [
     "profile=tiny", "upstream=digits", "epochs=1", f"model_args={TINY}", "seeds=[0, 1]", "finetune_seeds=[0]",
-    "gradients=8", "batch_size=32", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "few_shots=[]",
+    "source_seeds=[0]", "gradients=8", "batch_size=32", "damps=[1.0e-5]", "datasets=[digits]", "protocols=[linear]", "few_shots=[]",
     "transfer_methods=[ovit]", "transfer_sparsities=[0.9]", "recovery_images=100", "recovery_lrs=[1.0e-3]", "source_epochs=1",
     "probe_Cs=[0.1]", "workers=1", "methods=[ovit]", "sparsities=[0.9]", "damp_checks=[]", "recovery_methods=[ovit]",
     "recovery_epochs=[1]", "gradual_methods=[]", "sensitivity_damps=[]", "sensitivity_draws=[]",
@@ -235,9 +244,10 @@ def test_every_protocol_measures_dense_itself_and_its_floors():
         assert found[0] == DENSE and Model("dense", 0.0, "recovered") in found
         assert [m.method for m in found if m.decides][1:] == [m.method for m in found if not m.source]
     assert not [m for m in models(config, 0, World(headless=True), "linear") if m.source == "recovered"]
-    few = quick(Transfer, "finetune_seeds=[1]")
+    few = quick(Transfer, "finetune_seeds=[1]", "source_seeds=[0, 1]")
     assert models(few, 0, World(), "full") == [] and models(few, 1, World(), "full")
-    assert {m.source for m in models(few, 0, World(), "knn")} == {"one_shot", ""}
+    sources = [{m.source for m in models(few, seed, World(), "knn")} for seed in (0, 2)]
+    assert sources == [{"one_shot", "recovered", ""}, {"one_shot", ""}]  # read for more seeds than it is searched for
 
 
 @pytest.mark.parametrize(
@@ -249,6 +259,7 @@ def test_every_protocol_measures_dense_itself_and_its_floors():
         (["full_datasets=[]"], "full finetuning needs full_datasets"),
         (["source_sparsities=[]"], "source_sparsities must be a list of at least one"),
         (["finetune_seeds=[7]"], "finetune_seeds must hold one of the seeds"),
+        (["source_seeds=[7]"], "source_seeds must hold one of the seeds"),
     ],
 )
 def test_what_does_not_fit_together_is_one_error(settings, said):

@@ -190,7 +190,7 @@ def not_run(config: Transfer) -> str:
     if "recovered" in config.transfer_sources:
         if fewer := [share(s) for s in config.transfer_sparsities if s not in config.source_sparsities]:
             out.append(f"recovered models at {', '.join(fewer)}")
-        if fewer := [str(seed) for seed in config.seeds if seed not in config.finetune_seeds]:
+        if fewer := [str(seed) for seed in config.seeds if seed not in config.source_seeds]:
             out.append(f"recovered models of the seeds {', '.join(fewer)}")
     if "full" in config.protocols:
         out += _not_finetuned(config)

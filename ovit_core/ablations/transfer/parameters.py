@@ -6,7 +6,7 @@ from pydantic import AfterValidator, StrictStr, model_validator
 
 from ovit_core.data import catalog
 from ovit_core.study.lambdas import GLOBAL
-from ovit_core.study.parameters import AtLeastOne, Count, Counts, Lambdas, Methods, Sparsities, different
+from ovit_core.study.parameters import AtLeastOne, Count, Counts, Lambdas, Methods, Seeds, Sparsities, different
 from ovit_core.study.recovery import Recovery
 
 FROZEN = ("linear", "knn")  # protocols that read the features of a model that is left alone
@@ -30,6 +30,7 @@ class Transfer(Recovery):
     transfer_sparsities: Annotated[Sparsities, AtLeastOne]
     transfer_sources: Sources
     source_sparsities: Sparsities
+    source_seeds: Seeds
     source_epochs: Count
     few_shots: Counts
     probe_Cs: Annotated[Lambdas, AtLeastOne]
@@ -52,6 +53,8 @@ class Transfer(Recovery):
             )
         if "recovered" in self.transfer_sources and not self.source_sparsities:
             raise ValueError("source_sparsities must be a list of at least one where transfer_sources has recovered")
+        if "recovered" in self.transfer_sources and not {*self.source_seeds} & {*self.seeds}:
+            raise ValueError(f"source_seeds must hold one of the seeds {list(self.seeds)} at least")
         if "full" in self.protocols:
             if odd := [name for name in self.full_datasets if name not in self.datasets]:
                 raise ValueError(f"full_datasets must be some of the datasets {list(self.datasets)}, not {odd[0]!r}")

@@ -147,17 +147,11 @@ class Seed(measure.Seed):
             yield Measured(about | chosen, images)
 
     def told(self, task: Task, model: nn.Module, found: Images, chosen: dict) -> Iterator[Measured]:
-        """The rows of a model on a test split, for those asked for by class too."""
-        data = self.data(task)
-        labels, right = data.labels("test"), found.correct
-        row, metric = measure.sparsities(model) | chosen, task.metrics[0][0]
+        """The row of a model on a test split."""
+        labels, right, metric = self.data(task).labels("test"), found.correct, task.metrics[0][0]
         value = mean_per_class(right, labels) if metric == "mean_per_class" else right.mean()
-        about = row | dict(metric=metric, value=float(value), n_test=len(right))
+        about = measure.sparsities(model) | chosen | dict(metric=metric, value=float(value), n_test=len(right))
         yield Measured(about, replace(found, labels=labels))
-        for c, name in enumerate(data.classes if ("top1", "class") in task.metrics else []):
-            if (labels == c).any():
-                one = dict(scope="class", scope_name=name, metric="top1", value=float(right[labels == c].mean()))
-                yield Measured(row | one)
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
@@ -206,7 +200,8 @@ def _read(features: Callable[[Tensor], Tensor], part: Split) -> Labelled:
 def finetune(
     model: nn.Module, images: Split, classes: int, config: Transfer, lr: float, steps: int, seed: int, desc: str
 ) -> nn.Module:  # fmt: skip
-    """Full finetuning of a copy: a new head, all kept weights trained, masks held.
+    """Full finetuning of a copy: a new head, all kept weights trained, masks held. Images are augmented as the dense
+    model's were: what learns from nothing needs it most.
 
     Raises:
         RuntimeError: a removed weight came back.  FloatingPointError: it diverged.
@@ -215,7 +210,7 @@ def finetune(
     torch.manual_seed(seed)
     model.reset_classifier(classes)
     model.to(device)
-    loader = Steps(batches(images, config.full_batch_size, seed), steps)
+    loader = Steps(batches(images, config.full_batch_size, seed, config.augment), steps)
     training.train(model, loader, 1, lr, config.weight_decay, seed=seed, desc=f"{desc}, lr {lr:g}")
     for name, mask in masks.of(model).items():
         if model.get_parameter(name)[~mask].any():

@@ -15,7 +15,7 @@ MODULES = (
     "ovit_core.ablations.transfer.readout", "ovit_core.ablations.transfer.similarity",
     "ovit_core.ablations.transfer.parameters",
 )  # fmt: skip
-FULL = ("full_steps", "full_batch_size", "weight_decay")  # what full finetuning depends on
+FULL = ("full_steps", "full_batch_size", "weight_decay", "augment")  # what full finetuning depends on
 RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
 Rows = Sequence[Row]
 
@@ -38,9 +38,10 @@ DENSE = Model("dense", 0.0, "one_shot")
 
 def models(config: Transfer, seed: int, world: World, protocol: str) -> list[Model]:
     """The models that a seed measures by a protocol: dense first, the floors last. What is trained is for some seeds."""
-    trains, found = seed in config.finetune_seeds, [DENSE]
+    trains = seed in (config.finetune_seeds if protocol == "full" else config.source_seeds)
     if protocol == "full" and not trains:
         return []
+    found = [DENSE]
     for source, methods, sparsities in config.sources.get(protocol, ()):
         if source == "one_shot" or (trains and not world.headless):
             found += [Model(method, at, source) for method, at in (DENSE[:2], *product(methods, sparsities))]
@@ -92,11 +93,11 @@ def _frozen(config: Transfer, seed: int, world: World, found: Rows) -> Iterator[
         decides = [HELD_OUT] * model.decides
         if model in asked.get("linear", ()):
             for shots in ("", *(config.few_shots if "linear" in protocols else ())):
-                metrics = [*_metrics(config, model, name, by_class=shots == ""), *decides]
+                metrics = [config.metric(name), *decides]
                 more = dict(common, shots=shots, choose=("C", config.probe_Cs))
                 yield task(config, seed, world, "linear", metrics, phase="linear", **more)
         if model in asked.get("knn", ()):
-            yield task(config, seed, world, "knn", [*_metrics(config, model, name), *decides], phase="knn", **common)
+            yield task(config, seed, world, "knn", [config.metric(name), *decides], phase="knn", **common)
         if model.source and model != DENSE:
             both = [*common["sources"], _made(config, seed, world, found, DENSE)]
             yield task(config, seed, world, "similarity", ["cka"], phase=FEATURES, **common | dict(sources=both))
@@ -107,16 +108,9 @@ def _finetuned(config: Transfer, seed: int, world: World, found: Rows) -> Iterat
     asked = models(config, seed, world, "full") if "full" in config.protocols else []
     for model, name in product(asked, config.full_datasets):
         lr = rate(config, found, model, name)
-        metrics = _metrics(config, model, name, by_class=True)
-        yield _full(config, seed, world, found, "full", model, name, metrics, phase="full", lr=lr)
+        yield _full(config, seed, world, found, "full", model, name, [config.metric(name)], phase="full", lr=lr)
         if model.decides:
             yield _full(config, seed, world, found, LENGTH, model, name, [HELD_OUT], phase=LENGTH, lr=lr)
-
-
-def _metrics(config: Transfer, model: Model, name: str, by_class: bool = False) -> list[str | tuple[str, str]]:
-    """What is measured on a test split; by class too for dense and the highest sparsity."""
-    shown = model.source and model.at in (0.0, max(config.transfer_sparsities))
-    return [config.metric(name), *([("top1", "class")] if by_class and shown else [])]
 
 
 def _made(config: Transfer, seed: int, world: World, found: Rows, model: Model) -> Task:
