@@ -165,16 +165,27 @@ def test_the_curvature_of_images_in_files_is_of_images_as_an_evaluation_sees_the
         assert masks.sparsity(surgeon.pruned(method, 0.5, 1e-2, ("uniform", Pattern()))) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_lambda_is_searched_on_some_validation_images_and_rates_on_all(tmp_path, monkeypatch):
+    seed, task = gradual(tmp_path, monkeypatch, "search_images=100")
+    asked = []
+    monkeypatch.setattr(Surgeon, "judge", lambda self, model, images=None: float(asked.append(images) is None))
+    for name in ("pruned", "trained", "pruned_gradually"):
+        monkeypatch.setattr(seed, name, lambda task: seed.upstream.model)
+    for kind in (seed.search, seed.recovery_rate, seed.gradual_rate):
+        assert [found.row["value"] for found in kind(task)] == [1.0]
+    assert asked == [100, None, None]
+
+
 def test_searches_look_at_images_of_all_classes(tmp_path, monkeypatch):
     """Images in folders lie class by class: the first hundred would be of one class."""
-    seed, _ = gradual(tmp_path, monkeypatch, "search_images=100")
+    seed, _ = gradual(tmp_path, monkeypatch)
     val, seen = seed.upstream.data.val, []
     order = np.argsort(val.labels.numpy(), kind="stable")
     seed.upstream.data = replace(seed.upstream.data, val=val.take(order))
     monkeypatch.setattr(
         training, "evaluate", lambda model, loader: seen.append(loader.split) or Evaluation(*[np.ones(1)] * 3)
     )
-    seed.surgeon(gradual(tmp_path, monkeypatch)[1]).judge(seed.upstream.model)
+    seed.surgeon(gradual(tmp_path, monkeypatch)[1]).judge(seed.upstream.model, 100)
     assert len(seen[0]) == 100 and len(set(seen[0].labels.tolist())) == 10
 
 

@@ -111,9 +111,9 @@ def test_every_phase_has_an_estimate_of_its_own(monkeypatch):
     by = lambda phase, column: {t.columns[column]: passes(t) for t in a[phase] if t.columns["method"] == "magnitude"}
     one = pytest.approx
     assert by("recovered", "epochs") == {1: one(epoch + 2000), 5: one(5 * epoch + 2000)}
-    assert by("recovery_search", "epochs") == {2: one(2 * epoch + c.search_images)}
+    assert by("recovery_search", "epochs") == {2: one(2 * epoch + 1000)}
     assert by("gradual", "epochs") == {5: one(5 * epoch + 2000)}
-    assert by("gradual_search", "epochs") == {5: one(5 * epoch + c.search_images)}
+    assert by("gradual_search", "epochs") == {5: one(5 * epoch + 1000)}
     ovit = {t.columns["passes"]: passes(t) for t in a["gradual"] if t.columns["method"] == "ovit"}
     assert ovit == {4: one(5 * epoch + 2000 + 4 * gradients)}
     trained = costs.dense([]).seconds
@@ -122,9 +122,7 @@ def test_every_phase_has_an_estimate_of_its_own(monkeypatch):
     c, b = phases(registry.get("transfer"))
     full = 3 * c.full_steps * c.full_batch_size
     costs = Costs(c, [], (10_000, 2_000))
-    each = dict(
-        full=full + 2000, full_length=full + 2000, lr_search=full / 2 + c.search_images, knn=2000, features=2000
-    )
+    each = dict(full=full + 2000, full_length=full + 2000, lr_search=full / 2 + 1000, knn=2000, features=2000)
     assert all(passes(t) == one(wanted) for phase, wanted in each.items() for t in b[phase])
     monkeypatch.setattr(cost, "speed", lambda: 1e15)  # at which nothing else counts than what is no pass
     few = {t.columns["shots"]: costs.of(t).seconds for t in b["linear"]}

@@ -126,7 +126,8 @@ class Explorer:
         if key not in self._damps:
             at, regime = self.config.damp_sparsity, (self.config.allocation, self.pattern)
             damps = progress(lambdas.values(self.config, method), desc=f"lambda of {method}")
-            found = {damp: self.surgeon.judge(self.surgeon.pruned(method, at, damp, regime)) for damp in damps}
+            judge = lambda model: self.surgeon.judge(model, self.config.search_images)
+            found = {damp: judge(self.surgeon.pruned(method, at, damp, regime)) for damp in damps}
             self._damps[key] = max(found, key=lambda damp: (found[damp], damp))
         return self._damps[key]
 

@@ -179,8 +179,8 @@ class Costs:
         values, phase, epochs = c.values(), columns["phase"], columns["epochs"] or 0
         recovery = BACKWARD * values.get("recovery_images", 0) * epochs
         full = BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
-        searched = phase.endswith("_search") or phase == "dense_length"
-        images = (c.search_images if searched else self.images[1]) + {
+        searched = c.search_images if phase == "lambda_search" else 0.1 * self.images[0]  # of validation
+        images = (searched if phase.endswith("_search") or phase == "dense_length" else self.images[1]) + {
             # That of full length is there already: it is the dense model itself.
             "dense_length": self._trained(epochs) if epochs < c.epochs else 0,
             **dict.fromkeys(("recovered", "recovery_search", "gradual", "gradual_search"), recovery),

@@ -15,6 +15,7 @@ from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, best_of, task
 
 PHASE = "lambda_search"
+TIE = 0.005  # of validation accuracy: where a search is flat, its best value says little
 OVIT = "ovit"  # whose lambda the others take under the rule `shared`
 
 
@@ -76,8 +77,12 @@ def searches(
 
 
 def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL) -> tuple[float, ...]:
-    """The three lambdas, a decade apart, around the best of a method with one pass: those for several passes."""
-    best = best_damp(config, found, method, regime)
+    """The three lambdas, a decade apart, around the best of a method with one pass: those for several passes. Of those
+    that are as good by TIE the largest: several passes have fewer gradients each, and want more of it.
+    """
+    same = place(config, method, regime).items()
+    tried = [row for row in found if same <= row.items()]
+    best = best_of(tried, "damp", values(config, method), larger=True, within=TIE)
     return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
 
 

@@ -105,10 +105,12 @@ class Seed:
         """What a learning rate of recovery gives on validation. One that diverges is right on no image."""
         yield self.judged(task, self.trained)
 
-    def judged(self, task: Task, make: Callable[[Task], nn.Module]) -> Measured:
-        """What a model that `make` makes of a task gives on validation."""
+    def judged(self, task: Task, make: Callable[[Task], nn.Module], images: int | None = None) -> Measured:
+        """What a model that `make` makes of a task gives on validation: on all images, which cost little beside a training,
+        or on at most so many.
+        """
         try:
-            value = self.surgeon(task).judge(make(task))
+            value = self.surgeon(task).judge(make(task), images)
         except (FloatingPointError, torch.linalg.LinAlgError):
             value = 0.0
         return Measured(dict(metric=task.metrics[0][0], value=value))
@@ -119,7 +121,7 @@ class Seed:
 
     def search(self, task: Task) -> Iterable[Measured]:
         """What a lambda gives on validation. One with which a block cannot be inverted is right on no image."""
-        yield self.judged(task, self.pruned)
+        yield self.judged(task, self.pruned, self.config.search_images)
 
     def one_shot(self, task: Task) -> list[Measured]:
         """A pruned copy on the test split, with nothing trained afterwards."""

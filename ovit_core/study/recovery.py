@@ -50,8 +50,8 @@ def rates(
     for (method, at), lr in product(models(methods, sparsities), config.recovery_lrs):
         columns = _columns(config, found, method, at, SEARCH, config.recovery_search_epochs, seed)
         yield task(
-            config, seed, world, "recovery_rate", [VALIDATION], depends=(*TRAINING, "search_images"), modules=MODULES,
-            lr=lr, **columns,
+            config, seed, world, "recovery_rate", [VALIDATION], depends=TRAINING, modules=MODULES, lr=lr,
+            **columns,
         )  # fmt: skip
 
 

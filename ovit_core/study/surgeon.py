@@ -84,10 +84,12 @@ class Surgeon:
         return estimate(model, weights, self._batches(step), c.gradients, **options)
 
     @torch.no_grad()
-    def judge(self, model: nn.Module) -> float:
-        """A model's validation top-1; without a head the share of the dense features' variance that its own have."""
+    def judge(self, model: nn.Module, images: int | None = None) -> float:
+        """A model's validation top-1, on at most so many images; without a head the share of the dense features' variance
+        that its own have.
+        """
         val = self.upstream.data.val
-        chosen = np.random.default_rng(0).permutation(len(val))[: self.config.search_images]  # files lie class by class
+        chosen = np.random.default_rng(0).permutation(len(val))[:images]  # files lie class by class
         loader = batches(val.take(np.sort(chosen)), EVAL_BATCH)
         if not self.upstream.headless:
             return training.evaluate(model, loader).accuracy

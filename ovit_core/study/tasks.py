@@ -152,10 +152,12 @@ class Found:
         return rows if {(row["metric"], row["scope"]) for row in rows}.issuperset(task.metrics) else []
 
 
-def best_of(rows: Iterable[Row], column: str, values: Sequence[float], larger: bool) -> float | None:
+def best_of(
+    rows: Iterable[Row], column: str, values: Sequence[float], larger: bool, within: float = 1e-9
+) -> float | None:
     """Which of some values of a column has the best mean over seeds of the rows' `value`.
 
-    Ties within rounding go to the larger or the smaller value. None where a seed has tried some of them and not all: what
+    Ties `within` rounding, or more, go to the larger or the smaller value. None where a seed has tried some of them and not all: what
     part of a search says is not what all of it would.
     """
     tried = {value: {} for value in values}
@@ -165,5 +167,5 @@ def best_of(rows: Iterable[Row], column: str, values: Sequence[float], larger: b
     if not all(tried.values()) or len({frozenset(seeds) for seeds in tried.values()}) > 1:
         return None
     means = {value: fmean(seeds.values()) for value, seeds in tried.items()}
-    best = [value for value, mean in means.items() if mean >= max(means.values()) - 1e-9]
+    best = [value for value, mean in means.items() if mean >= max(means.values()) - within]
     return (max if larger else min)(best, default=None)

@@ -84,11 +84,9 @@ def _moved(rows: pd.DataFrame) -> list[str]:
     own = main(rows[(rows.phase == "one_shot") & (rows.damp_rule == "own") & (rows.experiment != "sensitivity")])
     chosen = own.groupby("method").damp.first()
     found = found[found.method.isin(chosen.index) & (found.block_size == own.block_size.max())]
-    taken = [best == chosen[method] for best, method in zip(found.best, found.method)]
-    by = found.assign(taken=taken).groupby("sparsity_target").taken.mean()
-    if len(by) < 2:
+    if found.sparsity_target.nunique() < 2:
         return []
-    at, out = by.idxmax(), []  # where all of them were chosen
+    at, out = chosen_at(rows), []
     tried = main(rows[(rows.phase == "lambda_search") & (rows.passes == 1)])
     for other, lines in found[found.sparsity_target != at].groupby("sparsity_target"):
         here = tried[tried.sparsity_target == other]

@@ -129,10 +129,10 @@ def _gradual(
     config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row], kind: str, method: str, at: float, **columns
 ) -> Task:  # fmt: skip
     curved = method != "dense" and get_method(method).needs_curvature
-    metrics, more = (TESTED, ()) if kind == GRADUAL else ([VALIDATION], ("search_images",))
+    metrics = TESTED if kind == GRADUAL else [VALIDATION]
     return task(
         config, seed, world, kind, metrics, modules=MODULES, method=method, sparsity_target=at, finetune_seed=seed,
-        depends=(*recovery.TRAINING, "gradual_steps", "gradual_final_lr", *more),
+        depends=(*recovery.TRAINING, "gradual_steps", "gradual_final_lr"),
         passes=len(config.gradual_steps) if curved else 0, **columns, **lambdas.chosen(config, found, method),
     )  # fmt: skip
 
