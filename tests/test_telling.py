@@ -6,9 +6,11 @@ import pytest
 from conftest import quick
 
 from ovit_core.ablations.transfer import analysis, figures, ranking, relations, telling
+from ovit_core.ablations.transfer.families import drawn
 from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
 from ovit_core.study import families, registry
 from ovit_core.study.ablation import Results
+from ovit_core.study.families import SILENT
 from ovit_core.study.tasks import COLUMNS, HELD_OUT, NUMBERS, VALIDATION
 
 N = 400  # images of a split
@@ -155,29 +157,52 @@ def test_errors_are_averaged_over_all_datasets_or_not_at_all():
 METHODS = ("ovit", "obert", "magnitude", "ovit_mask_only", "ovit_no_update", "random")
 
 
-def test_a_correlation_is_by_rank_over_models_with_fishers_interval():
+def beside(values, others, **columns):
+    """Models' (seeds, n) accuracies beside (seeds, n) of another column."""
+    lines = [
+        dict(phase="linear", shots=np.nan, dataset="a", source_phase="one_shot", method=f"m{i}", sparsity_target=0.9,
+             seed=seed, value=v, other=w) | {name: one[i] for name, one in columns.items()}
+        for seed, (x, y) in enumerate(zip(values, others)) for i, (v, w) in enumerate(zip(x, y))
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def test_a_correlation_is_by_rank_over_the_models_of_a_seed_with_an_interval_over_seeds():
     rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(300):  # what the interval claims
-        x, y = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 12).T
-        rho, low, high = relations.ranked(x, y)
-        assert low <= rho <= high and -1 <= low and high <= 1
-        inside += low <= 6 / np.pi * np.arcsin(0.3) <= high  # Spearman's rho of a normal pair
-    assert inside / 300 > 0.92
-    rho, low, high = relations.ranked(np.arange(8.0), np.arange(8.0) ** 3)
-    assert rho == high == 1 and 0.6 < low < 1
-    assert relations.ranked(np.arange(8.0), -np.arange(8.0))[:2] == (-1, -1)
-    assert np.isnan(relations.ranked(np.arange(6.0), np.full(6, 0.3))).all()
+    models = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 12).T  # (2, 12): the same in all seeds
+    seeds = lambda n: models[:, None] + rng.normal(0, 0.5, (2, n, 12))
+    found = lambda x, y, **more: relations.correlation(beside(x, y), "other", **more).iloc[0]
+    expected = np.mean([relations.ranked(pd.Series(x), pd.Series(y)) for x, y in zip(*seeds(3000))])
+    tried = [found(*seeds(5)) for _ in range(200)]
+    assert np.mean([one.low <= expected <= one.high for one in tried]) > 0.93  # what the interval claims
+    assert {(one.models, one.seeds) for one in tried} == {(12, 5)}
+    perfect = found(np.tile(np.arange(8.0), (3, 1)), np.tile(np.arange(8.0) ** 3, (3, 1)))
+    assert perfect.rho == perfect.high == 1 and 0.6 < perfect.low < 1
+    one = found(np.arange(8.0)[None], -np.arange(8.0)[None])
+    assert one.rho == -1 and np.isnan(one.low)  # one seed says nothing of others
+    assert np.isnan(found(np.tile(np.arange(6.0), (3, 1)), np.full((3, 6), 0.3)).to_list()[-3:]).all()
+
+
+def test_within_a_sparsity_a_relation_is_told_from_that_of_sparsity_itself():
+    """At each of two sparsities transfer falls with the other number; both fall with sparsity."""
+    x = np.tile([5.0, 4, 3, 2, 1, 15, 14, 13, 12, 11], (3, 1))
+    y = np.tile([1.0, 2, 3, 4, 5, 11, 12, 13, 14, 15], (3, 1))
+    both = beside(x, y, sparsity_target=[0.9] * 5 + [0.5] * 5)
+    (over,) = relations.correlation(both, "other").to_dict("records")
+    (within,) = relations.correlation(both, "other", within=True).to_dict("records")
+    assert over["rho"] > 0.5 and (within["models"], within["seeds"]) == (10, 3)
+    assert within["rho"] == pytest.approx(-1) and within["high"] < 0
+    assert relations.correlation(both[both.sparsity_target == 0.9], "other", within=True).empty  # it is that over all
 
 
 def test_what_does_not_vary_predicts_nothing_and_is_said_so():
-    up = upstream(dense=0.9, **dict(zip(METHODS, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3))))
-    flat = analysis.answers(table(measured("a", 0.95, 0.1, **dict.fromkeys(METHODS, 0.8)) + up))
+    up = upstream(seeds=5, dense=0.9, **dict(zip(METHODS, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3))))
+    flat = analysis.answers(table(measured("a", 0.95, 0.1, seeds=5, **dict.fromkeys(METHODS, 0.8)) + up))
     assert any("no relation of transfer to upstream top-1 can be seen over 6 pruned models" in s for s in flat)
     rising = dict(zip(METHODS, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)))
-    said = analysis.answers(table(measured("a", 0.95, 0.1, **rising) + up))
+    said = analysis.answers(table(measured("a", 0.95, 0.1, seeds=5, **rising) + up))
     assert any("transfer accuracy rises with upstream top-1 (rank correlation +1.00" in s for s in said)
-    silent = analysis.answers(table(measured("a", 0.95, 0.94, **rising) + up))
+    silent = analysis.answers(table(measured("a", 0.95, 0.94, seeds=5, **rising) + up))
     assert not any("rank correlation" in s for s in silent)
     few = analysis.answers(table(measured("a", 0.95, 0.1, ovit=0.9, obert=0.8) + up))
     assert not any("upstream top-1" in s for s in few)
@@ -186,10 +211,10 @@ def test_what_does_not_vary_predicts_nothing_and_is_said_so():
 def test_a_relation_is_between_means_over_the_same_seeds():
     """Models as pruned have five seeds, recovered ones three; the two more are bad ones."""
     up = upstream(
-        seeds=5, dense=0.9, **{m: (v, v, v, 0.05, 0.05) for m, v in zip(METHODS, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3))}
+        seeds=5, dense=0.9, **{m: (v, v, v, v / 9, v / 9) for m, v in zip(METHODS, (0.8, 0.7, 0.6, 0.5, 0.4, 0.3))}
     )
     level = dict(zip(METHODS, (0.85, 0.8, 0.75, 0.7, 0.65, 0.6)))
-    pruned = measured("a", 0.95, 0.1, seeds=5, **{m: (v, v, v, 0.1, 0.1) for m, v in level.items()})
+    pruned = measured("a", 0.95, 0.1, seeds=5, **{m: (v, v, v, v / 5, v / 5) for m, v in level.items()})
     again = [
         dict(line, source_phase="recovered")
         for line in measured("a", 0.95, 0.1, seeds=3, ovit=0.86)[:]
@@ -203,12 +228,14 @@ def test_a_relation_is_between_means_over_the_same_seeds():
     mean = both[both.seed < 3].groupby(relations.MODEL).value.mean()
     drawn = figures.beside(rows, relations.beside_upstream, "upstream_top1", "")
     heights = {round(float(y), 6) for line in drawn.axes[0].lines for y in line.get_ydata()}
-    assert {round(v, 6) for v in mean} <= heights and round(np.mean([0.85] * 3 + [0.1] * 2), 6) not in heights
+    assert {round(v, 6) for v in mean} <= heights and round(np.mean([0.85] * 3 + [0.17] * 2), 6) not in heights
     said = [s for s in analysis.answers(rows) if "rank correlation" in s.lower()]
-    assert "over 7 pruned models in the mean of 3 seeds" in said[0] and len(said) == 1
+    assert "over 7 pruned models in the mean of 3 seeds" in said[0]
+    assert said[1].startswith("a, linear probe: among models of one source and sparsity") and "over 6" in said[1]
+    assert len(said) == 3  # and what they rest on
     alike = [dict(line, metric="cka", phase="features") for line in pruned if line.get("sparsity_target")]
     said = analysis.answers(table(pruned + up + alike))
-    assert any("Rank correlations are not corrected for their number: 2 were looked at" in s for s in said)
+    assert any("They are not corrected for their number: 2 were looked at" in s for s in said)
 
 
 def test_panels_show_means_over_the_same_seeds():
@@ -315,6 +342,35 @@ def test_every_source_is_ranked_at_the_sparsity_at_which_it_was_measured():
     assert found.groupby("source_phase")["at"].first().to_dict() == dict(one_shot=0.7, recovered=0.9)
 
 
+def test_figures_and_table_show_every_source_at_its_own_sparsity():
+    """λ is chosen at 70 %, recovered models are at 90 %: neither is left out."""
+    lines = four_sets(last=0.79)
+    pruned = [row for row in lines if row.get("sparsity_target")]
+    recovered = [row | dict(source_phase="recovered", value=row["value"] / 2) for row in pruned]
+    lower = [row | dict(sparsity_target=0.7) for row in pruned]
+    chosen = [dict(phase="lambda_search", method="ovit", metric=VALIDATION, sparsity_target=0.7, seed=0, value=0.5)]
+    rows = table([*chosen, *lines, *lower, *recovered])
+    fig = figures.transfer(rows)
+    assert fig.axes[0].get_title() == "linear probe\n70 % as pruned,\n90 % recovered"
+    drawn_at = {round(float(v), 6) for bars in fig.axes[1].containers for v in bars.lines[0].get_xdata()}
+    assert {0.7, 0.35} <= drawn_at  # oViT on b, as pruned and recovered
+    text = analysis.tables(rows)
+    assert "| as pruned, 70 % |" in text and "| recovered, 90 % |" in text and "| as pruned, 90 % |" not in text
+
+
+def test_many_comparisons_are_two_figures_of_means_and_of_sets():
+    config = quick(Transfer, "datasets=[digits, glyph_symbols, glyph_typefaces]", "few_shots=[5, 20]")
+    listed = analysis.families(config)
+    heard = lambda families: pd.DataFrame(dict(verdict=["resolved"] * sum(len(f.contrasts) for f in families)))
+    mean, single = (drawn(listed, heard(listed), single) for single in (False, True))
+    assert all(family.name.endswith("over_sets") for family in mean) and len(mean) and len(single)
+    assert {f.name.partition("_")[0] for f in single} == {"linear", "full"}
+    assert not any(family.name.endswith("over_sets") for family in single)
+    few = analysis.families(config.replace(datasets=("digits",), full_datasets=("digits",), few_shots=()))
+    assert drawn(few, heard(few), single=False) == few and drawn(few, heard(few), single=True) == []
+    assert drawn(listed, heard(listed).assign(verdict=SILENT), single=False) == listed  # their titles take little room
+
+
 def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
     up = upstream(dense=0.9, ovit=0.8, magnitude=0.2, obert=0.95)
     said = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.8, obert=0.8) + up))
@@ -384,7 +440,7 @@ def test_a_protocol_stands_in_a_column_and_a_few_images_first():
     assert [ax.get_title() for ax in fig.axes] == ["linear probe, 5 a class", "linear probe", "neighbours"]
     text = analysis.tables(table(values))
     assert (
-        "| a | linear probe on 5 images a class | as pruned | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"
+        "| a | linear probe on 5 images a class | as pruned, 90 % | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"
         in text
     )
 

@@ -2,11 +2,14 @@
 of source, at one sparsity; and where there are many datasets, one for their mean.
 """
 
+from collections.abc import Sequence
 from functools import partial
+
+import pandas as pd
 
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told
-from ovit_core.study.families import ACCURACY, MOST, Contrast, Family
+from ovit_core.study.families import ACCURACY, MOST, SILENT, Contrast, Family
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share
 
@@ -15,6 +18,7 @@ MARGIN = 0.02  # two points of accuracy: a difference inside them is none
 RIVALS = ("dense", "ovit_mask_only", "magnitude", "magnitude_joint", "ovit_no_update")
 OVER = "over_sets"  # of the name of a family about a mean
 MANY = 3  # datasets, from which on their mean is a comparison of its own
+SHOWN = 60  # comparisons, that a figure has room for
 SOURCES = dict(one_shot="as pruned", recovered="recovered")
 
 
@@ -38,6 +42,17 @@ def families(config: Transfer) -> list[Family]:
     many = [(at, names) for at in protocols(config) if len(names := _asked(config, at)) >= MANY]
     single = [(at, (name,)) for at in protocols(config) for name in _asked(config, at)]
     return [family for at, names in many + single for family in _families(config, at, names)]
+
+
+def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[Family]:
+    """The families of a figure, whose `lines` of `differences` say which are heard: all, where there is room, else those of
+    the means over sets; `single` gives the figure beside it, where there is none: set by set those of linear probes on all
+    images and of full finetuning.
+    """
+    if (lines.verdict != SILENT).sum() <= SHOWN:
+        return [] if single else list(listed)
+    mean = [family for family in listed if family.name.endswith(OVER)]
+    return [f for f in listed if f not in mean and f.name.startswith(("linear_", "full_"))] if single else mean
 
 
 def _asked(config: Transfer, one: Protocol) -> tuple[str, ...]:

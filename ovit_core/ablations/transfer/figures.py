@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ovit_core.ablations.transfer.families import SOURCES
+from ovit_core.ablations.transfer.families import SOURCES, drawn
 from ovit_core.ablations.transfer.glance import GREY, glance
 from ovit_core.ablations.transfer.relations import (
     MODEL,
@@ -22,17 +22,18 @@ from ovit_core.ablations.transfer.relations import (
     beside_upstream,
     correlation,
     error_increase,
-    headline,
+    spoken_of,
     transferred,
 )
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, sets
-from ovit_core.study.ablation import Drawing
+from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
 ACROSS = 4  # panels beside each other
+LARGEST, SMALLEST = 5.5, 2.5  # points: the marks of the least and of the greatest sparsity
 
 
 def short(one: Protocol) -> str:
@@ -47,15 +48,14 @@ def protocols(rows: pd.DataFrame) -> list[Protocol]:
 
 
 def transfer(rows: pd.DataFrame) -> Figure | None:
-    """Accuracy at the sparsity that sentences speak of: a line per dataset, a column per protocol; in a panel a line per
+    """Accuracy at the sparsities that sentences speak of: a line per dataset, a column per protocol; in a panel a line per
     method, and dotted the best that transfer from nothing gives.
     """
     every = transferred(rows)
     pruned = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
     if pruned.empty:
         return None
-    at = headline(rows, pruned)
-    every = every[every.sparsity_target.isin((0, at))]
+    every = spoken_of(rows, every)
     kinds, datasets, methods = protocols(pruned), list(pruned.dataset.unique()), ["dense", *shown(pruned)]
     fig, grid = _rows_of_methods(len(datasets), len(kinds), methods)
     for (dataset, line), (one, j) in product(zip(datasets, grid), zip(kinds, range(len(kinds)))):
@@ -69,15 +69,25 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         if dataset not in known:
             line[j].set_xlabel("tells nothing", labelpad=1, color="0.35", size=6)
+    at = {one: at_which(of(every, one)) for one in kinds}
+    everywhere = len({*at.values()}) == 1 and "\n" not in at[kinds[0]]
     for one, ax in zip(kinds, grid[0]):
-        ax.set_title(short(one))
+        ax.set_title(short(one) if everywhere else f"{short(one)}\n{at[one]}")
     for dataset, line in zip(datasets, grid):
-        line[0].set_ylabel(dataset)
+        line[0].set_ylabel(dataset.removeprefix("folder:"))
     floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
-    _sources(fig, pruned.source_phase, f"Test accuracy at {share(at)} sparsity, each panel on its own axis", [floor])
+    where = f"{at[kinds[0]]} sparsity" if everywhere else "the sparsity above each column"
+    _sources(fig, pruned.source_phase, f"Test accuracy at {where}, each panel on its own axis", [floor])
     told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or 'none'}" for one in kinds]
     fig.set_label(f"Sets that tell something by {'; '.join(told)}.")
     return fig
+
+
+def at_which(models: pd.DataFrame) -> str:
+    """The sparsities of pruned models in words: one for all sources, or as pruned, then recovered."""
+    by = models[models.sparsity_target > 0].groupby("source_phase").sparsity_target.max()
+    each = [share(by[source]) for source in SOURCES if source in by]
+    return each[0] if len({*each}) == 1 else ",\n".join(f"{a} {SOURCES[b]}" for a, b in zip(each, SOURCES))
 
 
 def errors(rows: pd.DataFrame) -> Figure | None:
@@ -88,14 +98,15 @@ def errors(rows: pd.DataFrame) -> Figure | None:
     found = found[found.datasets.str.contains(", ")]
     if found.empty:
         return None
-    found = found[found.sparsity_target == headline(rows, found)]
+    found = spoken_of(rows, found)
     kinds, methods = protocols(found), shown(found)
     fig, grid = _rows_of_methods(1, len(kinds), methods)
     for one, ax in zip(kinds, grid[0]):
         here = of(found, one)
         ax.axvline(0, color="black", lw=0.8)
         _marks(ax, here, methods)
-        ax.set_title(f"{short(one)}\n{here.datasets.iloc[0]}", fontsize=6)
+        sets = here.datasets.iloc[0].replace("folder:", "").replace(", ", "\n")
+        ax.set_title(f"{short(one)}, {at_which(here)}\n{sets}", fontsize=6)
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
@@ -105,6 +116,13 @@ def errors(rows: pd.DataFrame) -> Figure | None:
     ]
     fig.set_label(f"Errors more than dense: {'; '.join(told)}.")
     return fig
+
+
+def effects(results: Results, single: bool) -> Figure | None:
+    """The comparisons of a figure, as `families.drawn` chooses them."""
+    lines = results.differences()
+    listed = drawn(results.families, lines, single)
+    return forest(listed, lines[lines.family.isin([family.name for family in listed])])
 
 
 def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], column: str, label: str) -> Figure | None:
@@ -119,7 +137,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
         tells = dataset in telling(rows, Protocol(phase))
         if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
-            panels.append((here, tells, f"{dataset}, {SHORT[phase]}{_rank(rank)}"))
+            panels.append((here, tells, f"{dataset.removeprefix('folder:')}, {SHORT[phase]}{_rank(rank)}"))
     if not panels:
         return None
     columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
@@ -130,13 +148,13 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     for ax, (here, tells, title) in zip(grid.flat, panels):
         xs = summary(here.assign(value=here[column], each=None, labels=None), key)
         found = summary(here, key).merge(xs, on=key, suffixes=("", "_x"))
-        for method, source in product(("dense", *shown(found)), SOURCES):
-            f = found[(found.method == method) & (found.source_phase == source)].fillna({"half": 0, "half_x": 0})
-            if len(f):
-                drawn = _look(method, source, None if tells else GREY)
-                ax.errorbar(
-                    f.mean_x, f["mean"], f.half, f.half_x, label=method if source == "one_shot" else None, **drawn
-                )
+        sparsities, methods = sorted(set(found.sparsity_target)), ["dense", *shown(found)]
+        found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
+        for one in sorted(found.itertuples(), key=lambda one: methods.index(one.method)):
+            style = _look(one.method, one.source_phase, None if tells else GREY)
+            label = one.method if one.source_phase == "one_shot" else None
+            size = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(len(sparsities) - 1, 1)
+            ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=label, ms=size, **style)
         ax.set_title(title, fontsize=6.5)
         ax.set_xlabel(label)
         percent(ax)
@@ -189,8 +207,8 @@ def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], colour: str | 
 
 def _look(method: str, source: str, colour: str | None) -> dict:
     """How a model is drawn: in its method's colour if no other is given, hollow if it was recovered."""
-    drawn = look(method, line=False) | ({"color": colour} if colour else {})
-    return drawn | dict(mfc=drawn["color"] if source == "one_shot" else "white", mew=0.9)
+    style = look(method, line=False) | ({"color": colour} if colour else {})
+    return style | dict(mfc=style["color"] if source == "one_shot" else "white", mew=0.9)
 
 
 def _floor(ax: Axes, floors: pd.DataFrame) -> None:
@@ -220,9 +238,13 @@ FIGURES = {
         "Linear probes, nearest neighbours, full finetuning; grey where dense is not clearly above transfer from nothing.",
     ),
     "transfer_effects": Drawing(
-        lambda results: forest(results.families, results.differences()), "oViT against other models, downstream",
+        lambda results: effects(results, single=False), "oViT against other models, downstream",
         "Paired differences with 95 % intervals, in the families in which they are judged; grey: the margin of no "
-        "difference.", True,
+        "difference. Where there are many, the means over the sets that tell something.", True,
+    ),
+    "transfer_sets": Drawing(
+        lambda results: effects(results, single=True), "oViT against other models, set by set",
+        "The same for each set, by linear probes on all images and full finetuning; others are in differences.csv.", True,
     ),
     "transfer_errors": Drawing(
         errors, "All datasets together", "Errors relative to dense, over the datasets where dense beats its floor."
@@ -230,11 +252,12 @@ FIGURES = {
     "transfer_upstream": Drawing(
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
         "Does upstream accuracy predict transfer?",
-        "A point per model, hollow if recovered; ρ is over the pruned ones. Grey: the set tells nothing, and damage helps.",
+        "A point per model, hollow if recovered, smaller where sparser; ρ is over the pruned ones of a dense model, in the mean "
+        "over seeds. Grey: the set tells nothing, and damage helps.",
     ),
     "transfer_similarity": Drawing(
         lambda rows: beside(rows, beside_similarity, "cka", "likeness to dense (CKA)"),
         "Does likeness to the dense model predict transfer?",
-        "A point per model, hollow if recovered; ρ is over the pruned ones, which share dense models.",
+        "A point per model, hollow if recovered, smaller where sparser; dense is the one before recovery. ρ as above.",
     ),
 }  # fmt: skip

@@ -7,8 +7,7 @@ import pandas as pd
 from ovit_core.ablations.transfer import ranking
 from ovit_core.ablations.transfer.families import OVER, SOURCES
 from ovit_core.ablations.transfer.published import published
-from ovit_core.ablations.transfer.relations import headline as at_which
-from ovit_core.ablations.transfer.relations import transferred
+from ovit_core.ablations.transfer.relations import spoken_of, transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
 from ovit_core.study.families import SILENT
 from ovit_core.study.lambdas import OVIT
@@ -68,7 +67,7 @@ def _count(lines: pd.DataFrame, other: str) -> str:
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """One table of accuracies in percent at the sparsity that sentences speak of: sets, protocols and sources by methods,
+    """One table of accuracies in percent at the sparsities that sentences speak of: sets, protocols and sources by methods,
     with the better floor, and whether a set tells something; where many do, a ranking of the methods; and what others
     have published.
     """
@@ -76,13 +75,12 @@ def tables(rows: pd.DataFrame) -> str:
     pruned = every[every.sparsity_target > 0]
     if pruned.empty:
         return ""
-    at = at_which(rows, pruned)
-    every = every[every.sparsity_target.isin((0, at))]
-    found = summary(every, [*POINT, "source_phase", "method"])
+    every = spoken_of(rows, every)
+    found = summary(every, [*POINT, "source_phase", "method", "sparsity_target"])
     found = found.assign(text=spreads(found, ".1f"))
     tell = {(one.dataset, protocol(one)): one.tells for one in sets(rows).itertuples()}
     methods = ["dense", *(m for m in pruned.method.unique())]
-    lines = [f"Test accuracy in percent; models at {share(at)} sparsity.", ""]
+    lines = ["Test accuracy in percent; the sparsity is that of the pruned models.", ""]
     lines += [f"| set | by | models | {' | '.join(f'`{m}`' for m in methods)} | from nothing | tells |"]
     lines += ["|---" * (len(methods) + 5) + "|"]
     found = found.sort_values("dataset", kind="stable")
@@ -92,9 +90,10 @@ def tables(rows: pd.DataFrame) -> str:
         floor = floors.loc[floors["mean"].idxmax()] if len(floors) else None
         least = "" if floor is None else f"{floor.text} ({floor.method.replace('_', ' ')}, {NAMES[floor.phase]})"
         for source, words in SOURCES.items():
-            mine = here[here.source_phase == source].set_index("method").text
+            mine = here[here.source_phase == source].set_index("method")
             if len(mine.drop("dense", errors="ignore")):
-                cells = [mine.get(method, "") for method in methods]
+                cells = [mine.text.get(method, "") for method in methods]
                 tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
-                lines.append(f"| {dataset} | {one.words} | {words} | {' | '.join([*cells, least, tells])} |")
+                models = f"{words}, {share(mine.sparsity_target.max())}"
+                lines.append(f"| {dataset} | {one.words} | {models} | {' | '.join([*cells, least, tells])} |")
     return "\n\n".join(filter(None, ["\n".join(lines), ranking.table(rows), published(rows)]))

@@ -4,6 +4,7 @@ import pandas as pd
 
 from ovit_core.ablations.transfer.relations import headline, transferred
 from ovit_core.ablations.transfer.telling import told
+from ovit_core.data import catalog
 from ovit_core.study import beside
 from ovit_core.study.beside import Claim
 from ovit_core.study.families import Contrast
@@ -15,12 +16,17 @@ SOURCE = (
     "names are parts of the sets."
 )
 # Accuracy in percent, by the field's metric: dense, and pruned.
-FULL = dict(cifar10=(97.4, 97.0), caltech101=(93.5, 93.9), fgvc_aircraft=(83.6, 84.5), oxford_pets=(93.4, 92.7))
-LINEAR = dict(cifar10=(91.2, 88.9), caltech101=(91.9, 91.3), fgvc_aircraft=(49.2, 44.0), oxford_pets=(92.6, 92.0))
-METRICS = dict(
-    cifar10="top1", caltech101="mean_per_class", fgvc_aircraft="mean_per_class", oxford_pets="mean_per_class"
-)
-PARTS = {"folder:cifar10_10k": "cifar10"}  # parts of a set, by its name
+FULL = dict(
+    cifar10=(97.4, 97.0), caltech101=(93.5, 93.9), flowers102=(95.01, 95.46), food101=(87.25, 87.02),
+    fgvc_aircraft=(83.6, 84.5), oxford_pets=(93.4, 92.7),
+)  # fmt: skip
+LINEAR = dict(
+    cifar10=(91.2, 88.9), caltech101=(91.9, 91.3), flowers102=(91.56, 89.05), food101=(73.23, 69.16),
+    fgvc_aircraft=(49.2, 44.0), oxford_pets=(92.6, 92.0),
+)  # fmt: skip
+METRICS = {name: catalog.find(name).metric for name in FULL}
+# Parts of a set, by its name.
+PARTS = {"folder:cifar10_10k": "cifar10", "folder:flowers89": "flowers102", "folder:food101_64px": "food101"}
 METHODS = ("ovit", "obert")  # the latter is WoodFisher's score and update
 
 

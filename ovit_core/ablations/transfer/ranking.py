@@ -3,11 +3,9 @@
 import pandas as pd
 
 from ovit_core.ablations.transfer.families import MANY, SOURCES
-from ovit_core.ablations.transfer.relations import headline, transferred
+from ovit_core.ablations.transfer.relations import SPOKEN, headline, transferred
 from ovit_core.ablations.transfer.telling import protocol, told
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
-
-BY = ["phase", "shots", "source_phase"]
 
 
 def ranking(rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +18,7 @@ def ranking(rows: pd.DataFrame) -> pd.DataFrame:
     """
     known = transferred(told(rows))
     known, found = known[(known.sparsity_target > 0) & known.source_phase.isin(SOURCES)], []
-    for key, here in known.groupby(BY, sort=False, dropna=False):
+    for key, here in known.groupby(SPOKEN, sort=False, dropna=False):
         at, names = headline(rows, here), list(here.dataset.unique())
         here = here[here.sparsity_target == at]
         here = here[here.groupby("method").dataset.transform("nunique") == len(names)]
@@ -29,8 +27,8 @@ def ranking(rows: pd.DataFrame) -> pd.DataFrame:
             places = here.assign(value=here.groupby(["dataset", "seed"]).value.rank(ascending=False))
             mean = places.groupby(["method", "seed"], sort=False).value.mean().reset_index()
             mine = summary(mean, ["method"]).sort_values("mean", kind="stable")
-            found.append(mine.assign(**dict(zip(BY, key)), datasets=", ".join(names), at=at))
-    return pd.concat(found) if found else pd.DataFrame(columns=[*BY, "method", "mean", "half", "datasets", "at"])
+            found.append(mine.assign(**dict(zip(SPOKEN, key)), datasets=", ".join(names), at=at))
+    return pd.concat(found) if found else pd.DataFrame(columns=[*SPOKEN, "method", "mean", "half", "datasets", "at"])
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -43,7 +41,7 @@ def table(rows: pd.DataFrame) -> str:
         "their test images given).",
         "", "| by | models | sets | methods |", "|---|---|---|---|",
     ]  # fmt: skip
-    for (phase, shots, source), here in found.groupby(BY, sort=False, dropna=False):
+    for (phase, shots, source), here in found.groupby(SPOKEN, sort=False, dropna=False):
         words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
         places = ", ".join(f"`{method}` {text}" for method, text in zip(here.method, spreads(here, ".1f", 1)))
         models = f"{SOURCES[source]} at {share(here['at'].iloc[0])}"

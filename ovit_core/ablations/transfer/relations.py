@@ -12,6 +12,7 @@ from ovit_core.study.families import holm
 from ovit_core.study.statistics import accuracies, contrast, same_seeds, summary
 
 MODEL = ["source_phase", "method", "sparsity_target"]
+SPOKEN = ["phase", "shots", "source_phase"]  # each with a sparsity of its own that sentences speak of
 FEWEST = 5  # models that a correlation needs
 
 
@@ -27,6 +28,17 @@ def headline(rows: pd.DataFrame, among: pd.DataFrame) -> float:
     chosen = rows[rows.phase == lambdas.PHASE].sparsity_target
     there = among[among.sparsity_target > 0].sparsity_target
     return next((at for at in chosen if (there == at).any()), there.max())
+
+
+def spoken_of(rows: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """Those of some models, columns SPOKEN and `sparsity_target`, that are at the `headline` of their protocol and source;
+    what has no sparsity stays.
+    """
+    parts = [
+        here[here.sparsity_target.isin((0, headline(rows, here)))]
+        for _, here in models.groupby(SPOKEN, sort=False, dropna=False)
+    ]
+    return pd.concat(parts) if parts else models
 
 
 def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
@@ -69,36 +81,56 @@ def beside_similarity(rows: pd.DataFrame) -> pd.DataFrame:
     return transferred(rows[rows.phase != "full"]).merge(alike, on=["dataset", *MODEL, "seed"])
 
 
-def correlation(both: pd.DataFrame, other: str) -> pd.DataFrame:
-    """Spearman's rank correlation of transfer accuracy with another column over the pruned models, each at its mean over
-    the seeds that all models have.
+def correlation(both: pd.DataFrame, other: str, within: bool = False) -> pd.DataFrame:
+    """Spearman's rank correlation of transfer accuracy with another column over the pruned models of a seed, in the mean
+    over the seeds that all models have.
+
+    Models of a seed come from one dense model, and so are no sample: the interval is over seeds, for these methods at
+    these sparsities.
+
+    Args:
+        within: over models of one source and sparsity, in the mean over those that have FEWEST methods at least: what is
+            seen beyond that less sparsity is better for everything.
 
     Returns:
-        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z with the
-        variance 1.06 / (models - 3) of Fieller, Hartley and Pearson (Biometrika 44, 1957). It holds for models drawn
-        from many such, and is not corrected for how many are looked at; NaN throughout where one of the two does not
-        vary.
+        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % t interval over seeds, of
+        Fisher's z, whose variance is not taken for less than ranks of so many models have by chance: 1.06 / (models - 3), of
+        Fieller, Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. No interval of one
+        seed; NaN throughout where one of the two does not vary.
     """
     both, found = same_seeds(both, POINT, MODEL), []
+    kinds = [MODEL[0], MODEL[2]] if within else []
     for at, here in both[both.sparsity_target > 0].groupby(POINT, sort=False, dropna=False):
-        means = here.groupby(MODEL, sort=False)[["value", other]].mean()
-        if len(means) >= FEWEST:
-            x, y = means.to_numpy().T
-            found.append((*at, len(means), here.seed.nunique(), *ranked(x, y)))
+        here = here.drop_duplicates([*MODEL, "seed"])
+        groups = [group for _, group in here.groupby([*kinds, "seed"]) if len(group) >= FEWEST]
+        if not groups or (within and len(here[kinds].drop_duplicates()) < 2):  # then it is the same as over all
+            continue
+        n, sizes = here.seed.nunique(), np.array([len(group) for group in groups])  # of each seed the same
+        rho = np.array([ranked(group.value, group[other]) for group in groups]).reshape(-1, n).mean(0)  # (n,)
+        rho, low, high = _interval(rho, sizes.min(), np.mean(1.06 / (sizes - 3)) * n / len(groups))
+        found.append((*at, sizes.sum() // n, n, rho, low, high))
     return pd.DataFrame(found, columns=[*POINT, "models", "seeds", "rho", "low", "high"]).astype(dict(shots=float))
 
 
-def ranked(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Spearman's rank correlation of two (n,) arrays, and its 95 % interval."""
-    x, y = np.round(x, 9), np.round(y, 9)  # means of equal fractions are equal
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan, np.nan, np.nan
-    n, rho = len(x), float(stats.spearmanr(x, y).statistic)
-    # Of a perfect order z is infinite: its interval is that of the next one, with two neighbours exchanged, up to it.
-    most = 1 - 12 / (n * (n**2 - 1))
-    z, half = np.arctanh(np.clip(rho, -most, most)), stats.norm.ppf(0.975) * np.sqrt(1.06 / (n - 3))
-    low, high = (float(np.tanh(end)) for end in (z - half, z + half))
-    return rho, min(low, rho), max(high, rho)
+def ranked(x: pd.Series, y: pd.Series) -> float:
+    """Spearman's rank correlation of n pairs; NaN where one of the two does not vary."""
+    x, y = x.round(9), y.round(9)  # equal fractions are equal
+    return float(stats.spearmanr(x, y).statistic) if min(x.nunique(), y.nunique()) > 1 else np.nan
+
+
+def _interval(rho: np.ndarray, models: int, least: float) -> tuple[float, float, float]:
+    """The mean of (n,) correlations of seeds, each over so many models, and its interval; `least` is the variance of one
+    seed's z by chance.
+    """
+    n, mean = len(rho), float(rho.mean())
+    if n < 2:
+        return mean, np.nan, np.nan
+    # Of a perfect order z is infinite: that of the next one is taken, with two neighbours exchanged.
+    most = 1 - 12 / (models * (models**2 - 1))
+    z = np.arctanh(np.clip(rho, -most, most))
+    half = stats.t.ppf(0.975, n - 1) * np.sqrt(max(z.var(ddof=1), least) / n)
+    low, high = np.tanh((z.mean() - half, z.mean() + half))
+    return mean, min(float(low), mean), max(float(high), mean)
 
 
 def better(rows: pd.DataFrame) -> pd.DataFrame:
