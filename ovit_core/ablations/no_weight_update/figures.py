@@ -66,7 +66,7 @@ def levels(
 
 
 def calibration(rows: pd.DataFrame) -> Figure | None:
-    """Cross-entropy and expected calibration error of one-shot models against sparsity: they separate methods where
+    """Cross-entropy and expected calibration error of one-shot models against sparsity: the first separates methods where
     top-1 does not.
     """
     known = main(under(rows, "own"))
