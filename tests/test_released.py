@@ -9,7 +9,7 @@ from conftest import TINY as MODEL
 from conftest import quick
 
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.study import course, dense, engines, grid, paths, plan, publish, registry, released, unit
+from ovit_core.study import course, dense, engines, grid, identity, paths, plan, publish, registry, released, unit
 from ovit_core.study.__main__ import main
 from ovit_core.study.store import Store
 
@@ -159,6 +159,9 @@ def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
     store = Store("tiny")
     here = lambda calls: (function(*arguments) for function, arguments in calls)
     fingerprint = dense.read(config, config.upstream).fingerprint
+    damaged = identity.dense_path(config, 0, fingerprint)
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_bytes(b"x" * 100)  # set aside: the published one takes its place
     with course.of([(ABLATION, config)], store) as way:
         found = engines.Cluster(config, store, way, here).dense_models(ABLATION, config, [0, 1], fingerprint)
     assert all(not outcome.failures for outcome in found.values())

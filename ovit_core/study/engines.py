@@ -151,7 +151,8 @@ class Cluster(Engine):
             return super().dense_models(ablation, config, seeds, fingerprint)
         paths = {seed: identity.dense_path(config, seed, fingerprint) for seed in seeds}
         for path in paths.values():
-            released.take(path, config.profile)
+            if not identity.is_sound(path):  # which sets a damaged one aside
+                released.take(path, config.profile)
         failed: dict[int, Outcome] = {}
         while left := [seed for seed in seeds if not identity.is_sound(paths[seed]) and seed not in failed]:
             resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}
