@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from ovit_core.study.calibration import expected_calibration_error
-from ovit_core.study.intervals import correlation_interval, interval, means
+from ovit_core.study.intervals import interval, means
 
 
 def test_a_tiny_example_by_hand():
@@ -109,24 +109,6 @@ def test_classes_keep_the_coverage():
         found = interval(means(x, labels), x, labels)
         hits += found.low <= 0 <= found.high
     assert 0.93 <= hits / 1000 <= 0.99
-
-
-def test_correlations():
-    # by hand: atanh(.5) = .549306, 1.959964 / sqrt(25) = .391993
-    assert correlation_interval(0.5, 28, ranks=False) == pytest.approx((np.tanh(0.157313), np.tanh(0.941299)), abs=1e-5)
-    low, high = correlation_interval(0.5, 28)  # by sqrt(1 + 1 / 8) wider
-    assert np.arctanh(high) - np.arctanh(low) == pytest.approx(2 * 0.391993 * np.sqrt(1.125), rel=1e-5)
-    assert np.isnan([*correlation_interval(1.0, 10), *correlation_interval(0.3, 3)]).all()
-
-
-def test_rank_correlations_are_covered():
-    g, hits = np.random.default_rng(0), 0
-    true = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's of a normal pair of correlation 0.6
-    for _ in range(1000):
-        x, y = g.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 30).T
-        low, high = correlation_interval(float(stats.spearmanr(x, y).statistic), 30)
-        hits += low <= true <= high
-    assert 0.93 <= hits / 1000 <= 0.97
 
 
 def test_calibration_error_by_hand():

@@ -414,7 +414,8 @@ def test_what_it_costs_that_lambda_was_chosen_at_one_sparsity_is_told_in_points(
     tried = at(0.9, "ovit", {1e-7: 0.9, 1e-6: 0.8}) + at(0.95, "ovit", {1e-7: 0.7, 1e-6: 0.6})
     tried += at(0.9, "obert", {1e-7: 0.5, 1e-6: 0.6}) + at(0.95, "obert", {1e-7: 0.4, 1e-6: 0.312})
     taken = [rows({(m, s): 0.5 for s in (0, 1)}, damp=d, block_size=64.0) for m, d in (("ovit", 1e-7), ("obert", 1e-6))]
-    said = answers(pd.concat([*tried, *taken], ignore_index=True))[-1]
+    first = [one.assign(pattern="2:4", sparsity_target=0.5) for one in tried[:1]]  # of another regime
+    said = answers(pd.concat([*first, *tried, *taken], ignore_index=True))[-1]
     assert said == "λ was chosen at 90 %. By validation, at 95 % another λ would suit `obert` 8.8 points better."
 
 

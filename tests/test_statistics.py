@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import quick
 from scipy import stats
 
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study import statistics
 from ovit_core.study.tasks import COLUMNS
 
@@ -136,3 +138,11 @@ def test_a_table_tells_sources_and_what_only_one_of_them_has_once():
     assert wide is not None and list(wide.columns) == [
         "not pruned, source one-shot", "not pruned, source recovered", "90 %, source one-shot", "90 %, source recovered",
     ]  # fmt: skip
+
+
+def test_a_page_says_how_many_seeds_each_training_has():
+    seeds = dict(one_shot=5, recovered=5, full=3, gradual=2)
+    rows = pd.DataFrame([dict(phase=phase, seed=seed) for phase, n in seeds.items() for seed in range(n)])
+    said = statistics.setting(rows, quick(Transfer, "dense_per_seed=true"))
+    assert said.startswith("5 seeds, 2 of them for gradual pruning, 3 of them for full finetuning. Each seed has")
+    assert statistics.setting(rows[rows.phase == "one_shot"], quick(Transfer)).startswith("5 seeds. All seeds share")

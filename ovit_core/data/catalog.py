@@ -15,6 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from ovit_core.disk import shown
 
+MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -94,9 +94,8 @@ def _size(path: Path) -> tuple[int, int]:
         raise ValueError(f"cannot read image {shown(path)}: {shown(error)}") from error
 
 
-@lru_cache(
-    maxsize=16
-)  # splits of all sets of a study: each seed asks anew; keyed by the files with the digests of their content
+# Of all sets of a study, for each seed asks anew; keyed by the files with the digests of their content.
+@lru_cache(maxsize=16)
 def decoded(files: tuple[tuple[Path, bytes], ...], size: tuple[int, int], mode: str) -> Tensor:
     """(n, C, H, W) uint8 of small pictures: their shorter side resized, the middle cut out. Not to be written to."""
     images = torch.empty(len(files), len(mode) if mode != "L" else 1, *size, dtype=torch.uint8)

@@ -24,7 +24,6 @@ from ovit_core.data.listing import Split, split
 from ovit_core.disk import shown
 
 IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
-MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
 
 
 @dataclass
@@ -75,7 +74,7 @@ def load(
         raise ValueError(
             f"{shown(name)}: every class has a single training image: one of them needs a second, to validate on"
         )
-    rest, held = split(labels, min(val_fraction, MOST_VALIDATION / len(labels)), seed)
+    rest, held = split(labels, min(val_fraction, catalog.MOST_VALIDATION / len(labels)), seed)
     config = input_config or dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     channels, *size = config["input_size"]
     size, mode = tuple(size), "L" if channels == 1 else "RGB"

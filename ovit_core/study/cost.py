@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ovit_core.data import catalog
 from ovit_core.study import paths
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import KEY, Row, Task
@@ -179,7 +180,8 @@ class Costs:
         values, phase, epochs = c.values(), columns["phase"], columns["epochs"] or 0
         recovery = BACKWARD * values.get("recovery_images", 0) * epochs
         full = BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
-        searched = c.search_images if phase == "lambda_search" else 0.1 * self.images[0]  # of validation
+        held = min(0.1 * (self.images[0] or 10 * IMAGES), catalog.MOST_VALIDATION)
+        searched = c.search_images if phase == "lambda_search" else held
         images = (searched if phase.endswith("_search") or phase == "dense_length" else self.images[1]) + {
             # That of full length is there already: it is the dense model itself.
             "dense_length": self._trained(epochs) if epochs < c.epochs else 0,

@@ -124,7 +124,7 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
     Raises:
         ValueError: the rows of a contrast are at more than one point; names the columns that tell them apart.
     """
-    lines, whole = [], rows[rows.scope == "all"]  # most rows are of classes and layers
+    lines, whole = [], rows[rows.scope == "all"]  # many rows are of layers
     for family in families:
         silent = bool(family.silent and family.silent(rows))
         here = whole if family.among is None or silent else family.among(rows).query("scope == 'all'")

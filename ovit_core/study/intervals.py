@@ -129,20 +129,3 @@ def means(each: np.ndarray, strata: np.ndarray | None = None, weights: np.ndarra
     _, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
     share = np.full(len(counts), 1 / len(counts)) if weights is None else np.asarray(weights)
     return each @ (share / counts)[place]  # (n,) = (n, N) @ (N,)
-
-
-def correlation_interval(r: float, n: int, ranks: bool = True) -> tuple[float, float]:
-    """The 95 % interval of a correlation of n pairs by Fisher's z.
-
-    Args:
-        ranks: whether r is Spearman's, with the standard error sqrt((1 + r^2 / 2) / (n - 3)) of z by Bonett & Wright
-            (Psychometrika 65, 2000); else Pearson's, with 1 / sqrt(n - 3).
-
-    Returns:
-        (low, high); NaN for fewer than four pairs, and where r is 1 or -1, of which z is infinite.
-    """
-    if n < 4 or not abs(r) < 1 - NOTHING:
-        return np.nan, np.nan
-    error = np.sqrt((1 + r**2 / 2 if ranks else 1) / (n - 3))
-    reach = stats.norm.ppf((1 + LEVEL) / 2) * error
-    return float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))

@@ -80,9 +80,7 @@ def near(config: Parameters, found: Sequence[Row], method: str, regime: Regime =
     """The three lambdas, a decade apart, around the best of a method with one pass: those for several passes. Of those
     that are as good by TIE the largest: several passes have fewer gradients each, and want more of it.
     """
-    same = place(config, method, regime).items()
-    tried = [row for row in found if same <= row.items()]
-    best = best_of(tried, "damp", values(config, method), larger=True, within=TIE)
+    best = best_damp(config, found, method, regime, within=TIE)
     return () if best is None else tuple(float(f"{best * factor:.6g}") for factor in (0.1, 1, 10))
 
 
@@ -101,14 +99,15 @@ def beyond(
 
 
 def best_damp(
-    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, at: float | None = None, passes: int = 1
+    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, at: float | None = None,
+    passes: int = 1, within: float = 1e-9,
 ) -> float | None:  # fmt: skip
-    """The lambda with the best mean over seeds, the larger of equals; None before all of them were tried."""
+    """The lambda with the best mean over seeds, the larger of those `within` so much of it; None before all were tried."""
     same = place(config, method, regime, at, passes).items()
     listed = values(config, method)
     if passes > 1:
         listed = near(config, found, method, regime) + beyond(config, found, method, passes, regime)
-    return best_of([row for row in found if same <= row.items()], "damp", listed, larger=True)
+    return best_of([row for row in found if same <= row.items()], "damp", listed, larger=True, within=within)
 
 
 def chosen(

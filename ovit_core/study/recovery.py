@@ -21,8 +21,8 @@ TRAINING = ("weight_decay", "batch_size", "augment", "recovery_images")
 
 
 class Recovery(Parameters):
-    """What ablations share that look at recovered models. What is trained after pruning is trained for `finetune_seeds`
-    only, as far as they are among the seeds.
+    """What ablations share that look at recovered models. Rates are searched, and ablation A's models trained, for
+    `finetune_seeds` only, as far as they are among the seeds.
     """
 
     finetune_seeds: Seeds

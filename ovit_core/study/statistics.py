@@ -77,7 +77,7 @@ def summary(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     Raises:
         ValueError: a seed has two values, or a value is not what its images say.
     """
-    rows = _one_a_seed(rows, key)
+    rows = one_a_seed(rows, key)
     number = rows.groupby(key, sort=False, dropna=False).ngroup().to_numpy()
     places = [np.flatnonzero(number == i) for i in range(number.max(initial=-1) + 1)]
     slim = rows[[column for column in ("value", "level", *OBJECTS) if column in rows]]
@@ -110,7 +110,7 @@ def behind(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
     return values, each, labels
 
 
-def _one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+def one_a_seed(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """The rows without repeats of a measurement, which sweeps may ask for twice.
 
     Raises:
@@ -176,7 +176,7 @@ def contrast(rows: pd.DataFrame, weights: Mapping[str, float], on: list[str]) ->
             free = {"sparsity_target", "allocation", "pattern"}
             free |= {column for column in FREE if column in on and without(part, column).all()}
             keys = [column for column in keys if column not in free]
-        part = _one_a_seed(part, keys[:-1])[[*keys, "value", *OBJECTS]]
+        part = one_a_seed(part, keys[:-1])[[*keys, "value", *OBJECTS]]
         part = part.rename(columns={column: f"{column}{i}" for column in ("value", *OBJECTS)})
         found = found.merge(part, on=keys) if i else part
     numbers = range(len(ordered))
@@ -267,6 +267,11 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
     return "\n\n".join(out)
 
 
+TRAINED = dict(
+    recovered="recovery and sweeps", gradual="gradual pruning", full="full finetuning"
+)  # fewer seeds have it
+
+
 def setting(rows: pd.DataFrame, config: Parameters) -> str:
     """What the intervals cover and what not, and how lambdas were chosen."""
     varies = "Each seed has its own dense model"
@@ -279,8 +284,10 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}, unless a caption says otherwise. "
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
-    seeds, trained = rows.seed.nunique(), rows[rows.phase.isin(("recovered", "gradual", "full"))].seed.nunique()
-    fewer = f", {trained} of them for what is trained after pruning and for sweeps" if 0 < trained < seeds else ""
+    seeds = rows.seed.nunique()
+    trained = rows[rows.phase.isin(TRAINED)].groupby("phase", sort=False).seed.nunique()
+    few = {n: [TRAINED[phase] for phase in trained[trained == n].index] for n in sorted(set(trained)) if n < seeds}
+    fewer = "".join(f", {n} of them for {' and '.join(names)}" for n, names in few.items())
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}{fewer}. {varies}. {sure}"
         f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, one a method and regime for all seeds, the "

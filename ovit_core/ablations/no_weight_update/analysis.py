@@ -45,8 +45,10 @@ def tables(rows: pd.DataFrame) -> str:
 
 
 def chosen_at(rows: pd.DataFrame) -> float:
-    """The sparsity at which lambda was chosen first: that which a page speaks of; NaN where rows do not say."""
-    return rows[rows.phase == lambdas.PHASE].sparsity_target.head(1).max()
+    """The sparsity at which lambda was chosen first, with one threshold: that which a page speaks of; NaN where rows do
+    not say.
+    """
+    return main(rows[rows.phase == lambdas.PHASE]).sparsity_target.head(1).max()
 
 
 def answers(rows: pd.DataFrame) -> list[str]:

@@ -68,7 +68,7 @@ def methods(results: "Results") -> str:
     head = (
         "**Which method.** The best by validation, one-shot among methods with a λ of their own, its test accuracy, and what "
         "others have less on test: methods that factorize nothing (the diagonal Fisher; Wanda), magnitude, which needs no "
-        f"images, and those that validation (one-shot {results.config.search_images:,} images) cannot tell from the best, which does "
+        f"images, and those that validation ({results.config.search_images:,} images for λ) cannot tell from the best, which does "
         "not make them the same. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
         f"at {share(results.config.damp_sparsity)} (N:M at its own), one-shot; for layer inputs (OBC) it is relative to the "
         "mean diagonal."

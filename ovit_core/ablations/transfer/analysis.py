@@ -93,7 +93,7 @@ def _edges(rows: pd.DataFrame) -> list[str]:
     out = []
     for column, what in (("damp", "λ"), ("C", "C"), ("lr", "learning rates")):
         found = tuning.searched(rows, column)
-        if column == "C":  # few images are flat in it
+        if column == "C":  # accuracy is often flat in it
             found = found[found.value - found.second_value > AHEAD]
         for (phase, shots, dataset), lines in found[found.edge != ""].groupby(POINT, sort=False, dropna=False):
             place = "" if column == "damp" else _place(phase, shots, dataset)
@@ -148,32 +148,36 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
     for (both, column, what), within in product(kinds, (False, True)):
         found = correlation(both, column, within).merge(known[[*POINT, "tells"]])
         looked_at += found.rho.notna().sum()
-        for line in found.itertuples():
-            if line.tells or line.high < 0:
-                warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
-                said = f"{'among models of one source and sparsity, ' * within}{predicts(line, what)}"
-                out.append(f"{_place(line.phase, line.shots, line.dataset)}{said}{warned}.")
-    if out and looked_at > 1:
+        said: dict[str, list[str]] = {}
+        for line in found[found.tells | (found.high < 0)].itertuples():
+            warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
+            place = f"{line.dataset}, {protocol(line).words}"
+            said.setdefault(relation(line, what), []).append(f"{place} ({_rank(line)}){warned}")
+        among = "among models of one source and sparsity, " * within
+        out += [f"{among}{how}: {'; '.join(places)}." for how, places in said.items()]
+    if out:
         out.append(
-            "Rank correlations are over the models of a dense model, their intervals over seeds: they hold for these methods "
-            f"at these sparsities. They are not corrected for their number: {looked_at} were looked at, each at 95 %."
+            "Rank correlations are over the models of a dense model, in the mean over seeds, with a 95 % interval over seeds: "
+            f"they hold for these methods at these sparsities, and are not corrected for their number ({looked_at})."
         )
-    return out
+    return [sentence[0].upper() + sentence[1:] for sentence in out]
 
 
-def predicts(line, what: str) -> str:
+def relation(line, what: str) -> str:
     """Whether something predicts transfer, in words that follow the interval."""
     if np.isnan(line.rho):
-        return f"no relation of transfer to {what} can be seen over {line.models} pruned models, for one does not vary"
-    known = line.low == line.low
-    interval = f", 95 % interval {line.low:+.2f} to {line.high:+.2f}" if known else " in each, no interval"
-    size = (
-        f"rank correlation {line.rho:+.2f}{interval}, over {line.models} pruned models in the mean of {line.seeds} "
-        f"seed{'s' * (line.seeds > 1)}"
-    )
+        return f"no relation of transfer accuracy to {what} can be seen, for one does not vary"
     if not (line.low > 0 or line.high < 0):
-        return f"no relation of transfer accuracy to {what} is resolved ({size})"
-    return f"transfer accuracy {'rises' if line.rho > 0 else 'FALLS'} with {what} ({size})"
+        return f"no relation of transfer accuracy to {what} is resolved"
+    return f"transfer accuracy {'rises' if line.rho > 0 else 'FALLS'} with {what}"
+
+
+def _rank(line) -> str:
+    """A rank correlation with its interval, and what it is over."""
+    over = f"{line.models} models, {line.seeds} seed{'s' * (line.seeds > 1)}"
+    if np.isnan(line.rho):
+        return over
+    return f"{line.rho:+.2f}, {'' if np.isnan(line.low) else f'{line.low:+.2f} to {line.high:+.2f}, '}{over}"
 
 
 def _better(rows: pd.DataFrame) -> list[str]:

@@ -45,13 +45,13 @@ def families(config: Transfer) -> list[Family]:
 
 
 def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[Family]:
-    """The families of a figure, whose `lines` of `differences` say which are heard: all, where there is room, else those of
-    the means over sets; `single` gives the figure beside it, where there is none: set by set those of linear probes on all
-    images and of full finetuning.
+    """The families of a figure, whose `lines` of `differences` say which are heard: all, where there is room or no mean over
+    sets, else those means; `single` gives the figure beside it, where there is none: set by set those of linear probes on
+    all images and of full finetuning.
     """
-    if (lines.verdict != SILENT).sum() <= SHOWN:
-        return [] if single else list(listed)
     mean = [family for family in listed if family.name.endswith(OVER)]
+    if not mean or (lines.verdict != SILENT).sum() <= SHOWN:
+        return [] if single else list(listed)
     return [f for f in listed if f not in mean and f.name.startswith(("linear_", "full_"))] if single else mean
 
 

@@ -105,8 +105,8 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         here = of(found, one)
         ax.axvline(0, color="black", lw=0.8)
         _marks(ax, here, methods)
-        sets = here.datasets.iloc[0].replace("folder:", "").replace(", ", "\n")
-        ax.set_title(f"{short(one)}, {at_which(here)}\n{sets}", fontsize=6)
+        names = here.datasets.iloc[0].replace("folder:", "").replace(", ", "\n")
+        ax.set_title(f"{short(one)}, {at_which(here)}\n{names}", fontsize=6)
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
@@ -152,9 +152,11 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
         for one in sorted(found.itertuples(), key=lambda one: methods.index(one.method)):
             style = _look(one.method, one.source_phase, None if tells else GREY)
-            label = one.method if one.source_phase == "one_shot" else None
-            size = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(len(sparsities) - 1, 1)
-            ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=label, ms=size, **style)
+            name = one.method if one.source_phase == "one_shot" else None
+            points = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(
+                len(sparsities) - 1, 1
+            )
+            ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=name, ms=points, **style)
         ax.set_title(title, fontsize=6.5)
         ax.set_xlabel(label)
         percent(ax)

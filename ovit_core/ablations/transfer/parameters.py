@@ -53,7 +53,8 @@ class Transfer(Recovery):
             )
         if "recovered" in self.transfer_sources and not self.source_sparsities:
             raise ValueError("source_sparsities must be a list of at least one where transfer_sources has recovered")
-        if "recovered" in self.transfer_sources and not {*self.source_seeds} & {*self.seeds}:
+        probed = "recovered" in self.transfer_sources and {*FROZEN} & {*self.protocols}
+        if probed and not {*self.source_seeds} & {*self.seeds}:
             raise ValueError(f"source_seeds must hold one of the seeds {list(self.seeds)} at least")
         if "full" in self.protocols:
             if odd := [name for name in self.full_datasets if name not in self.datasets]:

@@ -36,11 +36,13 @@ def published(rows: pd.DataFrame) -> str:
     """
     every = transferred(told(rows))
     recovered = every[(every.source_phase == "recovered") & (every.sparsity_target > 0) & every.shots.isna()]
-    at, claims = headline(rows, recovered), []
     recovered = recovered.assign(known=recovered.dataset.map(lambda name: PARTS.get(name, name)))
+    used, claims = {}, []
     for phase, words, theirs in (("linear", "linear probe", LINEAR), ("full", "full finetuning", FULL)):
-        there = recovered[(recovered.phase == phase) & (recovered.sparsity_target == at)]
-        there = there[there.metric == there.known.map(METRICS)]
+        there = recovered[(recovered.phase == phase) & (recovered.metric == recovered.known.map(METRICS))]
+        at = headline(rows, there)
+        there = there[there.sparsity_target == at]
+        used |= {share(at): None} if len(there) else {}
         for (name, mine), here in there.groupby(["known", "dataset"], sort=False):
             dense, pruned = theirs[name]
             where = dict(phase=phase, source_phase="recovered", dataset=mine, sparsity_target=at, shots=float("nan"))
@@ -52,4 +54,4 @@ def published(rows: pd.DataFrame) -> str:
                 for method in METHODS
                 if method in set(here.method)
             ]
-    return beside.table(rows, claims, SOURCE.format(at=share(at)))
+    return beside.table(rows, claims, SOURCE.format(at=" and ".join(used)))

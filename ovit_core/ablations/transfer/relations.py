@@ -9,7 +9,7 @@ from scipy import stats
 from ovit_core.ablations.transfer.telling import NAMES, POINT, told
 from ovit_core.study import lambdas, statistics
 from ovit_core.study.families import holm
-from ovit_core.study.statistics import accuracies, contrast, same_seeds, summary
+from ovit_core.study.statistics import accuracies, contrast, one_a_seed, same_seeds, summary
 
 MODEL = ["source_phase", "method", "sparsity_target"]
 SPOKEN = ["phase", "shots", "source_phase"]  # each with a sparsity of its own that sentences speak of
@@ -93,22 +93,23 @@ def correlation(both: pd.DataFrame, other: str, within: bool = False) -> pd.Data
             seen beyond that less sparsity is better for everything.
 
     Returns:
-        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % t interval over seeds, of
-        Fisher's z, whose variance is not taken for less than ranks of so many models have by chance: 1.06 / (models - 3), of
-        Fieller, Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. No interval of one
-        seed; NaN throughout where one of the two does not vary.
+        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z: Student's
+        over seeds, and not narrower than by what ranks of so many models vary by chance, 1.06 / (models - 3) of Fieller,
+        Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. A seed of which one of the two
+        does not vary counts not: NaN without any other. One seed has no interval.
     """
-    both, found = same_seeds(both, POINT, MODEL), []
+    both, found = one_a_seed(same_seeds(both, POINT, MODEL), [*POINT, *MODEL]), []
     kinds = [MODEL[0], MODEL[2]] if within else []
     for at, here in both[both.sparsity_target > 0].groupby(POINT, sort=False, dropna=False):
-        here = here.drop_duplicates([*MODEL, "seed"])
-        groups = [group for _, group in here.groupby([*kinds, "seed"]) if len(group) >= FEWEST]
-        if not groups or (within and len(here[kinds].drop_duplicates()) < 2):  # then it is the same as over all
+        if within and len(here[kinds].drop_duplicates()) < 2:  # then it is the same as over all
             continue
-        n, sizes = here.seed.nunique(), np.array([len(group) for group in groups])  # of each seed the same
-        rho = np.array([ranked(group.value, group[other]) for group in groups]).reshape(-1, n).mean(0)  # (n,)
-        rho, low, high = _interval(rho, sizes.min(), np.mean(1.06 / (sizes - 3)) * n / len(groups))
-        found.append((*at, sizes.sum() // n, n, rho, low, high))
+        groups = [group for _, group in here.groupby([*kinds, "seed"]) if len(group) >= FEWEST]
+        each = pd.DataFrame([(one.seed.iloc[0], len(one), ranked(one.value, one[other])) for one in groups])
+        if len(each):
+            models = each[each[0] == each[0].iloc[0]][1]
+            rho = each.dropna().groupby(0)[2].mean().to_numpy()  # (n,)
+            least = (1.06 / (models - 3)).mean() / len(models)
+            found.append((*at, models.sum(), len(rho) or here.seed.nunique(), *_interval(rho, models.min(), least)))
     return pd.DataFrame(found, columns=[*POINT, "models", "seeds", "rho", "low", "high"]).astype(dict(shots=float))
 
 
@@ -122,13 +123,13 @@ def _interval(rho: np.ndarray, models: int, least: float) -> tuple[float, float,
     """The mean of (n,) correlations of seeds, each over so many models, and its interval; `least` is the variance of one
     seed's z by chance.
     """
-    n, mean = len(rho), float(rho.mean())
+    n, mean = len(rho), float(rho.mean()) if len(rho) else np.nan
     if n < 2:
         return mean, np.nan, np.nan
     # Of a perfect order z is infinite: that of the next one is taken, with two neighbours exchanged.
     most = 1 - 12 / (models * (models**2 - 1))
     z = np.arctanh(np.clip(rho, -most, most))
-    half = stats.t.ppf(0.975, n - 1) * np.sqrt(max(z.var(ddof=1), least) / n)
+    half = max(stats.t.ppf(0.975, n - 1) * z.std(ddof=1), stats.norm.ppf(0.975) * np.sqrt(least)) / np.sqrt(n)
     low, high = np.tanh((z.mean() - half, z.mean() + half))
     return mean, min(float(low), mean), max(float(high), mean)
 

@@ -200,8 +200,8 @@ def _read(features: Callable[[Tensor], Tensor], part: Split) -> Labelled:
 def finetune(
     model: nn.Module, images: Split, classes: int, config: Transfer, lr: float, steps: int, seed: int, desc: str
 ) -> nn.Module:  # fmt: skip
-    """Full finetuning of a copy: a new head, all kept weights trained, masks held. Images are augmented as the dense
-    model's were: what learns from nothing needs it most.
+    """Full finetuning of a copy: a new head, all kept weights trained, masks held. Images are augmented (by
+    `augment`, in files by timm's transform) and not mixed: what learns from nothing needs it most.
 
     Raises:
         RuntimeError: a removed weight came back.  FloatingPointError: it diverged.
