@@ -143,7 +143,11 @@ class Results:
     def shown(self, name: str) -> "Figure | Text":
         """A figure on a notebook's page, written to runs/PROFILE; in words that there is none."""
         figure = self.figure(name)
-        return Text("*Not drawn: what it shows was not run, tells nothing, or stands in the figure before it.*") if figure is None else figure
+        return (
+            Text("*Not drawn: what it shows was not run, tells nothing, or stands in the figure before it.*")
+            if figure is None
+            else figure
+        )
 
     def figure(self, name: str, save: bool = True) -> "Figure | None":
         """A figure, written to runs/PROFILE if it is to be saved; None where there is nothing."""

@@ -73,7 +73,7 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     points, others = (points, others) if points else (others, points)
     below = _height(others) + HANG if others else 0.0
     columns = _columns(points, below)
-    notes = textwrap.wrap(f"Nothing is said of {'; '.join(silent)}.", WRAP * len(columns)) if silent else []
+    notes = textwrap.wrap(f"Nothing is said of {_together(silent)}.", WRAP * len(columns)) if silent else []
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
     marks = _marks({_kind(line) for _, line in differences.iterrows()})
     across = 3 if len(columns) > 1 else 2
@@ -89,6 +89,20 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
     return fig
+
+
+def _together(titles: Sequence[str]) -> str:
+    """Titles "what, how" in words, each how once."""
+    by: dict[str, list[str]] = {}
+    for title in titles:
+        what, _, how = _bare(title).partition(", ")
+        by.setdefault(how, []).append(what)
+    return "; ".join(f"{how}: {', '.join(whats)}" if how else ", ".join(whats) for how, whats in by.items())
+
+
+def _bare(title: str) -> str:
+    """A title without what says that a dataset is a folder."""
+    return title.replace("folder:", "")
 
 
 def told(differences: pd.DataFrame) -> str:
@@ -107,7 +121,7 @@ def _block(family: Family, lines: pd.DataFrame, scale: float) -> Block:
     """A family's heading and its lines, in its own unit."""
     scaled = lines.assign(**{name: scale * lines[name] for name in ("mean", "low", "high", "margin")})
     named = [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
-    return _wrapped(family.title) + named
+    return _wrapped(_bare(family.title)) + named
 
 
 def _height(blocks: Sequence[Block]) -> float:

@@ -105,8 +105,8 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         here = of(found, one)
         ax.axvline(0, color="black", lw=0.8)
         _marks(ax, here, methods)
-        names = here.datasets.iloc[0].replace("folder:", "").replace(", ", "\n")
-        ax.set_title(f"{short(one)}, {at_which(here)}\n{names}", fontsize=6)
+        count = len(here.datasets.iloc[0].split(", "))
+        ax.set_title(f"{short(one)}, {count} sets\n{at_which(here)}", fontsize=6)
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
@@ -114,7 +114,8 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         f"{short(protocol(x))}, {x.method} {SOURCES[x.source_phase]} {t} %"
         for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
     ]
-    fig.set_label(f"Errors more than dense: {'; '.join(told)}.")
+    over = "; ".join(f"{short(one)}: {of(found, one).datasets.iloc[0]}" for one in kinds)
+    fig.set_label(f"Over {over}. Errors more than dense: {'; '.join(told)}.")
     return fig
 
 
