@@ -104,7 +104,12 @@ def _edges(rows: pd.DataFrame) -> list[str]:
             out.append(
                 f"{place}at the edge of the list of {what} is {'; '.join(parts)}: a wider list may suit them better."
             )
-    return [sentence[0].upper() + sentence[1:] for sentence in out]
+    return [_begun(sentence) for sentence in out]
+
+
+def _begun(sentence: str) -> str:
+    """A sentence with a capital at its beginning, but for a name that is written as it is."""
+    return sentence if sentence.startswith("folder:") else sentence[0].upper() + sentence[1:]
 
 
 def _place(phase: str, shots: float, dataset: str) -> str:
@@ -160,7 +165,7 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
             "Rank correlations are over the models of a dense model, in the mean over seeds, with a 95 % interval over seeds: "
             f"they hold for these methods at these sparsities, and are not corrected for their number ({looked_at})."
         )
-    return [sentence[0].upper() + sentence[1:] for sentence in out]
+    return [_begun(sentence) for sentence in out]
 
 
 def relation(line, what: str) -> str:
