@@ -287,7 +287,7 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     seeds = rows.seed.nunique()
     trained = rows[rows.phase.isin(TRAINED)].groupby("phase", sort=False).seed.nunique()
     few = {n: [TRAINED[phase] for phase in trained[trained == n].index] for n in sorted(set(trained)) if n < seeds}
-    fewer = "".join(f", {n} of them for {' and '.join(names)}" for n, names in few.items())
+    fewer = "".join(f", {n} of them for {', '.join(names)}" for n, names in few.items())
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}{fewer}. {varies}. {sure}"
         f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, one a method and regime for all seeds, the "
