@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from ovit_core.study.families import ACCURACY, SILENT, Family, within
-from ovit_core.study.plots import COLUMN, PAGE
+from ovit_core.study.plots import COLUMN, PAGE, bare
 from ovit_core.study.statistics import ACCURACIES, spread
 
 LINE, TOP, AXIS = 0.132, 0.06, 0.36  # inches: of a line, above all, below an axis
@@ -95,14 +95,9 @@ def _together(titles: Sequence[str]) -> str:
     """Titles "what, how" in words, each how once."""
     by: dict[str, list[str]] = {}
     for title in titles:
-        what, _, how = _bare(title).partition(", ")
+        what, _, how = bare(title).partition(", ")
         by.setdefault(how, []).append(what)
     return "; ".join(f"{how}: {', '.join(whats)}" if how else ", ".join(whats) for how, whats in by.items())
-
-
-def _bare(title: str) -> str:
-    """A title without what says that a dataset is a folder."""
-    return title.replace("folder:", "")
 
 
 def told(differences: pd.DataFrame) -> str:
@@ -121,7 +116,7 @@ def _block(family: Family, lines: pd.DataFrame, scale: float) -> Block:
     """A family's heading and its lines, in its own unit."""
     scaled = lines.assign(**{name: scale * lines[name] for name in ("mean", "low", "high", "margin")})
     named = [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
-    return _wrapped(_bare(family.title)) + named
+    return _wrapped(bare(family.title)) + named
 
 
 def _height(blocks: Sequence[Block]) -> float:

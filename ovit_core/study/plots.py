@@ -76,6 +76,11 @@ def shown(found: pd.DataFrame) -> list[str]:
     return there if len(there) <= 7 else there[:6]
 
 
+def bare(name: str) -> str:
+    """A dataset's name, or a text with it, without what says that it is a folder."""
+    return name.replace("folder:", "")
+
+
 def left(sparsity: pd.Series) -> pd.Series:
     """Where a sparsity lies on an axis: at the logarithm of what is left, for that is what runs out."""
     return -np.log10(1 - sparsity)

@@ -267,9 +267,8 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
     return "\n\n".join(out)
 
 
-TRAINED = dict(
-    recovered="recovery and sweeps", gradual="gradual pruning", full="full finetuning"
-)  # fewer seeds have it
+# What fewer seeds may have.
+TRAINED = dict(recovered="recovery and sweeps", gradual="gradual pruning", full="full finetuning")
 
 
 def setting(rows: pd.DataFrame, config: Parameters) -> str:

@@ -157,8 +157,8 @@ def best_of(
 ) -> float | None:
     """Which of some values of a column has the best mean over seeds of the rows' `value`.
 
-    Values `within` so much of the best are equal, and go to the larger or the smaller. None where a seed has tried some of them and not all: what
-    part of a search says is not what all of it would.
+    Values `within` so much of the best are equal, and go to the larger or the smaller. None where a seed has tried some
+    of them and not all: what part of a search says is not what all of it would.
     """
     tried = {value: {} for value in values}
     for row in rows:

@@ -12,13 +12,14 @@ from ovit_core.ablations.transfer.families import SOURCES, families
 from ovit_core.ablations.transfer.overview import UNDECIDED, headline, tables, undecided
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.relations import (
+    SPOKEN,
     beside_similarity,
     beside_upstream,
     better,
     correlation,
     error_increase,
+    spoken_of,
 )
-from ovit_core.ablations.transfer.relations import headline as at_which
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
@@ -128,10 +129,9 @@ def _which(line) -> str:
 
 def _errors(rows: pd.DataFrame) -> list[str]:
     out = []
-    found = error_increase(rows)
-    for (phase, shots, source), more in found.groupby(["phase", "shots", "source_phase"], sort=False, dropna=False):
-        at = at_which(rows, more)
-        more = more[more.sparsity_target == at]
+    found = spoken_of(rows, error_increase(rows))
+    for (phase, shots, source), more in found.groupby(SPOKEN, sort=False, dropna=False):
+        at = more.sparsity_target.iloc[0]
         parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
         words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
         out.append(

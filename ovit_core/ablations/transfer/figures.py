@@ -28,7 +28,7 @@ from ovit_core.ablations.transfer.relations import (
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, sets
 from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
-from ovit_core.study.plots import COLUMN, PAGE, aside, legend, look, percent, shown
+from ovit_core.study.plots import COLUMN, PAGE, aside, bare, legend, look, percent, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
@@ -74,7 +74,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
     for one, ax in zip(kinds, grid[0]):
         ax.set_title(short(one) if everywhere else f"{short(one)}\n{at[one]}")
     for dataset, line in zip(datasets, grid):
-        line[0].set_ylabel(dataset.removeprefix("folder:"))
+        line[0].set_ylabel(bare(dataset))
     floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
     where = f"{at[kinds[0]]} sparsity" if everywhere else "the sparsity above each column"
     _sources(fig, pruned.source_phase, f"Test accuracy at {where}, each panel on its own axis", [floor])
@@ -138,7 +138,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
         tells = dataset in telling(rows, Protocol(phase))
         if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
-            panels.append((here, tells, f"{dataset.removeprefix('folder:')}, {SHORT[phase]}{_rank(rank)}"))
+            panels.append((here, tells, f"{bare(dataset)}, {SHORT[phase]}{_rank(rank)}"))
     if not panels:
         return None
     columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.relations import beside_upstream, transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, sets
-from ovit_core.study.plots import PAGE, against, legend, percent, reference, shown
+from ovit_core.study.plots import PAGE, against, bare, legend, percent, reference, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 GREY = "0.62"  # of what tells nothing
@@ -34,7 +34,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     ]
     for ax, name in zip(axes[0, 1:], datasets):
         tells = bool(known.get(name, False))
-        said = _panel(ax, here[here.dataset == name], name.removeprefix("folder:"), None if tells else GREY)
+        said = _panel(ax, here[here.dataset == name], bare(name), None if tells else GREY)
         if tells:
             told.append(said)
         else:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ovit_core.ablations.transfer.relations import headline, transferred
+from ovit_core.ablations.transfer.relations import spoken_of, transferred
 from ovit_core.ablations.transfer.telling import told
 from ovit_core.data import catalog
 from ovit_core.study import beside
@@ -40,8 +40,8 @@ def published(rows: pd.DataFrame) -> str:
     used, claims = {}, []
     for phase, words, theirs in (("linear", "linear probe", LINEAR), ("full", "full finetuning", FULL)):
         there = recovered[(recovered.phase == phase) & (recovered.metric == recovered.known.map(METRICS))]
-        at = headline(rows, there)
-        there = there[there.sparsity_target == at]
+        there = spoken_of(rows, there)
+        at = there.sparsity_target.max()
         used |= {share(at): None} if len(there) else {}
         for (name, mine), here in there.groupby(["known", "dataset"], sort=False):
             dense, pruned = theirs[name]
