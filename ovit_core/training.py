@@ -1,7 +1,7 @@
 """Train, recover and evaluate: plain loops with a cosine learning rate, masks held, a checkpoint each epoch."""
 
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovit_core import disk, masks
 from ovit_core.progress import progress
 
 OPTIMIZERS = ("adamw", "sgd")  # timm's names
+AMP_DTYPES = ("", "bfloat16")  # float16 would want its gradients scaled
 DECAYS = {"cosine": CosineLRScheduler, "linear": partial(PolyLRScheduler, power=1.0)}
 
 
@@ -37,6 +39,7 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     at_most: int | None = None,
+    amp_dtype: str = "",
     desc: str = "train",
 ) -> nn.Module:
     """Trains in place with cross-entropy; masks the model carries stay exactly as they are.
@@ -57,12 +60,16 @@ def train(
         checkpoint: file written after each epoch and taken up again if it is there, by the same call to the same
             weights. It stays at the end: remove it when the model itself is kept. One that cannot be read is set aside.
         at_most: epochs to train now; None for all. `epochs_done` tells how many a checkpoint holds.
+        amp_dtype: of matrix products, one of AMP_DTYPES (timm's name): mixed precision, in which weights, their gradients
+            and the optimizer stay as they are; "" for none.
 
     Raises:
-        ValueError: unknown optimizer or decay.  FloatingPointError: the loss is not finite.
+        ValueError: unknown optimizer, decay or amp_dtype.  FloatingPointError: the loss is not finite.
     """
     if optimizer not in OPTIMIZERS or decay not in DECAYS:
         raise ValueError(f"unknown {optimizer=} or {decay=}; one of {', '.join(OPTIMIZERS)} and {', '.join(DECAYS)}")
+    if amp_dtype not in AMP_DTYPES:
+        raise ValueError(f"unknown {amp_dtype=}; one of {AMP_DTYPES}")
     device = next(model.parameters()).device
     opt = create_optimizer_v2(model, optimizer, lr=lr, weight_decay=weight_decay, momentum=0.9)
     masks.hold(model, opt)
@@ -89,7 +96,9 @@ def train(
                 model.train()
             with _seeded(seed * 100_003 + epoch, device):
                 for images, labels in loader:
-                    loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)
+                    with mixed_precision(device, amp_dtype):
+                        logits = model(images.to(device)).float()  # (b, classes)
+                    loss = F.cross_entropy(logits, labels.to(device), label_smoothing=label_smoothing)
                     opt.zero_grad()
                     loss.backward()
                     opt.step()
@@ -106,6 +115,21 @@ def train(
                 torch.save(state, file)  # not to the disk itself: of a full one torch says "unexpected pos"
                 disk.write(checkpoint, file.getvalue())
     return model.eval()
+
+
+@contextmanager
+def mixed_precision(device: torch.device, amp_dtype: str):
+    """Inside, matrix products on a device take numbers of a shorter type, one of AMP_DTYPES.
+
+    On a CPU attention is then made of plain products: the backward pass of torch's fused one (2.14) takes three fifths of
+    a small model's step in bfloat16, where all else is two to four times as fast as in float32.
+    """
+    with ExitStack() as stack:
+        if amp_dtype:
+            stack.enter_context(torch.autocast(device.type, getattr(torch, amp_dtype)))
+            if device.type == "cpu":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 @contextmanager

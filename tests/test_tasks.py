@@ -25,6 +25,7 @@ OTHER = dict(
     recovery_images=130, recovery_search_epochs=2, gradual_steps=[0.5, 0.9], gradual_epochs=2, gradual_final_lr=1e-4,
     full_steps=6, full_batch_size=16, threads=2, model_args=MODEL | dict(depth=1), upstream="glyph_letters",
     model="vit_small_patch16_224", damp_sparsity=0.8, search_images=50, source_epochs=2, lr=1e-3, epochs=4,
+    amp_dtype="bfloat16",
 )  # fmt: skip
 # What changes no number, and what lists values of a column.
 FREE = {

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY as MODEL
 from conftest import quick
 
-from ovit_core import training
+from ovit_core import masks, training
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data.batches import Batches, InMemoryImages, batches
 from ovit_core.data.mixing import Mixed
@@ -84,6 +84,28 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(tiny, monkeypa
     assert 1e-5 <= rates[-1] <= 1e-5 + 1e-3 / 90  # at most one step of the line away
 
 
+def test_mixed_precision_learns_the_same_with_weights_and_masks_in_single_precision(tiny):
+    g = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(32, 3, 32, 32, generator=g), torch.arange(32) % 10
+    weight = tiny.blocks[0].mlp.fc1.weight
+    masks.attach(tiny, {"blocks.0.mlp.fc1.weight": torch.rand(weight.shape, generator=g) < 0.5})
+    seen, losses = set(), {}
+    for amp_dtype in training.AMP_DTYPES:
+        model = copy.deepcopy(tiny)
+        model.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+        before = training.evaluate(model, [(images, labels)]).loss.mean()
+        training.train(model, [(images, labels)] * 150, epochs=1, lr=1e-3, amp_dtype=amp_dtype)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        (mask,) = masks.of(model).values()
+        assert not model.blocks[0].mlp.fc1.weight[~mask].any() and (model.blocks[0].mlp.fc1.weight[mask] != 0).all()
+        losses[amp_dtype] = training.evaluate(model, [(images, labels)]).loss.mean()
+        assert losses[amp_dtype] < before / 2
+    assert seen == {torch.float32, torch.bfloat16}
+    assert losses["bfloat16"] == pytest.approx(losses[""], rel=0.02) and losses["bfloat16"] != losses[""]
+    with pytest.raises(ValueError, match="amp_dtype='float16'"):
+        training.train(tiny, [], epochs=0, lr=1e-3, amp_dtype="float16")
+
+
 @pytest.mark.slow
 def test_the_quick_dense_model_reads_letters_of_unseen_families(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
@@ -146,6 +168,7 @@ def test_a_recipe_names_another_dense_model_and_an_older_one_keeps_its_name():
         names = {dense_path(plain.replace(**more), 0, "print") for more in (more, {})}
         assert len(names) == 2
     assert dense_path(plain.replace(mixup_prob=0.5), 0, "print") == older  # of nothing
+    assert dense_path(plain.replace(amp_dtype="bfloat16"), 0, "print") != older
 
 
 def test_a_dense_models_curve_is_noted_and_goes_on_after_a_cut(tmp_path):

@@ -100,7 +100,8 @@ def train(config: Parameters, data: Data, seed: int, path: Path, at_most: int | 
     with machine.threads(config.threads):
         training.train(
             model, loader, config.epochs, config.lr, config.weight_decay, seed=seed, checkpoint=resume,
-            before_epoch=look, at_most=at_most, desc=f"dense model, {config.upstream}, seed {seed}",
+            before_epoch=look, at_most=at_most, amp_dtype=config.amp_dtype,
+            desc=f"dense model, {config.upstream}, seed {seed}",
         )  # fmt: skip
         if at_most is not None and training.epochs_done(resume) < config.epochs:
             return None

@@ -28,6 +28,8 @@ def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
     ]  # fmt: skip
     if config.mixup or config.cutmix or config.smoothing:  # models without are called as before there were these
         recipe += [config.mixup, config.cutmix, config.mixup_prob, config.smoothing]
+    if config.amp_dtype:
+        recipe += [config.amp_dtype]
     key = provenance.digest(recipe, fingerprint, seed, RECIPE)
     return paths.cache() / f"dense-{config.upstream.replace(':', '_')}-{key}.safetensors"
 

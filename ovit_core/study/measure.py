@@ -91,7 +91,7 @@ class Seed:
         c = task.columns
         return training.train(
             self.pruned(task), self.recovery_epoch(), c["epochs"], c["lr"], self.config.weight_decay, seed=self.seed,
-            checkpoint=identity.resume(task), desc=str(task),
+            checkpoint=identity.resume(task), amp_dtype=self.config.amp_dtype, desc=str(task),
         )  # fmt: skip
 
     def recovery_epoch(self) -> Steps:

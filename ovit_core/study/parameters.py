@@ -78,9 +78,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def from_yaml(where: str, text: str) -> Any:
-    """What a text says in YAML; ValueError, in one line that begins with `where`, if it is none, or asks for Python
-    objects.
-    """
+    """What a text says in YAML; ValueError, a line beginning with `where`, if it is none or asks for Python objects."""
     try:
         if len(text) > MOST_YAML:
             raise yaml.YAMLError(f"it has more than {MOST_YAML:,} characters")
@@ -201,6 +199,7 @@ class Parameters(BaseModel):
     cutmix: NotNegative = 0.0
     mixup_prob: Share = 1.0
     smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    amp_dtype: Literal["", "bfloat16"] = ""
     seeds: Seeds
     dense_per_seed: StrictBool
     gradients: Count

@@ -17,7 +17,7 @@ from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, 
 PHASE, SEARCH = "recovered", "recovery_search"
 MODULES = (*provenance.STUDY, "ovit_core.study.recovery")
 # What all training after pruning depends on.
-TRAINING = ("weight_decay", "batch_size", "augment", "recovery_images")
+TRAINING = ("weight_decay", "batch_size", "augment", "amp_dtype", "recovery_images")
 
 
 class Recovery(Parameters):

@@ -84,7 +84,7 @@ class Seed(measure.Seed):
         model = training.train(
             model, self.recovery_epoch(), epochs, task.columns["lr"], c.weight_decay, final_lr=c.gradual_final_lr,
             decay="linear", warmup=0.0, cycles=c.gradual_cycles, before_epoch=prune, seed=self.seed,
-            checkpoint=identity.resume(task), desc=str(task),
+            checkpoint=identity.resume(task), amp_dtype=c.amp_dtype, desc=str(task),
         )  # fmt: skip
         assert method == "dense" or masks.sparsity(model) > 0  # and raises where a removed weight came back
         return model

@@ -211,7 +211,8 @@ def finetune(
     model.reset_classifier(classes)
     model.to(device)
     loader = Steps(batches(images, config.full_batch_size, seed, config.augment), steps)
-    training.train(model, loader, 1, lr, config.weight_decay, seed=seed, desc=f"{desc}, lr {lr:g}")
+    amp = dict(amp_dtype=config.amp_dtype)
+    training.train(model, loader, 1, lr, config.weight_decay, seed=seed, **amp, desc=f"{desc}, lr {lr:g}")
     for name, mask in masks.of(model).items():
         if model.get_parameter(name)[~mask].any():
             raise RuntimeError(f"{desc}: removed weights of {name} are no longer zero")

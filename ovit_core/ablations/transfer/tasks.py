@@ -15,7 +15,7 @@ MODULES = (
     "ovit_core.ablations.transfer.readout", "ovit_core.ablations.transfer.similarity",
     "ovit_core.ablations.transfer.parameters",
 )  # fmt: skip
-FULL = ("full_steps", "full_batch_size", "weight_decay", "augment")  # what full finetuning depends on
+FULL = ("full_steps", "full_batch_size", "weight_decay", "augment", "amp_dtype")  # what full finetuning depends on
 RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
 Rows = Sequence[Row]
 
