@@ -53,10 +53,17 @@ def test_committed_pages_are_light_and_clean(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_committed_pages_are_of_the_notebooks_there_are(path):
-    """The same text and code, cell by cell, but the cell of parameters that papermill adds."""
+    """The same text and code, cell by cell, but the cell of parameters that papermill adds. Parameters that came later than
+    a page's rows are not in it.
+    """
     page, source = (nbformat.read(p, as_version=4) for p in (path, NOTEBOOKS / path.name))
-    cells = [c.source for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    assert cells == [c.source for c in source.cells]
+    cells = [c for c in page.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    assert len(cells) == len(source.cells)
+    for executed, cell in zip(cells, source.cells):
+        if "parameters" in cell.metadata.get("tags", []):
+            assert {*executed.source.splitlines()} <= {*cell.source.splitlines()}
+        else:
+            assert executed.source == cell.source
 
 
 @pytest.mark.parametrize("path", SOURCES + PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
