@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovit_core.data import files, loading
+from ovit_core.data import decoded, loading
 from ovit_core.data.batches import InMemoryImages, batches
 from ovit_core.data.files import ImageFiles, open_image
 from ovit_core.data.listing import split
@@ -162,22 +162,67 @@ def test_a_classes_only_picture_is_trained_on(pets):
         load(pets)
 
 
-def test_small_pictures_are_decoded_once_into_memory(pets):
+def small(pets):
     for path in pets.rglob("*.png"):
-        image = picture((64, 90))
-        image.save(path)
-    d = load(pets, input_config=dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3))
+        picture((64, 90)).save(path)
+    config = dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return lambda *more, **keywords: load(pets, *more, input_config=config, **keywords)
+
+
+def test_small_pictures_are_decoded_once_into_memory(pets):
+    again = small(pets)
+    d = again()
     assert isinstance(d.train, InMemoryImages) and d.train.images.shape[1:] == (3, 32, 32)
     left, right = d.train.images[0].float().split(16, 2)  # the middle was cut out: half dark, half light
     assert left.mean() < 50 and right.mean() > 200
-    before = files.decoded.cache_info().hits
-    assert torch.equal(load(pets).train.images, d.train.images) and files.decoded.cache_info().hits > before
+    before = decoded.decoded.cache_info().hits
+    assert again().train.stored is d.train.stored and decoded.decoded.cache_info().hits > before
     large = load(pets, input_config=dict(input_size=(3, 96, 96), mean=(0.5,) * 3, std=(0.5,) * 3))
     assert isinstance(large.train, ImageFiles)
     picture((64, 64)).convert("L").save(pets / "train" / "dog" / "3.png")  # another file under the same name
-    assert not torch.equal(
-        torch.cat([load(pets).train.images, load(pets).val.images]), torch.cat([d.train.images, d.val.images])
-    )
+    other = again()
+    assert not torch.equal(torch.cat([other.train.images, other.val.images]), torch.cat([d.train.images, d.val.images]))
+
+
+def test_decoded_pictures_are_kept_in_a_file_that_processes_share(pets, tmp_path, monkeypatch):
+    again, cache = small(pets), tmp_path / "cache"
+    alone = again()
+    kept = again(cache=cache)
+    files = sorted(cache.glob("decoded-*.npy"))
+    assert len(files) == 2 and {tuple(np.load(f).shape[1:]) for f in files} == {(3, 32, 32)}  # train and test
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(kept, part).images, getattr(alone, part).images)
+    assert kept.train.stored is kept.val.stored  # a split is no copy
+    before = [f.read_bytes() for f in files]
+    kept.train.stored.zero_()  # reaches no other process
+    assert [f.read_bytes() for f in files] == before
+
+    monkeypatch.setattr(decoded, "open_image", None)  # as in another process: nothing is decoded
+    decoded.decoded.cache_clear()
+    assert torch.equal(again(cache=cache).train.images, alone.train.images)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", None])
+def test_a_damaged_file_of_decoded_pictures_is_set_aside_and_made_again(pets, tmp_path, damage, caplog):
+    again, cache = small(pets), tmp_path / "cache"
+    expected = again(cache=cache).train.images
+    for file in cache.glob("decoded-*.npy"):
+        file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
+    decoded.decoded.cache_clear()
+    assert torch.equal(again(cache=cache).train.images, expected)
+    assert "set aside" in caplog.text and len(list(cache.glob("*.damaged-1"))) == 2
+
+
+def test_where_no_file_can_be_kept_pictures_are_decoded_into_memory(pets, tmp_path, monkeypatch):
+    again = small(pets)
+    expected = again().train.images
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    assert torch.equal(again(cache=tmp_path / "cache").train.images, expected)
+    assert not list((tmp_path / "cache").glob("*decoded*.npy*partial"))
 
 
 @pytest.mark.parametrize("size", [32, 96])

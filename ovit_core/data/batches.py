@@ -22,18 +22,32 @@ OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shar
 
 @dataclass
 class InMemoryImages:
-    """A split in memory: images (n, C, H, W) uint8, labels (n,) int64, and the model's normalization."""
+    """A split in memory: labels (n,) int64 of the images at `rows` (n,) of what is `stored`, (N, C, H, W) uint8, and the
+    model's normalization. Splits of one set share what is stored, perhaps with other processes.
+    """
 
-    images: Tensor
+    stored: Tensor
     labels: Tensor
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    rows: Tensor | None = None  # all, in their order
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> "InMemoryImages":
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        """A part of the split."""
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        return replace(self, labels=self.labels[index], rows=rows[index])
+
+    def at(self, index: Tensor) -> Tensor:
+        """(b, C, H, W) uint8: a copy of the images at (b,) places of the split."""
+        return self.stored[index if self.rows is None else self.rows[index]]
+
+    @property
+    def images(self) -> Tensor:
+        """(n, C, H, W) uint8: a copy of all its images."""
+        return self.at(torch.arange(len(self)))
 
     def unaugmented(self) -> "InMemoryImages":
         """The same images as an evaluation would see them: these are augmented batch by batch only."""
@@ -64,7 +78,7 @@ class Batches:
             g = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order, self.epoch = torch.randperm(len(order), generator=g), self.epoch + 1
         for index in islice(order.split(self.batch_size), len(self)):
-            x = (self.split.images[index] - self.mean) / self.std  # (b, 1 or 3, H, W) -> (b, 3, H, W) float32
+            x = (self.split.at(index) - self.mean) / self.std  # (b, 1 or 3, H, W) -> (b, 3, H, W) float32
             yield self._augment(x, g), self.split.labels[index]
 
     def _augment(self, x: Tensor, g: torch.Generator | None) -> Tensor:

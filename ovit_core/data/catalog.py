@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from ovit_core.disk import shown
 
+IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
 MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
 
 

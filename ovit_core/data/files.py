@@ -1,10 +1,9 @@
-"""Images in files: opened as the picture a person sees, one at a time, or small ones all at once into memory."""
+"""Images in files: opened as the picture a person sees, one at a time."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -13,12 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import center_crop, pil_to_tensor, resize, to_pil_image
+from torchvision.transforms.functional import to_pil_image
 
 from ovit_core.disk import shown
-from ovit_core.progress import each
 
-SMALL = 64  # pixels of a picture's shorter side: whole sets of such are decoded once into memory
+SMALL = 64  # pixels of a picture's shorter side: whole sets of such are `decoded` once
 SAMPLE = 64  # files looked at to tell whether a set's pictures are small
 SLIMMEST = 1000  # times that a picture's longer side may have its shorter one
 
@@ -92,24 +90,6 @@ def _size(path: Path) -> tuple[int, int]:
             return image.size
     except Exception as error:
         raise ValueError(f"cannot read image {shown(path)}: {shown(error)}") from error
-
-
-# Of all sets of a study, for each seed asks anew; keyed by the files with the digests of their content.
-@lru_cache(maxsize=16)
-def decoded(files: tuple[tuple[Path, bytes], ...], size: tuple[int, int], mode: str) -> Tensor:
-    """(n, C, H, W) uint8 of small pictures: their shorter side resized, the middle cut out. Not to be written to."""
-    images = torch.empty(len(files), len(mode) if mode != "L" else 1, *size, dtype=torch.uint8)
-    read = lambda path: pil_to_tensor(center_crop(_cover(open_image(path, mode), size), list(size)))
-    for i, picture in enumerate(each(read, [path for path, _ in files], "decoding images")):
-        images[i] = picture
-    return images
-
-
-def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture scaled so that it just covers (height, width)."""
-    scale = max(size[0] / image.height, size[1] / image.width)
-    wanted = [max(size[0], round(image.height * scale)), max(size[1], round(image.width * scale))]
-    return image if wanted == [image.height, image.width] else resize(image, wanted)
 
 
 def open_image(path: Path, mode: str = "RGB", small: bool = False, content: bytes | None = None) -> Image.Image:

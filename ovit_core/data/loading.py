@@ -19,11 +19,10 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from ovit_core.data import catalog, manifest
 from ovit_core.data.batches import InMemoryImages
-from ovit_core.data.files import ImageFiles, are_small, decoded, examine
+from ovit_core.data.decoded import decoded
+from ovit_core.data.files import ImageFiles, are_small, examine
 from ovit_core.data.listing import Split, split
 from ovit_core.disk import shown
-
-IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
 
 
 @dataclass
@@ -58,7 +57,8 @@ def load(
         input_config: timm's preprocessing (`models.input_config`); 32x32 with mean and std 0.5 if None.
         val_fraction: part of train set aside for validation, MOST_VALIDATION images at most.
         seed: of that split.
-        cache: the folder of the `manifest` of files that were read before; None reads all of them.
+        cache: the folder of the `manifest` of files that were read before, and of `decoded` pictures; None reads all of
+            them.
 
     Raises:
         ValueError: unknown name, or images that cannot be read: names the file.  FileNotFoundError: says what to put where.
@@ -83,11 +83,16 @@ def load(
     fingerprint = _fingerprint(train, test, Path(data_dir), digests)
     what = manifest.Record(fingerprint, len(labels), len(test[1]), len(classes))
     manifest.record(cache, name, Path(data_dir), what)
-    if max(size) <= IN_MEMORY and not isinstance(train[0], Tensor) and are_small(train[0]) and are_small(test[0]):
+    if (
+        max(size) <= catalog.IN_MEMORY
+        and not isinstance(train[0], Tensor)
+        and are_small(train[0])
+        and are_small(test[0])
+    ):
         train, test = (
-            (decoded(tuple((p, digests[p]) for p in sources), size, mode), y) for sources, y in (train, test)
+            (decoded(tuple((p, digests[p]) for p in sources), size, mode, cache), y) for sources, y in (train, test)
         )
-    if isinstance(train[0], Tensor) and max(size) <= IN_MEMORY:
+    if isinstance(train[0], Tensor) and max(size) <= catalog.IN_MEMORY:
         scale = tuple(config["mean"]), tuple(config["std"])
         whole, unseen = (
             InMemoryImages(resize(x, size, channels), torch.as_tensor(y).long(), *scale) for x, y in (train, test)

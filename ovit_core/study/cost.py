@@ -45,6 +45,7 @@ class Shape(NamedTuple):
     width: int
     depth: int
     tokens: int
+    pixels: int  # of an image's side
 
     @property
     def prunable(self) -> int:
@@ -66,7 +67,7 @@ def shape(config: Parameters) -> Shape | None:
     a = dict(embed_dim=width, depth=depth, patch_size=int(name[2]), img_size=int(name[3] or 224)) | config.model_args
     try:
         size, patch = (max(v) if isinstance(v, list | tuple) else v for v in (a["img_size"], a["patch_size"]))
-        return Shape(int(a["embed_dim"]), int(a["depth"]), (size // patch) ** 2 + 1)
+        return Shape(int(a["embed_dim"]), int(a["depth"]), (size // patch) ** 2 + 1, size)
     except (TypeError, ValueError, ArithmeticError):  # no ViT has such arguments; a run will say so
         return None
 
@@ -222,6 +223,12 @@ def memory(config: Parameters) -> float | None:
     """Gigabytes that a worker holds at most: Fisher, inverse and factor in float64, beside torch and images."""
     one = shape(config)
     return None if one is None else 1.0 + 3 * 8 * one.prunable * config.block_size / 1e9
+
+
+def decoded(config: Parameters, images: int) -> float:
+    """Gigabytes that so many images take at most in the cache, once small pictures among them are decoded."""
+    one = shape(config)
+    return 3 * one.pixels**2 * images / 1e9 if one and one.pixels <= catalog.IN_MEMORY else 0.0
 
 
 def published(profile: str) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def rows(profile: str) -> Path:
 
 
 def cache() -> Path:
-    """Dense models, what training takes up again, and the manifest of images."""
+    """Dense models, what training takes up again, the manifest of images, and pictures decoded."""
     return _below("cache")
 
 

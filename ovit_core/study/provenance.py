@@ -21,7 +21,10 @@ PRUNER = (
     "ovit_core.training",
 )  # fmt: skip
 # What turns stored images into what a model sees.
-DATA = ("ovit_core.data.batches", "ovit_core.data.files", "ovit_core.data.loading", "ovit_core.data.listing")
+DATA = (
+    "ovit_core.data.batches", "ovit_core.data.files", "ovit_core.data.decoded", "ovit_core.data.loading",
+    "ovit_core.data.listing",
+)  # fmt: skip
 # What prunes copies of a dense model.
 STUDY = (*PRUNER, *DATA, "ovit_core.study.surgeon", "ovit_core.study.measure", "ovit_core.study.calibration")
 SPEAKS = {"print", "warn", "warning", "info", "debug"}  # functions whose arguments are messages

@@ -168,10 +168,9 @@ def whole(data: Data) -> Split:
     """The training and validation images as one split to train on."""
     train, val = data.train, data.val
     if isinstance(train, InMemoryImages):
-        assert isinstance(val, InMemoryImages)
-        return replace(
-            train, images=torch.cat([train.images, val.images]), labels=torch.cat([train.labels, val.labels])
-        )
+        assert isinstance(val, InMemoryImages) and train.stored is val.stored
+        assert train.rows is not None and val.rows is not None
+        return replace(train, labels=torch.cat([train.labels, val.labels]), rows=torch.cat([train.rows, val.rows]))
     both = (train.sources, val.sources)
     sources = torch.cat(both) if isinstance(both[0], torch.Tensor) else [*both[0], *both[1]]
     return replace(train, sources=sources, labels=np.concatenate([train.labels, val.labels]))
