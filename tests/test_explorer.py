@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from conftest import TINY as MODEL
+from matplotlib.text import Text
 
 from ovit_core import explorer, masks
 from ovit_core.data.batches import batches
@@ -377,6 +378,22 @@ def test_every_view_is_drawn_for_a_page_and_for_paper(x, number):
     for text in fig.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_text() and artist.get_visible()):
         box = text.get_window_extent()
         assert box.x0 >= -1 and box.x1 <= whole.x1 + 1, f"{text.get_text()!r} is cut"
+
+
+def test_class_names_in_words_do_not_run_into_each_other():
+    names = ["bullfrog", "European fire salamander", "sunglasses, dark glasses, shades", "Rhodesian ridgeback"] * 2
+    cells = [chart.Cell(f"{name} 100 %", wrong=True, faint=False) for name in names]
+    images = list(np.zeros((8, 64, 64, 3), np.uint8))
+    gallery = chart.Gallery(images, names, dict.fromkeys(["dense", "ovit_no_update_joint"], cells))
+    fig = paper.figure(chart.Drawing(gallery, note="A sentence. " * 20))
+    fig.draw_without_rendering()
+    boxes = {text: text.get_window_extent() for text in fig.findobj(Text) if text.get_text() and text.get_visible()}
+    assert len(boxes) == 8 + 2 * 9 + 1
+    for text, box in boxes.items():
+        assert 0 <= box.x0 and box.x1 <= fig.bbox.x1 and 0 <= box.y0 and box.y1 <= fig.bbox.y1, text
+        assert not any(box.overlaps(other) for one, other in boxes.items() if one is not text), text
+    sides = [ax.get_window_extent().height for ax in fig.axes]
+    assert min(sides) >= 100  # pixels at 100 a inch: a picture of 64 can be seen
 
 
 def test_published_weights_of_other_classes_are_refused():

@@ -7,6 +7,12 @@ import nbformat
 import papermill
 import pytest
 
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.explorer.parameters import Explore
+from ovit_core.study import lab, paths, profiles
+from ovit_core.study.identity import dense_path
+from ovit_core.study.parameters import build
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -64,6 +70,31 @@ def test_committed_pages_are_of_the_notebooks_there_are(path):
             assert {*executed.source.splitlines()} <= {*cell.source.splitlines()}
         else:
             assert executed.source == cell.source
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in paths.PROFILES.glob("*.yaml")))
+def test_the_explorer_of_a_profile_opens_on_its_dense_model(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    values = profiles.read_profile(name, [])
+    made = lab.of_profile(name, profiles.explored(values))
+    page = nbformat.read(made, as_version=4)
+    known = {}
+    for cell in page.cells[:4]:  # what is folded on the page, and what was added to it
+        if {"parameters", "injected-parameters"} & {*cell.metadata.get("tags", [])}:
+            exec(cell.source, known)
+    explored = build(Explore, {n: v for n, v in known.items() if n in Explore.model_fields})
+    studied = build(NoWeightUpdate, values, Transfer.model_fields)
+    assert dense_path(explored, 0, "print") == dense_path(studied, 0, "print")
+    assert explored.profile == name and explored.sparsity == studied.damp_sparsity and len(explored.methods) == 3
+    assert str(made.relative_to(tmp_path)) in " ".join(lab.command(made, []))
+
+    assert lab.of_profile(name, profiles.explored(values)) == made  # and nothing makes room for the same
+    page.cells[-1].source += "\n1 + 1"
+    nbformat.write(page, made)  # a reader's changes stay
+    lab.of_profile(name, profiles.explored(values))
+    assert (
+        nbformat.read(made, as_version=4).cells[-1].source.endswith("1 + 1") and len(list(made.parent.iterdir())) == 1
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES + PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")

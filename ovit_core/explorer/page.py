@@ -155,7 +155,7 @@ def _png(pixels: np.ndarray) -> str:
 
 def _gallery(g: Gallery) -> str:
     pictures = [
-        f"<th>{escape(head)}<br><img alt='{escape(head)}' width='72' style='image-rendering:pixelated' src='{_png(image)}'></th>"
+        f"<th>{escape(head)}<br><img alt='{escape(head)}' width='96' style='image-rendering:pixelated' src='{_png(image)}'></th>"
         for head, image in zip(g.heads, g.images)
     ]
     rows = [f"<tr><th></th>{''.join(pictures)}</tr>"]

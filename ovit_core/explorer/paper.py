@@ -13,6 +13,8 @@ from ovit_core.explorer.chart import INK, Axes, Bars, Drawing, Gallery, Key, Lin
 from ovit_core.study import plots
 
 WRONG = "#b71c1c"
+PITCH, NAMES, LINE = 1.3, 1.4, 0.125  # inches of a gallery: from picture to picture, for the models' names, for a line
+LETTERS = 21  # that fit below a picture
 
 
 def png(drawing: Drawing, dpi: int = 160) -> bytes:
@@ -87,18 +89,31 @@ def _mark(ax: plt.Axes, a: Axes, mark: Mark) -> None:
         ax.text(mark.x, mark.y, mark.text, ha=ha, fontsize=8)
 
 
+def _broken(words: str) -> list[str]:
+    """Lines that fit below a picture; a number keeps its sign."""
+    return textwrap.wrap(words.replace(" %", "\N{NO-BREAK SPACE}%"), LETTERS)
+
+
 def _gallery(g: Gallery) -> Figure:
-    count = len(g.images)
-    fig = Figure((1.2 + 1.1 * count, 2.1 + 0.35 * len(g.rows)), layout="constrained")
-    for column, (ax, image) in enumerate(zip(fig.subplots(1, count, squeeze=False)[0], g.images)):
+    """Pictures side by side, a row of words below them for each model; words that are too long for a column are broken."""
+    heads = [textwrap.wrap(head, LETTERS - 3) for head in g.heads]
+    words = {name: [_broken("✗ " * c.wrong + c.text) for c in cells] for name, cells in g.rows.items()}
+    above = LINE * max(map(len, heads)) + 0.1  # inches, of the true classes
+    high = {name: LINE * max(map(len, row)) + 0.07 for name, row in words.items()}
+    width, height = NAMES + PITCH * len(heads), above + PITCH + sum(high.values()) + 0.6
+    fig = Figure((width, height), layout="none")
+    say = lambda x, y, text, **how: fig.text(x / width, 1 - y / height, text, fontsize=7, linespacing=1.1, **how)
+    for column, (image, head) in enumerate(zip(g.images, heads)):
+        left, side = NAMES + PITCH * column, 0.85 * PITCH
+        ax = fig.add_axes((left / width, 1 - (above + side) / height, side / width, side / height))
         ax.imshow(image)
         ax.set_axis_off()
-        ax.set_title(g.heads[column], fontsize=8)
-        for number, (name, cells) in enumerate(g.rows.items()):
-            cell, below = cells[column], -0.08 - 0.22 * number
-            words = dict(transform=ax.transAxes, va="top", fontsize=7)
-            ax.text(0.5, below, "✗ " * cell.wrong + cell.text, ha="center", **words,
-                    color=WRONG if cell.wrong else "0.45" if cell.faint else "black")  # fmt: skip
-            if not column:
-                ax.text(-0.15, below, name, ha="right", weight="bold", **words)
+        say(left, above - 0.04, "\n".join(head), va="bottom", weight="bold")
+    y = above + PITCH
+    for name, row in words.items():
+        say(NAMES - 0.1, y, name, va="top", ha="right", weight="bold")
+        for column, (cell, lines) in enumerate(zip(g.rows[name], row)):
+            colour = WRONG if cell.wrong else "0.45" if cell.faint else "black"
+            say(NAMES + PITCH * column, y, "\n".join(lines), va="top", color=colour)
+        y += high[name]
     return fig

@@ -245,7 +245,8 @@ class Explorer:
             )
             found = {method: known.of(few) if (known := found[method]) else glance(method) for method in asked}
         differ = sum((found[m].taken != found["dense"].taken).astype(int) for m in self.plans)  # (n,)
-        index = np.argsort(-differ, kind="stable")[:count]
+        order = np.random.default_rng(0).permutation(len(differ))  # of equals: files lie class by class
+        index = order[np.argsort(-differ[order], kind="stable")][:count]
         images, labels = next(iter(batches(self.images.take(index), count, workers=0)))
         config = models.input_config(self.upstream.model)
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))

@@ -1,6 +1,7 @@
 """Runs a profile: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`; `plan PROFILE` says what that
 would take; `report PROFILE` draws its report from the results alone; `publish PROFILE` copies what is to be committed
-to figures/; `parameters PROFILE --only NOTEBOOK` prints what that notebook takes; `lab` opens copies of the notebooks.
+to figures/; `parameters PROFILE --only NOTEBOOK` prints what that notebook takes; `lab [PROFILE]` opens the
+explorer.
 
 Everything is checked before anything runs. First all that is missing is measured, on all cores; then papermill runs the
 notebooks, which read the rows. Rows that are there are not measured again: a study that was cut off, by Ctrl-C or by
@@ -50,14 +51,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
     """The ablations that a command line names, with their parameters."""
-    known = registry.ablations()
+    only, parameters = _named(words, about, prog)
+    return _built(parameters, only)
+
+
+def _named(words: list[str], about: str, prog: str, *more: str) -> tuple[str, dict[str, Any]]:
+    """The notebook that a command line names, an ablation's or one `more`, or "", and a profile's parameters."""
     parser = Parser(prog=prog, description=about)
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
-    parser.add_argument("--only", choices=known, help="this ablation alone")
+    parser.add_argument("--only", default="", choices=[*registry.ablations(), *more], help="this notebook alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
     args = parser.parse_args(words)
-    parameters = profiles.read_profile(args.profile, args.set)
-    asked = [known[args.only]] if args.only else list(known.values())
+    return args.only, profiles.read_profile(args.profile, args.set)
+
+
+def _built(parameters: dict[str, Any], only: str = "") -> list[Asked]:
+    """The ablations of a profile, or one of them, with their parameters checked for themselves."""
+    known = registry.ablations()
+    asked = [known[only]] if only else list(known.values())
     return [(ablation, registry.build(ablation.parameters, parameters)) for ablation in asked]
 
 
@@ -112,18 +123,31 @@ def _plan(words: list[str]) -> int:
 
 def _parameters(words: list[str]) -> int:
     """Prints the parameters of a notebook as YAML, for papermill's -f: those it has, and none of the others'."""
-    asked = _asked(words, _parameters.__doc__ or "", " ".join([*WORDS, "parameters"]))
-    if len(asked) > 1:
-        raise ValueError(f"--only takes one of {', '.join(ablation.name for ablation, _ in asked)}")
-    print(yaml.safe_dump(asked[0][1].values(), sort_keys=False, allow_unicode=True), end="")
+    prog = " ".join([*WORDS, "parameters"])
+    only, parameters = _named(words, _parameters.__doc__ or "", prog, profiles.EXPLORER)
+    asked = _built(parameters, only if only != profiles.EXPLORER else "")
+    if not only:
+        raise ValueError(
+            f"--only takes one of {', '.join(ablation.name for ablation, _ in asked)}, {profiles.EXPLORER}"
+        )
+    values = profiles.explored(parameters) if only == profiles.EXPLORER else asked[0][1].values()
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
 def _lab(words: list[str]) -> int:
-    """Opens JupyterLab on a copy of the explorer's notebook; the words are options of its own."""
+    """Opens JupyterLab on a copy of the explorer's notebook, with a profile's parameters if the first word names one; all
+    others are options of JupyterLab.
+    """
+    profile = words[0] if words and not words[0].startswith("-") else ""
+    parameters = profiles.read_profile(profile, []) if profile else {}
+    if profile:
+        _built(parameters)
+        parameters = profiles.explored(parameters)
+
     from ovit_core.study import lab
 
-    lab.start(words)
+    lab.start(words[bool(profile) :], profile, parameters)
     return 0
 
 

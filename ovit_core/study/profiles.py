@@ -9,6 +9,8 @@ from ovit_core import disk, progress
 from ovit_core.study import paths, stop
 from ovit_core.study.parameters import MOST_YAML, from_yaml
 
+EXPLORER = "explore"  # the notebook that belongs to no ablation and takes parameters
+
 
 def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
     """A profile's parameters, with NAME=VALUE settings (values in YAML) put over them.
@@ -35,6 +37,17 @@ def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
         parameters[key] = from_yaml(f"--set {key}", value)
     return parameters
+
+
+def explored(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What of a profile's parameters the explorer's notebook takes. Its methods stay its own, which are few, and its slider
+    begins where λ is chosen.
+    """
+    import papermill
+
+    names = papermill.inspect_notebook(paths.NOTEBOOKS / f"{EXPLORER}.ipynb").keys() - {"methods"}
+    begin = dict(sparsity=parameters["damp_sparsity"]) if "damp_sparsity" in parameters else {}
+    return {name: value for name, value in parameters.items() if name in names} | begin
 
 
 def execute(source: Path, parameters: dict[str, Any]) -> Path:
