@@ -24,7 +24,7 @@ lint: .venv/installed
 	$(BIN)/pyright
 
 lab: .venv/installed
-	$(BIN)/python -m ovit_core.study lab $(if $(filter file,$(origin PROFILE)),,$(PROFILE)) $(LAB)
+	$(BIN)/python -m ovit_core.study lab $(if $(filter command%,$(origin PROFILE)),$(PROFILE)) $(LAB)
 
 install: .venv/installed
 

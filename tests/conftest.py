@@ -15,6 +15,7 @@ from ovit_core.study import profiles, registry
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 TINY = dict(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
+ALL = slice(None)  # images of a split
 WEIGHTS = 2 * 6912  # prunable ones of such a model
 
 

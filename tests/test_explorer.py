@@ -381,7 +381,8 @@ def test_every_view_is_drawn_for_a_page_and_for_paper(x, number):
 
 
 def test_class_names_in_words_do_not_run_into_each_other():
-    names = ["bullfrog", "European fire salamander", "sunglasses, dark glasses, shades", "Rhodesian ridgeback"] * 2
+    names = ["bullfrog", "European fire salamander", "sunglasses, dark glasses, shades", "Rhodesian ridgeback"]
+    names += ["W" * 40, "$5_a_b$", "ELECTRIC LOCOMOTIVE OF THE SWISS", "n"]
     cells = [chart.Cell(f"{name} 100 %", wrong=True, faint=False) for name in names]
     images = list(np.zeros((8, 64, 64, 3), np.uint8))
     gallery = chart.Gallery(images, names, dict.fromkeys(["dense", "ovit_no_update_joint"], cells))

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import ALL
 from PIL import Image
 
 from ovit_core.data import decoded, loading
@@ -172,8 +173,8 @@ def small(pets):
 def test_small_pictures_are_decoded_once_into_memory(pets):
     again = small(pets)
     d = again()
-    assert isinstance(d.train, InMemoryImages) and d.train.images.shape[1:] == (3, 32, 32)
-    left, right = d.train.images[0].float().split(16, 2)  # the middle was cut out: half dark, half light
+    assert isinstance(d.train, InMemoryImages) and d.train.at(ALL).shape[1:] == (3, 32, 32)
+    left, right = d.train.at(ALL)[0].float().split(16, 2)  # the middle was cut out: half dark, half light
     assert left.mean() < 50 and right.mean() > 200
     before = decoded.decoded.cache_info().hits
     assert again().train.stored is d.train.stored and decoded.decoded.cache_info().hits > before
@@ -181,7 +182,9 @@ def test_small_pictures_are_decoded_once_into_memory(pets):
     assert isinstance(large.train, ImageFiles)
     picture((64, 64)).convert("L").save(pets / "train" / "dog" / "3.png")  # another file under the same name
     other = again()
-    assert not torch.equal(torch.cat([other.train.images, other.val.images]), torch.cat([d.train.images, d.val.images]))
+    assert not torch.equal(
+        torch.cat([other.train.at(ALL), other.val.at(ALL)]), torch.cat([d.train.at(ALL), d.val.at(ALL)])
+    )
 
 
 def test_decoded_pictures_are_kept_in_a_file_that_processes_share(pets, tmp_path, monkeypatch):
@@ -191,38 +194,73 @@ def test_decoded_pictures_are_kept_in_a_file_that_processes_share(pets, tmp_path
     files = sorted(cache.glob("decoded-*.npy"))
     assert len(files) == 2 and {tuple(np.load(f).shape[1:]) for f in files} == {(3, 32, 32)}  # train and test
     for part in ("train", "val", "test"):
-        assert torch.equal(getattr(kept, part).images, getattr(alone, part).images)
+        assert torch.equal(getattr(kept, part).at(ALL), getattr(alone, part).at(ALL))
     assert kept.train.stored is kept.val.stored  # a split is no copy
     before = [f.read_bytes() for f in files]
     kept.train.stored.zero_()  # reaches no other process
     assert [f.read_bytes() for f in files] == before
 
-    monkeypatch.setattr(decoded, "open_image", None)  # as in another process: nothing is decoded
+    monkeypatch.setattr(decoded, "_opened", None)  # as in another process: nothing is decoded
     decoded.decoded.cache_clear()
-    assert torch.equal(again(cache=cache).train.images, alone.train.images)
+    assert torch.equal(again(cache=cache).train.at(ALL), alone.train.at(ALL))
 
 
-@pytest.mark.parametrize("damage", [b"", b"no array", None])
-def test_a_damaged_file_of_decoded_pictures_is_set_aside_and_made_again(pets, tmp_path, damage, caplog):
+DAMAGE = {
+    "empty": lambda content: b"",
+    "no array": lambda content: b"no array",
+    "cut off": lambda content: content[:-1],
+    "a bracket that is not closed": lambda content: content.replace(b"(", b" ", 1),
+    "of more than a number may hold": lambda content: content.replace(b", 3,", b", 9" + b"9" * 30 + b",", 1),
+    "another shape": lambda content: content.replace(b"3, 32, 32", b"3, 16, 64", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_of_decoded_pictures_is_made_again(pets, tmp_path, damage, caplog):
     again, cache = small(pets), tmp_path / "cache"
-    expected = again(cache=cache).train.images
-    for file in cache.glob("decoded-*.npy"):
-        file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
+    expected = again(cache=cache).train.at(ALL)
+    files = sorted(cache.glob("decoded-*.npy"))
+    whole = [file.read_bytes() for file in files]
+    for file, content in zip(files, whole):
+        assert damage(content) != content
+        file.write_bytes(damage(content))
     decoded.decoded.cache_clear()
-    assert torch.equal(again(cache=cache).train.images, expected)
-    assert "set aside" in caplog.text and len(list(cache.glob("*.damaged-1"))) == 2
+    assert torch.equal(again(cache=cache).train.at(ALL), expected)
+    assert "removed, and made again" in caplog.text and [file.read_bytes() for file in files] == whole
 
 
-def test_where_no_file_can_be_kept_pictures_are_decoded_into_memory(pets, tmp_path, monkeypatch):
+def test_pictures_that_change_between_check_and_decoding_are_refused(pets, tmp_path, monkeypatch):
+    again, cache = small(pets), tmp_path / "cache"
+    known = loading.manifest.digests
+    changed = pets / "train" / "dog" / "3.png"
+
+    def and_then(*words):
+        found = known(*words)
+        picture((64, 64)).convert("L").save(changed)
+        return found
+
+    monkeypatch.setattr(loading.manifest, "digests", and_then)
+    with pytest.raises(ValueError, match=r"3\.png was changed after it was checked"):
+        again(cache=cache)
+    assert not list(cache.glob("*decoded*.npy"))
+
+
+def test_where_no_file_can_be_kept_pictures_are_decoded_into_memory(pets, tmp_path, monkeypatch, caplog):
     again = small(pets)
-    expected = again().train.images
+    expected = again().train.at(ALL)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    assert torch.equal(again(cache=tmp_path / "cache").train.images, expected)
-    assert not list((tmp_path / "cache").glob("*decoded*.npy*partial"))
+    assert torch.equal(again(cache=tmp_path / "cache").train.at(ALL), expected)
+    assert not list((tmp_path / "cache").glob("*decoded*.npy*partial")) and "free some space" in caplog.text
+
+    monkeypatch.undo()
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    decoded.decoded.cache_clear()
+    assert torch.equal(again(cache=tmp_path / "cache").train.at(ALL), expected)
+    assert not list((tmp_path / "cache").glob("decoded*"))
 
 
 @pytest.mark.parametrize("size", [32, 96])

@@ -76,7 +76,7 @@ def test_committed_pages_are_of_the_notebooks_there_are(path):
 def test_the_explorer_of_a_profile_opens_on_its_dense_model(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     values = profiles.read_profile(name, [])
-    made = lab.of_profile(name, profiles.explored(values))
+    made = lab.of_profile(name, profiles.explored(values, []))
     page = nbformat.read(made, as_version=4)
     known = {}
     for cell in page.cells[:4]:  # what is folded on the page, and what was added to it
@@ -88,10 +88,10 @@ def test_the_explorer_of_a_profile_opens_on_its_dense_model(name, tmp_path, monk
     assert explored.profile == name and explored.sparsity == studied.damp_sparsity and len(explored.methods) == 3
     assert str(made.relative_to(tmp_path)) in " ".join(lab.command(made, []))
 
-    assert lab.of_profile(name, profiles.explored(values)) == made  # and nothing makes room for the same
+    assert lab.of_profile(name, profiles.explored(values, [])) == made  # and nothing makes room for the same
     page.cells[-1].source += "\n1 + 1"
     nbformat.write(page, made)  # a reader's changes stay
-    lab.of_profile(name, profiles.explored(values))
+    lab.of_profile(name, profiles.explored(values, []))
     assert (
         nbformat.read(made, as_version=4).cells[-1].source.endswith("1 + 1") and len(list(made.parent.iterdir())) == 1
     )

@@ -14,7 +14,7 @@ from conftest import quick
 
 from ovit_core import models
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.data import catalog
+from ovit_core.data import catalog, manifest
 from ovit_core.study import cost, grid, paths, plan, profiles, registry
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.store import Store
@@ -169,6 +169,34 @@ def test_without_rows_the_model_of_the_cost_gives_an_order_of_magnitude(monkeypa
     # 3 passes x 6 epochs x 9,000 images x 2.5 GFLOP at 0.45 x 100 GFLOP/s
     assert dense == Estimate(pytest.approx(3 * 6 * 9_000 * 2.5e9 / 45e9, rel=0.05), cost.ROUGH)
     assert Costs(config, [], None).dense([10.0, 20.0]) == Estimate(15.0, 1.25)
+
+
+def test_training_in_bfloat16_is_planned_at_half_the_time(monkeypatch):
+    monkeypatch.setattr(cost, "speed", lambda: 1e6)
+    monkeypatch.setattr(cost, "elimination", lambda: None)
+    estimates = {}
+    for amp_dtype in ("", "bfloat16"):
+        c, found = phases(registry.get("transfer"), f"amp_dtype={amp_dtype}", "full_lrs=[1.0e-3, 3.0e-3]")
+        costs = Costs(c, [], (10_000, 2_000))
+        estimates[amp_dtype] = {phase: costs.of(tasks[0]).seconds for phase, tasks in found.items()}
+        estimates[amp_dtype]["dense"] = costs.dense([]).seconds
+    plain, mixed = estimates.values()
+    assert mixed["dense"] == plain["dense"] / 2 and mixed["linear"] == plain["linear"]
+    assert all(0.5 <= mixed[phase] / plain[phase] < 0.8 for phase in ("recovered", "full", "lr_search"))
+
+
+def test_pictures_that_will_be_decoded_are_told_with_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    record = manifest.Record("print", 100_000, 10_000, 200)
+    known = lambda cache, name, data_dir: record if name == "folder:mine" else None
+    monkeypatch.setattr(plan.manifest, "known", known)
+    said = lambda **args: plan.of(asked("datasets=['folder:mine']", f"model_args={MODEL | args}"), "command")
+    assert re.search(r"and up to 1\.4 GB for decoded images, of \d+ GB", said(img_size=64))
+    assert "decoded" not in said(img_size=96)  # opened one by one
+    paths.cache().mkdir(parents=True)
+    with (paths.cache() / "decoded-0.npy").open("wb") as file:
+        file.truncate(1_351_680_128)
+    assert "decoded" not in said(img_size=64)  # they are there
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 from conftest import TINY as MODEL
 from conftest import quick
 
+from ovit_core import training
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study import dense, grid, identity, registry, unit
@@ -78,6 +79,32 @@ def test_a_row_is_known_by_every_parameter_that_its_measurement_reads(kind, tmp_
             assert read <= depends | FREE | GIVEN | set(KEY), (str(task), read - depends - FREE - GIVEN - set(KEY))
             checked += 1
     assert checked >= 9
+
+
+TRAINED = {
+    NoWeightUpdate: {"dense model", "recovery_search", "recovered", "gradual_search", "gradual"},
+    Transfer: {"dense model", "recovered", "full"},
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_all_that_is_trained_is_trained_in_the_precision_that_is_asked_for(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    seen, train = {}, training.train
+
+    def noted(*args, **how):
+        seen[how["desc"]] = how.get("amp_dtype")
+        return train(*args, **how)
+
+    monkeypatch.setattr(training, "train", noted)
+    more = ["amp_dtype=bfloat16", "recovery_lrs=[1.0e-3, 2.0e-3]"]
+    config, ablation, rows = quick(kind, *SETTINGS, *more), registry.get(kind.experiment), []
+    seed = ablation.seed(config, 0)
+    world = World({"digits": seed.upstream.data.fingerprint}, {0: seed.upstream.identity})
+    for stage in ablation.stages:
+        rows += [one.row for task in stage(config, 0, world, rows) for one in seed.measure(task)]
+    assert {*seen.values()} == {"bfloat16"}
+    assert all(any(what in said for said in seen) for what in TRAINED[kind]), [*seen]
 
 
 def identity_key(task):

@@ -1,6 +1,7 @@
 """Training that is cut off goes on where it was; what decays, and when; the quick profile's model learns its letters."""
 
 import copy
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -89,10 +90,10 @@ def test_mixed_precision_learns_the_same_with_weights_and_masks_in_single_precis
     images, labels = torch.randn(32, 3, 32, 32, generator=g), torch.arange(32) % 10
     weight = tiny.blocks[0].mlp.fc1.weight
     masks.attach(tiny, {"blocks.0.mlp.fc1.weight": torch.rand(weight.shape, generator=g) < 0.5})
-    seen, losses = set(), {}
+    losses = {}
     for amp_dtype in training.AMP_DTYPES:
-        model = copy.deepcopy(tiny)
-        model.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+        model, seen = copy.deepcopy(tiny), {True: set(), False: set()}
+        model.blocks[0].mlp.fc1.register_forward_hook(lambda layer, __, out: seen[layer.training].add(out.dtype))
         before = training.evaluate(model, [(images, labels)]).loss.mean()
         training.train(model, [(images, labels)] * 150, epochs=1, lr=1e-3, amp_dtype=amp_dtype)
         assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -100,8 +101,9 @@ def test_mixed_precision_learns_the_same_with_weights_and_masks_in_single_precis
         assert not model.blocks[0].mlp.fc1.weight[~mask].any() and (model.blocks[0].mlp.fc1.weight[mask] != 0).all()
         losses[amp_dtype] = training.evaluate(model, [(images, labels)]).loss.mean()
         assert losses[amp_dtype] < before / 2
-    assert seen == {torch.float32, torch.bfloat16}
+        assert seen == {True: {getattr(torch, amp_dtype or "float32")}, False: {torch.float32}}
     assert losses["bfloat16"] == pytest.approx(losses[""], rel=0.02) and losses["bfloat16"] != losses[""]
+    assert get_args(Transfer.model_fields["amp_dtype"].annotation) == training.AMP_DTYPES
     with pytest.raises(ValueError, match="amp_dtype='float16'"):
         training.train(tiny, [], epochs=0, lr=1e-3, amp_dtype="float16")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, quick
+from conftest import ALL, TINY, quick
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -140,14 +140,14 @@ def test_full_finetuning_sees_the_validation_images_in_the_end():
         assert len(both) == len(data.train) + len(data.val)
         labels = np.concatenate([np.asarray(part.labels) for part in (data.train, data.val)])
         assert np.array_equal(np.asarray(both.labels), labels)
-    images = run.whole(load("digits")).images
-    assert torch.equal(images[-len(load("digits").val) :], load("digits").val.images)
+    images = run.whole(load("digits")).at(ALL)
+    assert torch.equal(images[-len(load("digits").val) :], load("digits").val.at(ALL))
 
 
 def as_files(data):
     """The same data as images that are opened one by one."""
     parts = {name: getattr(data, name) for name in ("train", "val")}
-    made = {n: ImageFiles(p.images, np.asarray(p.labels), lambda x: x) for n, p in parts.items()}
+    made = {n: ImageFiles(p.at(ALL), np.asarray(p.labels), lambda x: x) for n, p in parts.items()}
     return SimpleNamespace(**made)
 
 

@@ -757,7 +757,7 @@ def test_any_folder_of_images_is_read_or_is_one_error(tmp_path_factory, classes,
             data = loading.load(f"folder:{name}", data_dir, config, cache=data_dir / ".cache")
             for part in (data.train, data.val, data.test):
                 for i in range(len(part)):
-                    image = part.images[i] if hasattr(part, "images") else part[i][0]
+                    image = part.at(i) if hasattr(part, "at") else part[i][0]
                     assert image.shape == (channels, side, side)
             assert set(data.labels("train")) <= set(range(len(data.classes))) and len(data.val) and len(data.test)
     except (ValueError, FileNotFoundError) as error:

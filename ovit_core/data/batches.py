@@ -40,14 +40,9 @@ class InMemoryImages:
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         return replace(self, labels=self.labels[index], rows=rows[index])
 
-    def at(self, index: Tensor) -> Tensor:
-        """(b, C, H, W) uint8: a copy of the images at (b,) places of the split."""
+    def at(self, index: Tensor | slice) -> Tensor:
+        """(b, C, H, W) uint8: the images at (b,) places of the split."""
         return self.stored[index if self.rows is None else self.rows[index]]
-
-    @property
-    def images(self) -> Tensor:
-        """(n, C, H, W) uint8: a copy of all its images."""
-        return self.at(torch.arange(len(self)))
 
     def unaugmented(self) -> "InMemoryImages":
         """The same images as an evaluation would see them: these are augmented batch by batch only."""

@@ -6,15 +6,17 @@ import textwrap
 import numpy as np
 from matplotlib import axes as plt
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.textpath import text_to_path
 
 from ovit_core.explorer.chart import INK, Axes, Bars, Drawing, Gallery, Key, Line, Mark, Points, Raster, Words
 from ovit_core.study import plots
 
 WRONG = "#b71c1c"
 PITCH, NAMES, LINE = 1.3, 1.4, 0.125  # inches of a gallery: from picture to picture, for the models' names, for a line
-LETTERS = 21  # that fit below a picture
+SIZE = 7  # points, of its letters
 
 
 def png(drawing: Drawing, dpi: int = 160) -> bytes:
@@ -89,20 +91,31 @@ def _mark(ax: plt.Axes, a: Axes, mark: Mark) -> None:
         ax.text(mark.x, mark.y, mark.text, ha=ha, fontsize=8)
 
 
-def _broken(words: str) -> list[str]:
-    """Lines that fit below a picture; a number keeps its sign."""
-    return textwrap.wrap(words.replace(" %", "\N{NO-BREAK SPACE}%"), LETTERS)
+def _broken(words: str, weight: str = "normal") -> list[str]:
+    """Words in lines that fit below a picture; a word alone that does not is cut."""
+    look = FontProperties(size=SIZE, weight=weight)
+    wide = lambda text: text_to_path.get_text_width_height_descent(text, look, ismath=False)[0] / 72  # inches
+    lines = [""]
+    for word in words.replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
+        if lines[-1] and wide(f"{lines[-1]} {word}") > PITCH - 0.16:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        while wide(lines[-1]) > PITCH - 0.16:
+            lines[-1] = lines[-1].rstrip("…")[:-1] + "…"
+    return lines
 
 
 def _gallery(g: Gallery) -> Figure:
     """Pictures side by side, a row of words below them for each model; words that are too long for a column are broken."""
-    heads = [textwrap.wrap(head, LETTERS - 3) for head in g.heads]
+    heads = [_broken(head, "bold") for head in g.heads]
     words = {name: [_broken("✗ " * c.wrong + c.text) for c in cells] for name, cells in g.rows.items()}
     above = LINE * max(map(len, heads)) + 0.1  # inches, of the true classes
     high = {name: LINE * max(map(len, row)) + 0.07 for name, row in words.items()}
     width, height = NAMES + PITCH * len(heads), above + PITCH + sum(high.values()) + 0.6
     fig = Figure((width, height), layout="none")
-    say = lambda x, y, text, **how: fig.text(x / width, 1 - y / height, text, fontsize=7, linespacing=1.1, **how)
+    say = lambda x, y, text, **how: fig.text(
+        x / width, 1 - y / height, text, size=SIZE, linespacing=1.1, parse_math=False, **how
+    )
     for column, (image, head) in enumerate(zip(g.images, heads)):
         left, side = NAMES + PITCH * column, 0.85 * PITCH
         ax = fig.add_axes((left / width, 1 - (above + side) / height, side / width, side / height))

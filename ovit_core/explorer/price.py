@@ -7,7 +7,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from ovit_core import models
+from ovit_core import models, training
 from ovit_core.data import manifest
 from ovit_core.explorer.parameters import Explore
 from ovit_core.explorer.solve import Explorer, kept
@@ -25,14 +25,16 @@ def price(config: Explore, x: Explorer | None) -> dict[str, float | None]:
         x: the explorer there is, whose results are taken over where settings agree.
     """
     model, curvature = kept(config, x)
-    step = speed(config.model, json.dumps(config.model_args), config.device, config.batch_size, config.threads)
+    where = config.model, json.dumps(config.model_args), config.device, config.batch_size, config.threads
+    step = speed(*where)
     spent: dict[str, float | None] = {}
     if not model and not config.pretrained and not config.checkpoint:
         record = manifest.known(paths.cache(), config.upstream, config.data_path)
         if record is None:
             spent["training"] = None
         elif not identity.of_dense(config, config.dense_seed(config.seeds[0]), record.fingerprint):
-            spent["training"] = 0.9 * config.epochs * record.train * step  # the rest is for validation
+            trained = speed(*where, amp_dtype=config.amp_dtype)
+            spent["training"] = 0.9 * config.epochs * record.train * trained  # the rest is for validation
     chosen = {name: get_method(name) for name in config.methods}
     one = _factorization(config, x)
     fresh = [m for m in chosen if not (x and curvature and x.solved(m, config))]
@@ -66,7 +68,7 @@ def clock(seconds: float) -> str:
 
 
 @cache
-def speed(model: str, model_args: str, device: str, batch: int, threads: int) -> float:
+def speed(model: str, model_args: str, device: str, batch: int, threads: int, amp_dtype: str = "") -> float:
     """Seconds an image in training, of some steps on noise: first of two images, then of a batch if those are few."""
     net = models.create(model, 10, **json.loads(model_args))
     where = models.pick_device(device)
@@ -79,7 +81,9 @@ def speed(model: str, model_args: str, device: str, batch: int, threads: int) ->
                 break
             images, labels = torch.randn(count, *size, device=where), torch.zeros(count, dtype=torch.long, device=where)
             begin = time.perf_counter()
-            F.cross_entropy(net(images), labels).backward()
+            with training.mixed_precision(where, amp_dtype):
+                logits = net(images).float()
+            F.cross_entropy(logits, labels).backward()
             if where.type == "cuda":
                 torch.cuda.synchronize(where)
             taken = (time.perf_counter() - begin) / count

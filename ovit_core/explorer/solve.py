@@ -237,17 +237,17 @@ class Explorer:
         else of as many as a fraction of a second allows.
         """
         asked = ("dense", *self.plans)
-        found = {method: self.answers(method, sparsity) for method in asked}
-        if None in found.values():
-            few = np.arange(min(len(self.images), max(count, int(GLANCE / len(asked) / self.pace))))
-            glance = lambda method: ask(
-                self.model(method, sparsity), batches(self.images.take(few), EVAL_BATCH, workers=0)
-            )
-            found = {method: known.of(few) if (known := found[method]) else glance(method) for method in asked}
+        known = {method: self.answers(method, sparsity) for method in asked}
+        some = np.random.default_rng(0).permutation(len(self.images))  # files lie class by class
+        if None in known.values():
+            some = some[: max(count, int(GLANCE / len(asked) / self.pace))]
+        glance = lambda method: ask(
+            self.model(method, sparsity), batches(self.images.take(some), EVAL_BATCH, workers=0)
+        )
+        found = {method: there.of(some) if (there := known[method]) else glance(method) for method in asked}
         differ = sum((found[m].taken != found["dense"].taken).astype(int) for m in self.plans)  # (n,)
-        order = np.random.default_rng(0).permutation(len(differ))  # of equals: files lie class by class
-        index = order[np.argsort(-differ[order], kind="stable")][:count]
-        images, labels = next(iter(batches(self.images.take(index), count, workers=0)))
+        index = np.argsort(-differ, kind="stable")[:count]
+        images, labels = next(iter(batches(self.images.take(some[index]), count, workers=0)))
         config = models.input_config(self.upstream.model)
         mean, std = (torch.tensor(config[k]).view(3, 1, 1) for k in ("mean", "std"))
         pixels = (images * std + mean).clamp(0, 1).mul(255).byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)

@@ -51,18 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
     """The ablations that a command line names, with their parameters."""
-    only, parameters = _named(words, about, prog)
-    return _built(parameters, only)
+    args = _named(words, about, prog)
+    return _built(profiles.read_profile(args.profile, args.set), args.only)
 
 
-def _named(words: list[str], about: str, prog: str, *more: str) -> tuple[str, dict[str, Any]]:
-    """The notebook that a command line names, an ablation's or one `more`, or "", and a profile's parameters."""
+def _named(words: list[str], about: str, prog: str, *more: str) -> argparse.Namespace:
+    """The `profile`, the notebook that is meant alone (`only`, an ablation's or one `more`, or ""), the settings (`set`)."""
     parser = Parser(prog=prog, description=about)
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
     parser.add_argument("--only", default="", choices=[*registry.ablations(), *more], help="this notebook alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
-    args = parser.parse_args(words)
-    return args.only, profiles.read_profile(args.profile, args.set)
+    return parser.parse_args(words)
 
 
 def _built(parameters: dict[str, Any], only: str = "") -> list[Asked]:
@@ -124,26 +123,30 @@ def _plan(words: list[str]) -> int:
 def _parameters(words: list[str]) -> int:
     """Prints the parameters of a notebook as YAML, for papermill's -f: those it has, and none of the others'."""
     prog = " ".join([*WORDS, "parameters"])
-    only, parameters = _named(words, _parameters.__doc__ or "", prog, profiles.EXPLORER)
-    asked = _built(parameters, only if only != profiles.EXPLORER else "")
-    if not only:
-        raise ValueError(
-            f"--only takes one of {', '.join(ablation.name for ablation, _ in asked)}, {profiles.EXPLORER}"
-        )
-    values = profiles.explored(parameters) if only == profiles.EXPLORER else asked[0][1].values()
+    args = _named(words, _parameters.__doc__ or "", prog, profiles.EXPLORER)
+    if not args.only:
+        raise ValueError(f"--only takes one of {', '.join([*registry.ablations(), profiles.EXPLORER])}")
+    if args.only == profiles.EXPLORER:
+        values = _explored(args.profile, args.set)
+    else:
+        values = _built(profiles.read_profile(args.profile, args.set), args.only)[0][1].values()
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
+def _explored(profile: str, settings: list[str]) -> dict[str, Any]:
+    """The explorer's parameters by a profile that the ablations can take too."""
+    parameters = profiles.read_profile(profile, [])
+    _built(parameters)
+    return profiles.explored(parameters, settings)
+
+
 def _lab(words: list[str]) -> int:
-    """Opens JupyterLab on a copy of the explorer's notebook, with a profile's parameters if the first word names one; all
-    others are options of JupyterLab.
+    """Opens JupyterLab on a copy of the explorer's notebook, with a profile's parameters if the first word is no option;
+    all others are JupyterLab's own.
     """
     profile = words[0] if words and not words[0].startswith("-") else ""
-    parameters = profiles.read_profile(profile, []) if profile else {}
-    if profile:
-        _built(parameters)
-        parameters = profiles.explored(parameters)
+    parameters = _explored(profile, []) if profile else {}
 
     from ovit_core.study import lab
 

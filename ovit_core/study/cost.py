@@ -26,6 +26,7 @@ from ovit_core.study.tasks import KEY, Row, Task
 SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24)}
 BACKWARD = 3  # forward and backward take so many times the forward pass
 SHARE = 0.45  # of a large product's speed that training a small transformer reaches (ViT of width 64 to 192, two cores)
+MIXED = 2.0  # so many times as fast is training in bfloat16, on a processor that has instructions for it (the same)
 ROUGH = 2.0  # factor by which the model may be wrong where no rows tell
 START, PAGE = 9.0, 14.0  # seconds: processes that import torch, once a run; a notebook that only reads rows
 IMAGES, PROBE = 3000, 8.0  # test images, and seconds of a linear probe, where nothing is known
@@ -120,6 +121,9 @@ class Costs:
         self, config: Parameters, rows: Iterable[Row], images: tuple[int, int] | None, published: Iterable[Row] = ()
     ):
         self.config, self.images = config, images or (0, IMAGES)
+        self._step = BACKWARD / (
+            MIXED if config.amp_dtype else 1
+        )  # forward passes that a step of training costs as much as
         self._known, others = self._seconds_by_place(rows), self._seconds_by_place(published)
         both = [(fmean(self._known[place]), fmean(others[place])) for place in self._known.keys() & others.keys()]
         theirs = sum(other for _, other in both)
@@ -166,7 +170,7 @@ class Costs:
 
     def _trained(self, epochs: float) -> float:
         """Forward passes that training a dense model costs as much as: a tenth of the images is for validation."""
-        return BACKWARD * epochs * 0.9 * (self.images[0] or 10 * IMAGES)
+        return self._step * epochs * 0.9 * (self.images[0] or 10 * IMAGES)
 
     def _seconds(self, images: float) -> Estimate:
         """Of so many forward passes."""
@@ -179,8 +183,8 @@ class Costs:
         if task.kind == "where_it_acts":  # masks of copies that are made anyhow
             return Estimate(0.0, ROUGH)
         values, phase, epochs = c.values(), columns["phase"], columns["epochs"] or 0
-        recovery = BACKWARD * values.get("recovery_images", 0) * epochs
-        full = BACKWARD * values.get("full_steps", 0) * values.get("full_batch_size", 0)
+        recovery = self._step * values.get("recovery_images", 0) * epochs
+        full = self._step * values.get("full_steps", 0) * values.get("full_batch_size", 0)
         held = min(0.1 * (self.images[0] or 10 * IMAGES), catalog.MOST_VALIDATION)
         searched = c.search_images if phase == "lambda_search" else held
         images = (searched if phase.endswith("_search") or phase == "dense_length" else self.images[1]) + {

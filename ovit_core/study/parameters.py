@@ -199,7 +199,7 @@ class Parameters(BaseModel):
     cutmix: NotNegative = 0.0
     mixup_prob: Share = 1.0
     smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    amp_dtype: Literal["", "bfloat16"] = ""
+    amp_dtype: Annotated[Literal["", "bfloat16"], BeforeValidator(_text)] = ""
     seeds: Seeds
     dense_per_seed: StrictBool
     gradients: Count

@@ -201,8 +201,9 @@ def _takes(asked: Sequence[Asked], plan: Plan, told: str) -> list[str]:
     disk += 16 * shape.prunable / 1e6 * plan.lines[0].asked if shape else 0
     home = next(folder for folder in (paths.home(), *paths.home().parents) if folder.exists())
     files = {name for _, c in asked for name in c.every_dataset if catalog.find(name).reader in ("archives", "folders")}
-    known = [record for name in sorted(files) if (record := _record(config, name))]
-    kept = cost.decoded(config, sum(record.train + record.test for record in known))
+    known = filter(None, (_record(config, name) for name in sorted(files)))
+    kept = cost.decoded(config, sum(one.train + one.test for one in known))
+    kept -= sum(file.stat().st_size for file in paths.cache().glob("decoded-*.npy")) / 1e9
     more = f", and up to {kept:.1f} GB for decoded images," if kept >= 0.1 else ""
     out.append(f"disk: about {max(1, disk):.0f} MB{more} of {shutil.disk_usage(home).free / 1e9:.0f} GB that are free")
     return out

@@ -1,6 +1,7 @@
 """Profiles read and notebooks run: what the command line does, without its printing."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,23 +32,37 @@ def read_profile(name: str, settings: list[str]) -> dict[str, Any]:
     parameters = from_yaml(f"profile {path}", text) or {}
     if not isinstance(parameters, dict):
         raise ValueError(f"profile {path} must map parameters to values, and holds a {type(parameters).__name__}")
+    return parameters | _settings(settings)
+
+
+def _settings(settings: list[str]) -> dict[str, Any]:
+    """NAME=VALUE settings, their values read as YAML."""
+    found = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs NAME=VALUE, not {setting!r}")
-        parameters[key] = from_yaml(f"--set {key}", value)
-    return parameters
+        found[key] = from_yaml(f"--set {key}", value)
+    return found
 
 
-def explored(parameters: dict[str, Any]) -> dict[str, Any]:
-    """What of a profile's parameters the explorer's notebook takes. Its methods stay its own, which are few, and its slider
-    begins where λ is chosen.
+def explored(parameters: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """What of a profile's parameters the explorer's notebook takes, with NAME=VALUE settings put over them. Its methods
+    stay its own, which are few, and its slider begins where λ is chosen.
+
+    Raises:
+        ValueError: a setting is not NAME=VALUE, or of no parameter of that notebook.
     """
     import papermill
 
-    names = papermill.inspect_notebook(paths.NOTEBOOKS / f"{EXPLORER}.ipynb").keys() - {"methods"}
+    names = list(papermill.inspect_notebook(paths.NOTEBOOKS / f"{EXPLORER}.ipynb"))
     begin = dict(sparsity=parameters["damp_sparsity"]) if "damp_sparsity" in parameters else {}
-    return {name: value for name, value in parameters.items() if name in names} | begin
+    values = {name: value for name, value in parameters.items() if name in names and name != "methods"}
+    asked = _settings(settings)
+    if unknown := asked.keys() - names:
+        near = get_close_matches(wrong := sorted(unknown)[0], names, n=1)
+        raise ValueError(f"unknown parameter {wrong!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return values | begin | asked
 
 
 def execute(source: Path, parameters: dict[str, Any]) -> Path:

@@ -16,8 +16,8 @@ from ovit_core.study.tasks import SHARED, TESTED, VALIDATION, Row, Task, World, 
 
 PHASE, SEARCH = "recovered", "recovery_search"
 MODULES = (*provenance.STUDY, "ovit_core.study.recovery")
-# What all training after pruning depends on.
-TRAINING = ("weight_decay", "batch_size", "augment", "amp_dtype", "recovery_images")
+STEP = ("weight_decay", "batch_size", "augment", "amp_dtype")  # what a step of training depends on,
+TRAINING = (*STEP, "recovery_images")  # and what all training after pruning does
 
 
 class Recovery(Parameters):

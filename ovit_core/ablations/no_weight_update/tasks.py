@@ -35,7 +35,7 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
             task(
-                c, seed, world, "dense_length", [VALIDATION], depends=("model_args", "lr", *recovery.TRAINING[:4]),
+                c, seed, world, "dense_length", [VALIDATION], depends=("model_args", "lr", *recovery.STEP),
                 modules=(*MODULES, "ovit_core.study.dense"), phase=LENGTH, method="dense", epochs=epochs,
             )
             for epochs in (c.epochs, c.epochs // 2)

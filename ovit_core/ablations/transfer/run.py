@@ -168,9 +168,9 @@ def whole(data: Data) -> Split:
     """The training and validation images as one split to train on."""
     train, val = data.train, data.val
     if isinstance(train, InMemoryImages):
-        assert isinstance(val, InMemoryImages) and train.stored is val.stored
-        assert train.rows is not None and val.rows is not None
-        return replace(train, labels=torch.cat([train.labels, val.labels]), rows=torch.cat([train.rows, val.rows]))
+        assert isinstance(val, InMemoryImages)
+        images = torch.cat([part.at(slice(None)) for part in (train, val)])
+        return replace(train, stored=images, labels=torch.cat([train.labels, val.labels]), rows=None)
     both = (train.sources, val.sources)
     sources = torch.cat(both) if isinstance(both[0], torch.Tensor) else [*both[0], *both[1]]
     return replace(train, sources=sources, labels=np.concatenate([train.labels, val.labels]))
@@ -210,8 +210,9 @@ def finetune(
     model.reset_classifier(classes)
     model.to(device)
     loader = Steps(batches(images, config.full_batch_size, seed, config.augment), steps)
-    amp = dict(amp_dtype=config.amp_dtype)
-    training.train(model, loader, 1, lr, config.weight_decay, seed=seed, **amp, desc=f"{desc}, lr {lr:g}")
+    training.train(
+        model, loader, 1, lr, config.weight_decay, seed=seed, amp_dtype=config.amp_dtype, desc=f"{desc}, lr {lr:g}"
+    )
     for name, mask in masks.of(model).items():
         if model.get_parameter(name)[~mask].any():
             raise RuntimeError(f"{desc}: removed weights of {name} are no longer zero")
