@@ -26,14 +26,14 @@ def price(config: Explore, x: Explorer | None) -> dict[str, float | None]:
     """
     model, curvature = kept(config, x)
     where = config.model, json.dumps(config.model_args), config.device, config.batch_size, config.threads
-    step = speed(*where)
+    step = speed(*where, "")
     spent: dict[str, float | None] = {}
     if not model and not config.pretrained and not config.checkpoint:
         record = manifest.known(paths.cache(), config.upstream, config.data_path)
         if record is None:
             spent["training"] = None
         elif not identity.of_dense(config, config.dense_seed(config.seeds[0]), record.fingerprint):
-            trained = speed(*where, amp_dtype=config.amp_dtype)
+            trained = speed(*where, config.amp_dtype)
             spent["training"] = 0.9 * config.epochs * record.train * trained  # the rest is for validation
     chosen = {name: get_method(name) for name in config.methods}
     one = _factorization(config, x)
@@ -68,7 +68,7 @@ def clock(seconds: float) -> str:
 
 
 @cache
-def speed(model: str, model_args: str, device: str, batch: int, threads: int, amp_dtype: str = "") -> float:
+def speed(model: str, model_args: str, device: str, batch: int, threads: int, amp_dtype: str) -> float:
     """Seconds an image in training, of some steps on noise: first of two images, then of a batch if those are few."""
     net = models.create(model, 10, **json.loads(model_args))
     where = models.pick_device(device)
