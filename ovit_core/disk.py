@@ -9,8 +9,9 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 import psutil
@@ -86,6 +87,12 @@ def shown(text: object, longest: int = 300) -> str:
     text = str(text)
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
     return line + "..." * (len(text) > longest)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """How a line goes on that has named what there is not: by the nearest of what there is, or by nothing."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def without_link(path: Path) -> Path:

@@ -92,9 +92,8 @@ def test_the_explorer_of_a_profile_opens_on_its_dense_model(name, tmp_path, monk
     page.cells[-1].source += "\n1 + 1"
     nbformat.write(page, made)  # a reader's changes stay
     lab.of_profile(name, profiles.explored(values, []))
-    assert (
-        nbformat.read(made, as_version=4).cells[-1].source.endswith("1 + 1") and len(list(made.parent.iterdir())) == 1
-    )
+    assert nbformat.read(made, as_version=4).cells[-1].source.endswith("1 + 1")
+    assert len(list(made.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("path", SOURCES + PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")

@@ -7,13 +7,12 @@ imported.
 import os
 import socket
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from ovit_core.disk import shown
+from ovit_core.disk import meant, shown
 
 IN_MEMORY = 64  # pixels: a model that wants more gets images one by one, or a set would fill the memory
 MOST_VALIDATION = 10_000  # images: enough to choose a setting by, where a tenth of the training images would be more
@@ -88,10 +87,9 @@ def find(name: str) -> Dataset:
         if wrong := _no_name(name.removeprefix("folder:")):
             raise ValueError(f"{name[:LONGEST]!r}: folder:NAME takes the name of a folder in data_dir, {wrong}")
         return Dataset(name, "folders")
-    near = get_close_matches(name, DATASETS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    nearest = meant(name, DATASETS) or "."
     raise ValueError(
-        f"unknown dataset {name[:LONGEST]!r}{hint} There are {', '.join(DATASETS)}, and folder:NAME for your own images."
+        f"unknown dataset {name[:LONGEST]!r}{nearest} There are {', '.join(DATASETS)}, and folder:NAME for your own images."
     )
 
 

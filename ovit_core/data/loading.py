@@ -83,16 +83,12 @@ def load(
     fingerprint = _fingerprint(train, test, Path(data_dir), digests)
     what = manifest.Record(fingerprint, len(labels), len(test[1]), len(classes))
     manifest.record(cache, name, Path(data_dir), what)
-    if (
-        max(size) <= catalog.IN_MEMORY
-        and not isinstance(train[0], Tensor)
-        and are_small(train[0])
-        and are_small(test[0])
-    ):
+    fits = max(size) <= catalog.IN_MEMORY
+    if fits and not isinstance(train[0], Tensor) and are_small(train[0]) and are_small(test[0]):
         train, test = (
             (decoded(tuple((p, digests[p]) for p in sources), size, mode, cache), y) for sources, y in (train, test)
         )
-    if isinstance(train[0], Tensor) and max(size) <= catalog.IN_MEMORY:
+    if fits and isinstance(train[0], Tensor):
         scale = tuple(config["mean"]), tuple(config["std"])
         whole, unseen = (
             InMemoryImages(resize(x, size, channels), torch.as_tensor(y).long(), *scale) for x, y in (train, test)

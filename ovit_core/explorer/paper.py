@@ -93,14 +93,14 @@ def _mark(ax: plt.Axes, a: Axes, mark: Mark) -> None:
 
 def _broken(words: str, weight: str = "normal") -> list[str]:
     """Words in lines that fit below a picture; a word alone that does not is cut."""
-    look = FontProperties(size=SIZE, weight=weight)
+    look, room = FontProperties(size=SIZE, weight=weight), PITCH - 0.16
     wide = lambda text: text_to_path.get_text_width_height_descent(text, look, ismath=False)[0] / 72  # inches
     lines = [""]
     for word in words.replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
-        if lines[-1] and wide(f"{lines[-1]} {word}") > PITCH - 0.16:
+        if lines[-1] and wide(f"{lines[-1]} {word}") > room:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-        while wide(lines[-1]) > PITCH - 0.16:
+        while wide(lines[-1]) > room:
             lines[-1] = lines[-1].rstrip("…")[:-1] + "…"
     return lines
 

@@ -121,9 +121,8 @@ class Costs:
         self, config: Parameters, rows: Iterable[Row], images: tuple[int, int] | None, published: Iterable[Row] = ()
     ):
         self.config, self.images = config, images or (0, IMAGES)
-        self._step = BACKWARD / (
-            MIXED if config.amp_dtype else 1
-        )  # forward passes that a step of training costs as much as
+        # A step of training costs as much as so many forward passes.
+        self._step = BACKWARD / (MIXED if config.amp_dtype else 1)
         self._known, others = self._seconds_by_place(rows), self._seconds_by_place(published)
         both = [(fmean(self._known[place]), fmean(others[place])) for place in self._known.keys() & others.keys()]
         theirs = sum(other for _, other in both)

@@ -6,7 +6,6 @@ A notebook's `parameters` cell and a profile's YAML file hold these; the comment
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -268,9 +267,8 @@ def build(kind: type[P], values: Mapping[str, Any], also_known: Iterable[str] = 
     known = {*kind.model_fields, *also_known}
     for name in values:
         if name not in known:
-            near = get_close_matches(str(name), known, n=1)  # YAML also knows numbers and dates for keys
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown parameter {_given(name)}{hint}")
+            nearest = disk.meant(str(name), known)  # YAML also knows numbers and dates for keys
+            raise ValueError(f"unknown parameter {_given(name)}{nearest}")
     try:
         return kind(**{name: value for name, value in values.items() if name in kind.model_fields})
     except pydantic.ValidationError as error:

@@ -1,7 +1,6 @@
 """Profiles read and notebooks run: what the command line does, without its printing."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,8 +59,7 @@ def explored(parameters: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     values = {name: value for name, value in parameters.items() if name in names and name != "methods"}
     asked = _settings(settings)
     if unknown := asked.keys() - names:
-        near = get_close_matches(wrong := sorted(unknown)[0], names, n=1)
-        raise ValueError(f"unknown parameter {wrong!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"unknown parameter {(wrong := min(unknown))!r}{disk.meant(wrong, names)}")
     return values | begin | asked
 
 
