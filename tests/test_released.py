@@ -1,4 +1,6 @@
-"""Dense models beside the figures: a clone repeats their rows without training, and nothing else is taken for one."""
+"""Dense models and rows beside the figures: a clone repeats rows without training, or goes on from them, and nothing else
+is taken for them.
+"""
 
 import json
 import lzma
@@ -8,8 +10,22 @@ import pytest
 from conftest import TINY as MODEL
 from conftest import quick
 
+from ovit_core.ablations.no_weight_update import tasks as tasks_of_a
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.study import course, dense, engines, grid, identity, paths, plan, publish, registry, released, unit
+from ovit_core.study import (
+    course,
+    dense,
+    engines,
+    grid,
+    identity,
+    paths,
+    plan,
+    provenance,
+    publish,
+    registry,
+    released,
+    unit,
+)  # fmt: skip
 from ovit_core.study.__main__ import main
 from ovit_core.study.store import Store
 
@@ -20,6 +36,8 @@ SETTINGS = (
     "sensitivity_damps=[]", "sensitivity_draws=[]", "sensitivity_block_sizes=[]", "sensitivity_gradients=[]",
     "sensitivity_batches=[]", "compute_passes=[]", "damp_checks=[]", "damps=[1.0e-5]", "dense_per_seed=true",
 )  # fmt: skip
+WORDS = [word for setting in SETTINGS for word in ("--set", setting)]
+ONLY = "--only", "no_weight_update"
 
 
 def measured(config):
@@ -88,8 +106,7 @@ def test_a_damaged_one_is_named_before_any_work(monkeypatch, capsys, harm, says)
     for file in files(released.ENDING):
         harm(file)
     monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
-    words = [word for setting in SETTINGS for word in ("--set", setting)]
-    status, said = main(["quick", "--only", "no_weight_update", *words]), capsys.readouterr()
+    status, said = main(["quick", *ONLY, *WORDS]), capsys.readouterr()
     assert status != 0 and "dense-digits-" in said.out + said.err and says in said.out + said.err
 
 
@@ -166,3 +183,71 @@ def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
         found = engines.Cluster(config, store, way, here).dense_models(ABLATION, config, [0, 1], fingerprint)
     assert all(not outcome.failures for outcome in found.values())
     assert len(list(paths.cache().glob("dense-*.safetensors"))) == 2 and rows
+
+
+FIRST = "results.csv", "differences.csv", "per_image.npz"
+
+
+def restored(*more):
+    """The exit status of restoring in a clone."""
+    return main(["restore", "quick", *ONLY, *WORDS, *more])
+
+
+def test_a_clone_goes_on_from_published_rows_and_measures_none_of_them(clone, monkeypatch, capsys):
+    rows, config = clone
+    assert restored() == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"{len(rows)} of {len(rows)} published rows are what is asked for; {len(rows)} were not there yet"
+    assert last.endswith("all is measured")
+    monkeypatch.setattr(unit, "one", lambda *_, **__: pytest.fail("measured"))
+    assert measured(config) == rows  # those of no ablation again as such
+    grid.run(ABLATION, config).export()
+    for name in FIRST:
+        assert (paths.runs("tiny") / name).read_bytes() == (paths.ROOT / "figures" / "tiny" / name).read_bytes()
+    assert restored() == 0 and "; 0 were not there yet" in capsys.readouterr().out
+
+
+def test_only_what_is_new_is_measured_after_restoring(clone, capsys):
+    rows, config = clone
+    assert restored("--set", "sparsities=[0.8, 0.9]") == 0
+    left = int(capsys.readouterr().out.splitlines()[1].split(": ")[2].split()[0])
+    assert 0 < left < len(rows) / 3
+    more = measured(config.replace(sparsities=(0.8, 0.9)))
+    assert len(more) > len(rows) and all(row in more for row in rows)
+
+
+def test_rows_of_other_code_or_of_another_model_are_not_taken(clone, monkeypatch, capsys):
+    rows, _ = clone
+    assert restored("--set", "damps=[1.0e-4]") == 0
+    assert f"of {len(rows)} published rows are what is asked for" in capsys.readouterr().out
+    assert {row["method"] for row in Store("tiny").rows()} == {"dense"}
+    assert restored("--set", "lr=1.0e-4") == 0 and capsys.readouterr().out.startswith(f"0 of {len(rows)} ")
+    monkeypatch.setattr(provenance, "code", lambda *_: "other")
+    assert restored() == 0 and capsys.readouterr().out.startswith(f"0 of {len(rows)} ")
+
+
+def test_what_was_never_published_cannot_be_restored(clone, capsys):
+    shutil.rmtree(paths.ROOT / "figures" / "tiny")
+    assert restored() == 2
+    assert "error: no rows of profile 'tiny' were published: there is no " in capsys.readouterr().err
+
+
+def test_what_there_is_so_far_is_published_without_pages(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    so_far = lambda *more: main(["publish", "quick", "--rows", "--dirty", *WORDS, *more])
+    assert so_far() == 2 and "has neither rows nor a finished dense model yet" in capsys.readouterr().err
+    config = quick(NoWeightUpdate, *SETTINGS)
+    dense.upstream(config, 0)
+    assert so_far() == 0 and "dense models, 2 files" in capsys.readouterr().out
+    monkeypatch.setattr(ABLATION.analysis, "families", lambda _: [])
+    monkeypatch.setattr(tasks_of_a, "STAGES", tasks_of_a.STAGES[:1])  # killed after the searches
+    unit._seeds.clear()
+    grid.measure([(ABLATION, config)])
+    assert so_far() == 0
+    there = {file.name for file in paths.figures("tiny").iterdir()}
+    assert (
+        there >= {"results.csv", "no_weight_update.parameters.json", "dense"} and "no_weight_update.ipynb" not in there
+    )
+    assert (
+        main(["publish", "quick", "--set", "profile=tiny"]) == 2 and "--set goes with --rows" in capsys.readouterr().err
+    )

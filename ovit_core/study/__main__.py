@@ -1,7 +1,7 @@
 """Runs a profile: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`; `plan PROFILE` says what that
 would take; `report PROFILE` draws its report from the results alone; `publish PROFILE` copies what is to be committed
-to figures/; `parameters PROFILE --only NOTEBOOK` prints what that notebook takes; `lab [PROFILE]` opens the
-explorer.
+to figures/, and `restore PROFILE` takes the rows that lie there for measured; `parameters PROFILE --only NOTEBOOK`
+prints what that notebook takes; `lab [PROFILE]` opens the explorer.
 
 Everything is checked before anything runs. First all that is missing is measured, on all cores; then papermill runs the
 notebooks, which read the rows. Rows that are there are not measured again: a study that was cut off, by Ctrl-C or by
@@ -36,7 +36,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns its exit status: 1 if something could not be measured, 2 for what cannot be run."""
     words = sys.argv[1:] if arguments is None else arguments
-    commands = dict(report=_report, plan=_plan, publish=_publish, parameters=_parameters, lab=_lab)
+    commands = dict(
+        report=_report, plan=_plan, publish=_publish, restore=_restore, parameters=_parameters, lab=_lab
+    )  # fmt: skip
     try:
         with stop.signals():
             return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
@@ -160,11 +162,21 @@ def _publish(words: list[str]) -> int:
     parser.add_argument("profile", help="a folder of runs/, e.g. quick")
     parser.add_argument("--incomplete", action="store_true", help="also where something was not measured")
     parser.add_argument("--dirty", action="store_true", help="also rows of files that no commit holds")
+    parser.add_argument("--rows", action="store_true", help="rows and dense models so far, without pages, to `restore`")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="with --rows: a parameter (YAML)"
+    )
     args = parser.parse_args(words)
+    if args.set and not args.rows:
+        raise ValueError("--set goes with --rows; without it, what is published is a run as it was made")
 
     from ovit_core.study import publish
 
-    copied, removed = publish.publish(args.profile, args.incomplete, args.dirty)
+    if args.rows:
+        asked = _built(profiles.read_profile(args.profile, args.set))
+        copied, removed = publish.rows_so_far(asked, args.dirty)
+    else:
+        copied, removed = publish.publish(args.profile, args.incomplete, args.dirty)
     total = [file for files in copied.values() for file in files]
     folder = paths.figures(args.profile).relative_to(paths.home())
     for kind, files in copied.items():
@@ -173,6 +185,18 @@ def _publish(words: list[str]) -> int:
     if removed:
         print(f"removed, of an earlier publication: {', '.join(file.name for file in removed)}")
     print(f"{folder}: {len(total)} files, {_size(total)}, to be committed")
+    return 0
+
+
+def _restore(words: list[str]) -> int:
+    """Takes the rows of figures/PROFILE that a profile asks for as measured, if they are of this code and this data."""
+    asked = _asked(words, _restore.__doc__ or "", " ".join([*WORDS, "restore"]))
+
+    from ovit_core.study import plan, restore
+
+    published, wanted, new = restore.restore(asked)
+    print(f"{wanted} of {published} published rows are what is asked for; {new} were not there yet")
+    print(plan.short(asked))
     return 0
 
 

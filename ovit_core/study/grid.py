@@ -35,6 +35,15 @@ def run(ablation: Ablation, config: Parameters) -> Results:
                 "Stopped: all that was measured is kept; run the cell again to go on."
             ]
             raise
+    return read(ablation, config)
+
+
+def read(ablation: Ablation, config: Parameters) -> Results:
+    """The rows that are there of those that the parameters of an ablation ask for; what is not there is told as a failure.
+
+    Raises:
+        RuntimeError: there is none; says why.
+    """
     store = Store(config.profile)
     world, failures, there = (
         store.recall(ablation.name, config),

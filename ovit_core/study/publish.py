@@ -4,14 +4,16 @@ Only what a publication made is ever removed there: tables and pages by their na
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
 
 from ovit_core import disk
-from ovit_core.study import export, paths, per_image, registry, released
+from ovit_core.study import export, grid, identity, paths, per_image, registry, released
+from ovit_core.study.ablation import Asked
 
 TABLES = ("results.csv", "differences.csv", per_image.FILE)
 FIGURE = ("png", "svg", "json")
@@ -69,6 +71,26 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
         told = {kind: [to / file.name for file in files] for kind, files in copied.items()}
         told["dense models"], older = released.publish(profile, _dense(run, names))
     return Published(told, removed + older)
+
+
+def rows_so_far(asked: Sequence[Asked], dirty: bool = False) -> Published:
+    """Makes figures/PROFILE hold what a study has so far, without pages and figures: the rows that it asks for and that are
+    there, and its finished dense models. `restore` goes on from them, elsewhere too.
+
+    Raises:
+        FileNotFoundError: neither is there.  ValueError: as `publish` does.
+    """
+    config, measured = asked[0][1], False
+    for ablation, mine in asked:
+        with suppress(RuntimeError):  # nothing of this one
+            export.export(grid.read(ablation, mine))
+            measured = True
+    if measured:
+        return publish(config.profile, incomplete=True, dirty=dirty)
+    files, removed = released.publish(config.profile, identity.about_dense(config))
+    if not files:
+        raise FileNotFoundError(f"profile {config.profile!r} has neither rows nor a finished dense model yet")
+    return Published({"dense models": files}, removed)
 
 
 def made_by_publishing(folder: Path) -> set[Path]:

@@ -168,12 +168,12 @@ class Store:
     def images(self, rows: Iterable[Row]) -> list[Images | None]:
         """What is kept of the images behind each of some rows; rows of one split share the array of its labels."""
         where = " AND ".join(f'"{column}" = ?' for column in _UNIQUE)
-        query = f"""SELECT correct, loss, top, digest FROM rows JOIN images USING (id) LEFT JOIN split_of USING (id)
-            WHERE {where}"""
+        query = f"""SELECT correct, loss, top, n_test, digest FROM rows JOIN images USING (id)
+            LEFT JOIN split_of USING (id) WHERE {where}"""
         with self._connected() as db:
             splits = {digest: np.frombuffer(x, np.int32) for digest, x in db.execute("SELECT * FROM splits")}
             behind = [db.execute(query, [_plain(row[column]) for column in _UNIQUE]).fetchone() for row in rows]
-        return [_unpacked(*found[:3], splits.get(found[3])) if found else None for found in behind]
+        return [_unpacked(*found[:4], splits.get(found[4])) if found else None for found in behind]
 
     def remember(self, experiment: str, config: Parameters, world: World) -> None:
         """Notes what the rows of an ablation depend on, so that they are found without reading images again."""
@@ -241,17 +241,13 @@ def _plain(value: Any) -> Any:
 
 
 def _packed(images: Images) -> tuple[bytes, bytes, bytes]:
-    """A bit an image for `correct`, float16 for the others.
-
-    Raises:
-        ValueError: there is no loss or no probability.
-    """
-    if images.loss is None or images.top is None:
-        raise ValueError("images are stored with their loss and their top probability")
-    half = lambda x: np.clip(x, 0, 65_504).astype(np.float16).tobytes()
+    """A bit an image for `correct`, float16 for the others, nothing for what is not kept."""
+    half = lambda x: b"" if x is None else np.clip(x, 0, 65_504).astype(np.float16).tobytes()
     return np.packbits(images.correct).tobytes(), half(images.loss), half(images.top)
 
 
-def _unpacked(correct: bytes, loss: bytes, top: bytes, labels: np.ndarray | None) -> Images:
-    loss, top = (np.frombuffer(x, np.float16) for x in (loss, top))
-    return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=len(loss)).astype(bool), loss, top, labels)
+def _unpacked(correct: bytes, loss: bytes, top: bytes, n_test: Any, labels: np.ndarray | None) -> Images:
+    """What is kept of the images behind a row, whose number its losses tell, or else its column."""
+    told = [np.frombuffer(x, np.float16) if x else None for x in (loss, top)]
+    count = int(n_test) if told[0] is None else len(told[0])  # a table has counts as floats
+    return Images(np.unpackbits(np.frombuffer(correct, np.uint8), count=count).astype(bool), *told, labels)
