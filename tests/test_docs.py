@@ -9,7 +9,7 @@ import yaml
 
 from ovit_core.methods import METHODS, method_table
 from ovit_core.study import __main__ as command
-from ovit_core.study import grid, profiles, publish, registry, report
+from ovit_core.study import grid, profiles, publish, registry, report, take
 from ovit_core.study.paths import ROOT
 
 PROJECT = (ROOT / "pyproject.toml").read_text()
@@ -64,6 +64,7 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
     elif words[:3] == [".venv/bin/python", "-m", "ovit_core.study"]:
         words, done = words[: words.index(">")] if ">" in words else words, []
         monkeypatch.setattr(publish, "publish", lambda *_: publish.Published({}, []))
+        monkeypatch.setattr(take, "take", lambda _: 0)
         monkeypatch.delenv("OVIT_STUDY_DIR", raising=False)  # nothing is written
         monkeypatch.setattr(grid, "measure", lambda asked: [])
         monkeypatch.setattr(profiles, "execute", lambda notebook, parameters: done.append(notebook) or notebook)
@@ -71,7 +72,7 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
         monkeypatch.setattr(report, "write_prints", lambda *_: [])
         wrong = "error: " in _output(page, line)
         assert command.main(words[3:]) == 2 * wrong and (
-            bool(done) != wrong or words[3] in ("plan", "publish", "parameters")
+            bool(done) != wrong or words[3] in ("plan", "publish", "take", "parameters")
         ), line
     elif words[:3] == [".venv/bin/python", "-m", "ovit_core.benchmark"]:
         from ovit_core.benchmark import __main__ as benchmark

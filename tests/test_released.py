@@ -4,8 +4,12 @@ is taken for them.
 
 import json
 import lzma
+import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY as MODEL
 from conftest import quick
@@ -16,9 +20,11 @@ from ovit_core.study import (
     course,
     dense,
     engines,
+    export,
     grid,
     identity,
     paths,
+    per_image,
     plan,
     provenance,
     publish,
@@ -44,6 +50,11 @@ def measured(config):
     """The rows of a study of this profile in this place, without what may differ between two runs."""
     unit._seeds.clear()
     assert grid.measure([(ABLATION, config)]) == []
+    return stored()
+
+
+def stored():
+    """The rows that are there, without what may differ between two runs."""
     kept = [{k: v for k, v in row.items() if k not in ("seconds", "commit")} for row in Store("tiny").rows()]
     return sorted(kept, key=repr)
 
@@ -185,69 +196,122 @@ def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
     assert len(list(paths.cache().glob("dense-*.safetensors"))) == 2 and rows
 
 
-FIRST = "results.csv", "differences.csv", "per_image.npz"
+def words_of(capsys, *words):
+    """The exit status of a command, and what it printed to either stream."""
+    status, told = main(list(words)), capsys.readouterr()
+    return status, told.out, told.err
 
 
-def restored(*more):
-    """The exit status of restoring in a clone."""
-    return main(["restore", "quick", *ONLY, *WORDS, *more])
+def left(config):
+    """How many tasks a plan has left."""
+    return plan.made([(ABLATION, config)], Store("tiny").rows(), []).left
 
 
 def test_a_clone_goes_on_from_published_rows_and_measures_none_of_them(clone, monkeypatch, capsys):
     rows, config = clone
-    assert restored() == 0
-    first, last = capsys.readouterr().out.splitlines()
-    assert first == f"{len(rows)} of {len(rows)} published rows are what is asked for; {len(rows)} were not there yet"
-    assert last.endswith("all is measured")
+    status, out, _ = words_of(capsys, "take", "tiny")
+    assert status == 0 and out.startswith(f"{len(rows)} published rows taken") and out.endswith("study tiny\n")
     monkeypatch.setattr(unit, "one", lambda *_, **__: pytest.fail("measured"))
-    assert measured(config) == rows  # those of no ablation again as such
+    there = measured(config)
+    assert all(row in there for row in rows)
     grid.run(ABLATION, config).export()
-    for name in FIRST:
+    for name in ("results.csv", "differences.csv", "per_image.npz"):
         assert (paths.runs("tiny") / name).read_bytes() == (paths.ROOT / "figures" / "tiny" / name).read_bytes()
-    assert restored() == 0 and "; 0 were not there yet" in capsys.readouterr().out
+    assert main(["take", "tiny"]) == 0 and stored() == there
 
 
-def test_only_what_is_new_is_measured_after_restoring(clone, capsys):
+@pytest.mark.parametrize(
+    "change, some",
+    [(dict(sparsities=(0.8, 0.9)), True), (dict(damps=(1e-5, 1e-4)), True), (dict(gradients=16), False), (dict(lr=1e-4), False)],
+    ids=["a sparsity more", "a lambda more", "other gradients", "another dense model"],
+)  # fmt: skip
+def test_only_what_is_new_is_measured(clone, change, some):
     rows, config = clone
-    assert restored("--set", "sparsities=[0.8, 0.9]") == 0
-    left = int(capsys.readouterr().out.splitlines()[1].split(": ")[2].split()[0])
-    assert 0 < left < len(rows) / 3
-    more = measured(config.replace(sparsities=(0.8, 0.9)))
-    assert len(more) > len(rows) and all(row in more for row in rows)
+    other = config.replace(**change)
+    dense.read(config, config.upstream)
+    before = left(other)
+    assert main(["take", "tiny"]) == 0
+    assert (left(other) < before) == some and left(config) == 0
+    if some:
+        more = measured(other)
+        assert left(other) == 0 and len(more) > len(rows)
 
 
-def test_rows_of_other_code_or_of_another_model_are_not_taken(clone, monkeypatch, capsys):
-    rows, _ = clone
-    assert restored("--set", "damps=[1.0e-4]") == 0
-    assert f"of {len(rows)} published rows are what is asked for" in capsys.readouterr().out
-    assert {row["method"] for row in Store("tiny").rows()} == {"dense"}
-    assert restored("--set", "lr=1.0e-4") == 0 and capsys.readouterr().out.startswith(f"0 of {len(rows)} ")
+def test_rows_of_other_code_lie_idle(clone, monkeypatch):
+    _, config = clone
+    dense.read(config, config.upstream)
     monkeypatch.setattr(provenance, "code", lambda *_: "other")
-    assert restored() == 0 and capsys.readouterr().out.startswith(f"0 of {len(rows)} ")
+    before = left(config)
+    assert main(["take", "tiny"]) == 0 and left(config) == before > 0
 
 
-def test_what_was_never_published_cannot_be_restored(clone, capsys):
-    shutil.rmtree(paths.ROOT / "figures" / "tiny")
-    assert restored() == 2
-    assert "error: no rows of profile 'tiny' were published: there is no " in capsys.readouterr().err
+def test_what_was_never_published_or_is_damaged_cannot_be_taken(clone, capsys):
+    folder = paths.ROOT / "figures" / "tiny"
+    (folder / "per_image.npz").write_bytes(b"x")
+    status, _, err = words_of(capsys, "take", "tiny")
+    assert status == 2 and err.startswith(f"error: {folder / 'per_image.npz'} is damaged") and not Store.exists("tiny")
+    shutil.rmtree(folder)
+    status, _, err = words_of(capsys, "take", "tiny")
+    assert status == 2 and "error: no rows of profile 'tiny' were published: there is no " in err
+
+
+@pytest.mark.usefixtures("clone")
+def test_of_two_lines_of_one_row_that_with_losses_is_taken():
+    file = paths.ROOT / "figures" / "tiny" / "results.csv"
+    rows = export.read(file)
+    images = per_image.read(file.with_name(per_image.FILE), rows)
+    line = next(i for i, one in enumerate(images) if one is not None)
+    losses = np.ones(len(images[line].correct), np.float16)
+    images[line] = replace(images[line], loss=losses, top=losses)
+    twin = rows.iloc[[line]].assign(experiment="transfer")  # another ablation's, which compares no losses
+    both = pd.concat([twin, rows], ignore_index=True)
+    both.to_csv(file, index=False)
+    per_image.write(file.with_name(per_image.FILE), both, [replace(images[line], loss=None, top=None), *images])
+    assert main(["take", "tiny"]) == 0
+    asked = {column: twin[column].iloc[0] for column in ("run_id", "method", "metric", "phase", "seed", "damp_rule")}
+    rows = [row for row in Store("tiny").rows() if asked.items() <= row.items()]
+    told = {row["experiment"]: one.loss is not None for row, one in zip(rows, Store("tiny").images(rows))}
+    assert told["shared"] and told["no_weight_update"] and not told["transfer"]
+
+
+def so_far(capsys, *more):
+    """The exit status of publishing what a study has so far, and what it printed."""
+    return words_of(capsys, "publish", "quick", "--rows", "--dirty", *ONLY, *WORDS, *more)
 
 
 def test_what_there_is_so_far_is_published_without_pages(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
-    so_far = lambda *more: main(["publish", "quick", "--rows", "--dirty", *WORDS, *more])
-    assert so_far() == 2 and "has neither rows nor a finished dense model yet" in capsys.readouterr().err
+    status, _, err = so_far(capsys)
+    assert status == 2 and "has neither rows nor a finished dense model yet" in err
     config = quick(NoWeightUpdate, *SETTINGS)
     dense.upstream(config, 0)
-    assert so_far() == 0 and "dense models, 2 files" in capsys.readouterr().out
-    monkeypatch.setattr(ABLATION.analysis, "families", lambda _: [])
-    monkeypatch.setattr(tasks_of_a, "STAGES", tasks_of_a.STAGES[:1])  # killed after the searches
-    unit._seeds.clear()
-    grid.measure([(ABLATION, config)])
-    assert so_far() == 0
+    status, out, _ = so_far(capsys)
+    assert status == 0 and "dense models, 2 files" in out and "figures/tiny: 2 files" in out
+    paths.runs("tiny").mkdir(parents=True)
+    (paths.runs("tiny") / "no_weight_update.ipynb").write_text("{}")  # of an earlier run
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks_of_a, "STAGES", tasks_of_a.STAGES[:1])  # killed after the searches
+        measured(config)
+    assert so_far(capsys)[0] == 0
     there = {file.name for file in paths.figures("tiny").iterdir()}
-    assert (
-        there >= {"results.csv", "no_weight_update.parameters.json", "dense"} and "no_weight_update.ipynb" not in there
-    )
-    assert (
-        main(["publish", "quick", "--set", "profile=tiny"]) == 2 and "--set goes with --rows" in capsys.readouterr().err
-    )
+    assert {"results.csv", "no_weight_update.parameters.json", "dense"} <= there
+    assert "no_weight_update.ipynb" not in there and len([*paths.figures("tiny", "dense").iterdir()]) == 4
+    status, _, err = so_far(capsys, "--set", "gradients=16")
+    assert status == 2 and "is of these parameters: give those of the run" in err
+    status, _, err = words_of(capsys, "publish", "quick", "--set", "profile=tiny")
+    assert status == 2 and "--set and --only go with --rows" in err
+
+
+def test_a_fuller_publication_is_not_replaced_by_what_there_is_so_far(clone, capsys):
+    _, config = clone
+    shutil.copytree(paths.ROOT / "figures", paths.figures())
+    seeds = lambda: sorted(export.read(paths.figures("tiny") / "results.csv").seed.unique())
+    one = "--set", "seeds=[0]", "--set", "finetune_seeds=[0]"
+    measured(config.replace(seeds=(0,), finetune_seeds=(0,)))
+    status, _, err = so_far(capsys, *one)
+    assert status == 2 and "would lose 1 files of pages, figures and means: `take tiny` and run the study first" in err
+    (paths.figures("tiny") / "no_weight_update.csv").unlink()
+    status, _, err = so_far(capsys, *one)
+    assert status == 2 and re.search(r"would lose \d+ rows: `take tiny`", err) and seeds() == [0, 1]
+    assert so_far(capsys, "--incomplete", *one)[0] == 0 and seeds() == [0]
+    assert so_far(capsys, *one)[0] == 0

@@ -12,7 +12,7 @@ from conftest import quick
 
 from ovit_core import masks, training
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.data.batches import Batches, InMemoryImages, batches
+from ovit_core.data.batches import EVAL_BATCH, Batches, InMemoryImages, batches
 from ovit_core.data.mixing import Mixed
 from ovit_core.study import dense, identity, released
 from ovit_core.study.identity import dense_path
@@ -181,4 +181,4 @@ def test_a_dense_models_curve_is_noted_and_goes_on_after_a_cut(tmp_path):
     model = dense.train(config, data, 0, path)
     curve = identity.curve(path)
     assert list(curve) == [1, 2, 3]
-    assert curve[3] == training.evaluate(model, batches(data.val, 250)).accuracy
+    assert curve[3] == training.evaluate(model, batches(data.val, EVAL_BATCH)).accuracy

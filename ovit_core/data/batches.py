@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 WORKERS = min(16, cpu_count())  # processes that open images of a split that is not in memory: cores that are allowed
-EVAL_BATCH = 250  # images per forward pass of an evaluation: few enough that a small model stays in a CPU's cache
+EVAL_BATCH = 64  # images per forward pass of an evaluation: few enough for a small model to stay in a core's cache
 OPENED = 64  # at most so many where each is opened: at 224 pixels 40 MB of shared memory, two batches for each worker
 
 

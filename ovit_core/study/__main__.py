@@ -1,6 +1,6 @@
 """Runs a profile: `python -m ovit_core.study PROFILE [--only NOTEBOOK] [--set NAME=VALUE]`; `plan PROFILE` says what that
 would take; `report PROFILE` draws its report from the results alone; `publish PROFILE` copies what is to be committed
-to figures/, and `restore PROFILE` takes the rows that lie there for measured; `parameters PROFILE --only NOTEBOOK`
+to figures/, and `take PROFILE` takes the rows that lie there for measured; `parameters PROFILE --only NOTEBOOK`
 prints what that notebook takes; `lab [PROFILE]` opens the explorer.
 
 Everything is checked before anything runs. First all that is missing is measured, on all cores; then papermill runs the
@@ -36,9 +36,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns its exit status: 1 if something could not be measured, 2 for what cannot be run."""
     words = sys.argv[1:] if arguments is None else arguments
-    commands = dict(
-        report=_report, plan=_plan, publish=_publish, restore=_restore, parameters=_parameters, lab=_lab
-    )  # fmt: skip
+    commands = dict(report=_report, plan=_plan, publish=_publish, take=_take, parameters=_parameters, lab=_lab)
     try:
         with stop.signals():
             return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
@@ -162,23 +160,27 @@ def _publish(words: list[str]) -> int:
     parser.add_argument("profile", help="a folder of runs/, e.g. quick")
     parser.add_argument("--incomplete", action="store_true", help="also where something was not measured")
     parser.add_argument("--dirty", action="store_true", help="also rows of files that no commit holds")
-    parser.add_argument("--rows", action="store_true", help="rows and dense models so far, without pages, to `restore`")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="with --rows: a parameter (YAML)"
+        "--rows", action="store_true", help="rows and dense models so far, without pages, to be taken up"
     )
+    group = parser.add_argument_group("with --rows, the words that the study was run with")
+    group.add_argument("--only", default="", choices=[*registry.ablations()], help="this notebook alone")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
     args = parser.parse_args(words)
-    if args.set and not args.rows:
-        raise ValueError("--set goes with --rows; without it, what is published is a run as it was made")
+    if (args.set or args.only) and not args.rows:
+        raise ValueError("--set and --only go with --rows; without it a run is published as it was made")
 
     from ovit_core.study import publish
 
+    profile = args.profile
     if args.rows:
-        asked = _built(profiles.read_profile(args.profile, args.set))
-        copied, removed = publish.rows_so_far(asked, args.dirty)
+        asked = _built(profiles.read_profile(profile, args.set), args.only)
+        profile = asked[0][1].profile
+        copied, removed = publish.rows_so_far(asked, args.incomplete, args.dirty)
     else:
-        copied, removed = publish.publish(args.profile, args.incomplete, args.dirty)
+        copied, removed = publish.publish(profile, args.incomplete, args.dirty)
     total = [file for files in copied.values() for file in files]
-    folder = paths.figures(args.profile).relative_to(paths.home())
+    folder = paths.figures(profile).relative_to(paths.home())
     for kind, files in copied.items():
         names = dict.fromkeys(file.stem if kind == "figures" else file.name for file in files)
         print(f"{kind}, {len(files)} files, {_size(files)}: {', '.join(names) or 'none'}")
@@ -188,15 +190,16 @@ def _publish(words: list[str]) -> int:
     return 0
 
 
-def _restore(words: list[str]) -> int:
-    """Takes the rows of figures/PROFILE that a profile asks for as measured, if they are of this code and this data."""
-    asked = _asked(words, _restore.__doc__ or "", " ".join([*WORDS, "restore"]))
+def _take(words: list[str]) -> int:
+    """Takes the rows that a profile has in figures/ for measured: the study then goes on from them."""
+    parser = Parser(prog=" ".join([*WORDS, "take"]), description=_take.__doc__)
+    parser.add_argument("profile", help="a folder of figures/, e.g. quick")
+    profile = parser.parse_args(words).profile
 
-    from ovit_core.study import plan, restore
+    from ovit_core.study import take
 
-    published, wanted, new = restore.restore(asked)
-    print(f"{wanted} of {published} published rows are what is asked for; {new} were not there yet")
-    print(plan.short(asked))
+    print(f"{take.take(profile)} published rows taken; those of other code, images or dense models lie idle")
+    print(f"next: {shlex.join([*WORDS, profile])}")
     return 0
 
 

@@ -69,14 +69,14 @@ def curve(path: Path) -> dict[int, float]:
 
 
 def about_dense(config: Parameters) -> list[dict]:
-    """What is noted of the training of the dense models that there are, published ones too: file, its SHA-256, seconds,
-    epochs, device, commit, curve.
+    """What is noted of the training of the dense models that there are, if they were trained here: file, its SHA-256,
+    seconds, epochs, device, commit, curve.
     """
+    if config.pretrained or config.checkpoint:
+        return []
     record = manifest.known(paths.cache(), config.upstream, config.data_path)
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
     files = [dense_path(config, seed, record.fingerprint) for seed in seeds]
-    for file in files:
-        released.take(file, config.profile)
     return [
         json.loads(file.with_suffix(".json").read_text())
         | dict(curve=curve(file), file=file.name, sha256=_sha256(file))

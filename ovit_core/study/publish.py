@@ -14,6 +14,9 @@ import nbformat
 from ovit_core import disk
 from ovit_core.study import export, grid, identity, paths, per_image, registry, released
 from ovit_core.study.ablation import Asked
+from ovit_core.study.parameters import Parameters
+from ovit_core.study.store import Store
+from ovit_core.study.tasks import KEY, NUMBERS
 
 TABLES = ("results.csv", "differences.csv", per_image.FILE)
 FIGURE = ("png", "svg", "json")
@@ -28,13 +31,14 @@ class Published(NamedTuple):
     removed: list[Path]
 
 
-def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Published:
+def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: bool = True) -> Published:
     """Makes figures/PROFILE what the profile's run in runs/PROFILE is; other files there stay as they are.
 
     Args:
         profile: whose run.
         incomplete: publish also what was not measured, or not drawn, to its end.
         dirty: publish also what no commit can make again.
+        pages: whether pages, figures and tables of means are published, too.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -61,7 +65,7 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
                 f"{run} has rows of commit {', '.join(odd)}: of files that no commit holds; commit and measure anew, or "
                 "publish them as they are by --dirty"
             )
-        copied = {kind: [run / name for name in there] for kind, there in _parts(run, names).items()}
+        copied = {kind: [run / name for name in there] for kind, there in _parts(run, names, pages).items()}
         before = made_by_publishing(to)
         for file in (file for files in copied.values() for file in files):
             disk.write(to / file.name, light(file, profile) if file.suffix == ".ipynb" else file.read_bytes())
@@ -73,24 +77,62 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False) -> Publ
     return Published(told, removed + older)
 
 
-def rows_so_far(asked: Sequence[Asked], dirty: bool = False) -> Published:
+def rows_so_far(asked: Sequence[Asked], incomplete: bool = False, dirty: bool = False) -> Published:
     """Makes figures/PROFILE hold what a study has so far, without pages and figures: the rows that it asks for and that are
-    there, and its finished dense models. `restore` goes on from them, elsewhere too.
+    there, and its finished dense models. `take` goes on from them, elsewhere too.
+
+    Args:
+        asked: the study, with the parameters that it was run with.
+        incomplete: also where that loses rows, pages or figures that are published.
+        dirty: as `publish` takes it.
 
     Raises:
-        FileNotFoundError: neither is there.  ValueError: as `publish` does.
+        FileNotFoundError: there are neither rows nor a finished dense model.
+        ValueError: something would be lost, or the rows that there are are of other parameters; and as `publish` does.
     """
-    config, measured = asked[0][1], False
+    config, found = asked[0][1], []
     for ablation, mine in asked:
         with suppress(RuntimeError):  # nothing of this one
-            export.export(grid.read(ablation, mine))
-            measured = True
-    if measured:
-        return publish(config.profile, incomplete=True, dirty=dirty)
-    files, removed = released.publish(config.profile, identity.about_dense(config))
+            found.append(grid.read(ablation, mine))
+    if not found:
+        return Published({"dense models": _dense_alone(config)}, [])
+    for results in found:
+        export.export(results)
+    if not incomplete and (lost := _lost(paths.runs(config.profile), paths.figures(config.profile))):
+        raise ValueError(
+            f"{paths.figures(config.profile)} would lose {lost}: `take {config.profile}` and run the study first, or lose "
+            "them by --incomplete"
+        )
+    return publish(config.profile, incomplete=True, dirty=dirty, pages=False)
+
+
+def _dense_alone(config: Parameters) -> list[Path]:
+    """The files of the finished dense models of a study that has no rows yet, published beside others."""
+    if count := len(Store(config.profile).rows()):
+        raise ValueError(
+            f"none of the {count} rows in {paths.rows(config.profile)} is of these parameters: give those of the run, by "
+            "--set and --only"
+        )
+    files, _ = released.publish(config.profile, identity.about_dense(config), keep=True)
     if not files:
         raise FileNotFoundError(f"profile {config.profile!r} has neither rows nor a finished dense model yet")
-    return Published({"dense models": files}, removed)
+    return files
+
+
+def _lost(run: Path, to: Path) -> str:
+    """What of a publication would have no successor in the rows of a run; "" where nothing is lost."""
+    tables = {*TABLES, *(f"{name}.parameters.json" for name in registry.ablations())}
+    if drawn := [file for file in made_by_publishing(to) if file.name not in tables]:
+        return f"{len(drawn)} files of pages, figures and means"
+    numbers = [column for column in KEY if column in NUMBERS]
+    told = []
+    for folder in (to, run):
+        if (folder / "results.csv").is_file():
+            keys = export.read(folder / "results.csv")[[*KEY]].astype(dict.fromkeys(numbers, float))
+            keys = keys.fillna(dict.fromkeys(numbers, -1.0))  # NaN is equal to nothing
+            told.append({*keys.itertuples(index=False, name=None)})
+    lost = told[0].difference(*told[1:]) if len(told) > 1 else ()
+    return f"{len(lost)} rows" if lost else ""
 
 
 def made_by_publishing(folder: Path) -> set[Path]:
@@ -116,12 +158,15 @@ def light(page: Path, profile: str) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def _parts(run: Path, names: list[str]) -> dict[str, list[str]]:
-    """kind -> the files of a run that belong to its rows."""
-    tables = [*TABLES, *(f"{name}{suffix}" for name in names for suffix in (".csv", ".parameters.json"))]
-    pages = [*(f"{name}.ipynb" for name in names), INTRODUCTION]
-    figures = [f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE]
-    kinds = dict(tables=tables, pages=pages, figures=figures)
+def _parts(run: Path, names: list[str], pages: bool) -> dict[str, list[str]]:
+    """kind -> the files of a run that belong to its rows, with or without those that only a notebook makes."""
+    kinds = dict(tables=[*TABLES, *(f"{name}.parameters.json" for name in names)])
+    if pages:
+        kinds["tables"] += [f"{name}.csv" for name in names]
+        kinds["pages"] = [*(f"{name}.ipynb" for name in names), INTRODUCTION]
+        kinds["figures"] = [
+            f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE
+        ]
     return {kind: [name for name in there if (run / name).is_file()] for kind, there in kinds.items()}
 
 

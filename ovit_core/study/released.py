@@ -86,10 +86,10 @@ def take(path: Path, profile: str) -> None:
     log.info("%s: taken from %s", path.name, file)
 
 
-def publish(profile: str, models: Iterable[dict[str, Any]]) -> tuple[list[Path], list[Path]]:
+def publish(profile: str, models: Iterable[dict[str, Any]], keep: bool = False) -> tuple[list[Path], list[Path]]:
     """Makes figures/PROFILE/dense hold some dense models, as `identity.about_dense` tells them; one that is too large is
     left out, with a line in the log. Of a model that the cache no longer has, what is published stays; so does all where
-    no model is told. Returns the files of those models, and what was removed.
+    no model is told, or others are to be kept. Returns the files of those models, and what was removed.
 
     Raises:
         ValueError: the cache has another model than the rows are of, or what is told is none; names it.
@@ -111,7 +111,7 @@ def publish(profile: str, models: Iterable[dict[str, Any]]) -> tuple[list[Path],
             disk.write(file, packed)
             disk.write(_beside(file), json.dumps(about, indent=1) + "\n")
         files += [f for f in (file, _beside(file)) if f.is_file()]
-    there = [file for file in folder.glob(f"*{ENDING}") if NAME.fullmatch(file.stem)] if models else []
+    there = [file for file in folder.glob(f"*{ENDING}") if NAME.fullmatch(file.stem)] if models and not keep else []
     removed = sorted({f for file in there for f in (file, _beside(file)) if f.is_file()} - {*files})
     for file in removed:
         file.unlink()
