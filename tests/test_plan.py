@@ -211,3 +211,11 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         "pip install -e '.[ray]'",
     ):
         assert any(text in line for line in said), (text, said)
+
+
+@pytest.mark.parametrize("words", [("plan", "quick"), ("parameters", "quick", "--only", "transfer")])
+def test_whoever_has_seen_enough_of_it_is_told_of_no_error(words):
+    command = [sys.executable, "-m", "ovit_core.study", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=paths.ROOT) as run:
+        run.stdout.close()  # as `head` does
+        assert (run.stderr.read(), run.wait()) == (b"", 141)

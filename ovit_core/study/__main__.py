@@ -12,6 +12,7 @@ import argparse
 import os
 import resource
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,14 +40,28 @@ def main(arguments: list[str] | None = None) -> int:
     commands = dict(report=_report, plan=_plan, publish=_publish, take=_take, parameters=_parameters, lab=_lab)
     try:
         with stop.signals():
-            return commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
+            status = commands[words[0]](words[1:]) if words[:1] and words[0] in commands else _study(words)
+            sys.stdout.flush()
+            return status
     except (ValueError, OSError) as error:
+        if _nobody_reads():
+            return 128 + signal.SIGPIPE
         print(f"error: {disk.shown(error, 1000)}", file=sys.stderr)
         return 2
     except stop.Stopped as stopped:
         command = shlex.join([*WORDS, *words])
         print(f"\nstopped: all that was measured is kept; `{command}` goes on from there", file=sys.stderr)
         return 128 + stopped.signal
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes nowhere any more, as after `... | head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return True
+    return False
 
 
 def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
