@@ -11,6 +11,7 @@ a power cut, is continued by the same command.
 import argparse
 import os
 import resource
+import select
 import shlex
 import signal
 import sys
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except (ValueError, OSError) as error:
-        if _nobody_reads():
+        if _nobody_reads(error):
             return 128 + signal.SIGPIPE
         print(f"error: {disk.shown(error, 1000)}", file=sys.stderr)
         return 2
@@ -54,14 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stopped.signal
 
 
-def _nobody_reads() -> bool:
-    """Whether what is printed goes nowhere any more, as after `... | head`."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return True
-    return False
+def _nobody_reads(error: Exception) -> bool:
+    """Whether an error is that what is printed goes nowhere any more, as after `... | head`."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return False  # another process's
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    return True
 
 
 def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
