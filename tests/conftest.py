@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from ovit_core.study import profiles, registry
+from ovit_core.study.__main__ import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -34,6 +35,13 @@ def random_batches():
 def quick(kind, *settings):
     """Parameters of a kind from the quick profile, with NAME=VALUE settings put over them."""
     return registry.build(kind, profiles.read_profile("quick", list(settings)))
+
+
+def said(capsys, *words):
+    """The exit status, and what was printed to either stream."""
+    status = main(list(words))
+    told = capsys.readouterr()
+    return status, told.out, told.err
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
-from conftest import quick
+from conftest import quick, said
 
 from ovit_core.study import export, lab, paths, plots, publish, registry, released
-from ovit_core.study.__main__ import main
 from ovit_core.study.ablation import Results
 
 PUBLISHED = paths.ROOT / "figures" / "quick"
@@ -29,13 +28,6 @@ def run(tmp_path, monkeypatch):
         about, page = folder / f"{name}.parameters.json", folder / f"{name}.ipynb"
         os.utime(page, ns=2 * (about.stat().st_mtime_ns + 10,))
     return folder
-
-
-def said(capsys, *words):
-    """The exit status, and what was printed to either stream."""
-    status = main(list(words))
-    told = capsys.readouterr()
-    return status, told.out, told.err
 
 
 def names(folder):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY as MODEL
-from conftest import quick
+from conftest import quick, said
 
 from ovit_core.ablations.no_weight_update import tasks as tasks_of_a
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
@@ -117,8 +117,8 @@ def test_a_damaged_one_is_named_before_any_work(monkeypatch, capsys, harm, says)
     for file in files(released.ENDING):
         harm(file)
     monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
-    status, said = main(["quick", *ONLY, *WORDS]), capsys.readouterr()
-    assert status != 0 and "dense-digits-" in said.out + said.err and says in said.out + said.err
+    status, out, err = said(capsys, "quick", *ONLY, *WORDS)
+    assert status != 0 and "dense-digits-" in out + err and says in out + err
 
 
 def test_one_that_is_too_large_is_not_published_and_one_of_another_run_is_removed(clone, monkeypatch, caplog):
@@ -196,12 +196,6 @@ def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
     assert len(list(paths.cache().glob("dense-*.safetensors"))) == 2 and rows
 
 
-def words_of(capsys, *words):
-    """The exit status of a command, and what it printed to either stream."""
-    status, told = main(list(words)), capsys.readouterr()
-    return status, told.out, told.err
-
-
 def left(config):
     """How many tasks a plan has left."""
     return plan.made([(ABLATION, config)], Store("tiny").rows(), []).left
@@ -209,7 +203,7 @@ def left(config):
 
 def test_a_clone_goes_on_from_published_rows_and_measures_none_of_them(clone, monkeypatch, capsys):
     rows, config = clone
-    status, out, _ = words_of(capsys, "take", "tiny")
+    status, out, _ = said(capsys, "take", "tiny")
     assert status == 0 and out.startswith(f"{len(rows)} published rows taken") and out.endswith("study tiny\n")
     monkeypatch.setattr(unit, "one", lambda *_, **__: pytest.fail("measured"))
     there = measured(config)
@@ -248,10 +242,10 @@ def test_rows_of_other_code_lie_idle(clone, monkeypatch):
 def test_what_was_never_published_or_is_damaged_cannot_be_taken(clone, capsys):
     folder = paths.ROOT / "figures" / "tiny"
     (folder / "per_image.npz").write_bytes(b"x")
-    status, _, err = words_of(capsys, "take", "tiny")
+    status, _, err = said(capsys, "take", "tiny")
     assert status == 2 and err.startswith(f"error: {folder / 'per_image.npz'} is damaged") and not Store.exists("tiny")
     shutil.rmtree(folder)
-    status, _, err = words_of(capsys, "take", "tiny")
+    status, _, err = said(capsys, "take", "tiny")
     assert status == 2 and "error: no rows of profile 'tiny' were published: there is no " in err
 
 
@@ -276,7 +270,7 @@ def test_of_two_lines_of_one_row_that_with_losses_is_taken():
 
 def so_far(capsys, *more):
     """The exit status of publishing what a study has so far, and what it printed."""
-    return words_of(capsys, "publish", "quick", "--rows", "--dirty", *ONLY, *WORDS, *more)
+    return said(capsys, "publish", "quick", "--rows", "--dirty", *ONLY, *WORDS, *more)
 
 
 def test_what_there_is_so_far_is_published_without_pages(tmp_path, monkeypatch, capsys):
@@ -298,7 +292,7 @@ def test_what_there_is_so_far_is_published_without_pages(tmp_path, monkeypatch, 
     assert "no_weight_update.ipynb" not in there and len([*paths.figures("tiny", "dense").iterdir()]) == 4
     status, _, err = so_far(capsys, "--set", "gradients=16")
     assert status == 2 and "is of these parameters: give those of the run" in err
-    status, _, err = words_of(capsys, "publish", "quick", "--set", "profile=tiny")
+    status, _, err = said(capsys, "publish", "quick", "--set", "profile=tiny")
     assert status == 2 and "--set and --only go with --rows" in err
 
 

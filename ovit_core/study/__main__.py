@@ -77,9 +77,14 @@ def _named(words: list[str], about: str, prog: str, *more: str) -> argparse.Name
     """The `profile`, the notebook that is meant alone (`only`, an ablation's or one `more`, or ""), the settings (`set`)."""
     parser = Parser(prog=prog, description=about)
     parser.add_argument("profile", help="a file of notebooks/profiles, e.g. quick")
+    _takes_settings(parser, *more)
+    return parser.parse_args(words)
+
+
+def _takes_settings(parser: Any, *more: str) -> None:
+    """Adds --only and --set to a parser, or to a group of one."""
     parser.add_argument("--only", default="", choices=[*registry.ablations(), *more], help="this notebook alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
-    return parser.parse_args(words)
 
 
 def _built(parameters: dict[str, Any], only: str = "") -> list[Asked]:
@@ -181,9 +186,7 @@ def _publish(words: list[str]) -> int:
     parser.add_argument(
         "--rows", action="store_true", help="rows and dense models so far, without pages, to be taken up"
     )
-    group = parser.add_argument_group("with --rows, the words that the study was run with")
-    group.add_argument("--only", default="", choices=[*registry.ablations()], help="this notebook alone")
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
+    _takes_settings(parser.add_argument_group("with --rows, the words that the study was run with"))
     args = parser.parse_args(words)
     if (args.set or args.only) and not args.rows:
         raise ValueError("--set and --only go with --rows; without it a run is published as it was made")

@@ -124,15 +124,15 @@ def _lost(run: Path, to: Path) -> str:
     tables = {*TABLES, *(f"{name}.parameters.json" for name in registry.ablations())}
     if drawn := [file for file in made_by_publishing(to) if file.name not in tables]:
         return f"{len(drawn)} files of pages, figures and means"
-    numbers = [column for column in KEY if column in NUMBERS]
-    told = []
-    for folder in (to, run):
-        if (folder / "results.csv").is_file():
-            keys = export.read(folder / "results.csv")[[*KEY]].astype(dict.fromkeys(numbers, float))
-            keys = keys.fillna(dict.fromkeys(numbers, -1.0))  # NaN is equal to nothing
-            told.append({*keys.itertuples(index=False, name=None)})
-    lost = told[0].difference(*told[1:]) if len(told) > 1 else ()
+    lost = _keys(to) - _keys(run) if (to / "results.csv").is_file() else ()
     return f"{len(lost)} rows" if lost else ""
+
+
+def _keys(folder: Path) -> set[tuple]:
+    """What identifies each of the rows that were exported to a folder."""
+    numbers = [column for column in KEY if column in NUMBERS]
+    keys = export.read(folder / "results.csv")[[*KEY]].astype(dict.fromkeys(numbers, float))
+    return {*keys.fillna(dict.fromkeys(numbers, -1.0)).itertuples(index=False, name=None)}  # NaN is equal to nothing
 
 
 def made_by_publishing(folder: Path) -> set[Path]:
