@@ -182,13 +182,13 @@ def test_pin_and_compare_and_the_images_in_dispute(reader):
 
 
 def test_stop_ends_a_step_of_training_within_two_seconds(reader):
-    """One step of DeiT-Tiny takes most of a minute on a CPU."""
+    """One step of DeiT-Tiny takes most of a minute on a CPU, and the images before it a few seconds."""
     reader.settings()
     reader.field("model").fill("deit_tiny_patch16_224")
     reader.field("model").press("Tab")
     reader.button("Apply").click()
     reader.waits_for("dense model, digits, seed 0: 0 of", 60)
-    reader.page.wait_for_timeout(3000)  # into the first step
+    reader.page.wait_for_timeout(10_000)  # into the first step
     begin = time.perf_counter()
     reader.button("Stop").click()
     reader.waits_for("stopping…", 1)

@@ -1,6 +1,7 @@
 """The explorer: the same numbers as the pruner's, a slider that answers in time, work that stops, a static page."""
 
 import inspect
+import multiprocessing
 import os
 import re
 import threading
@@ -430,6 +431,46 @@ def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
     assert ended[1] == "ZeroDivisionError: division by zero"
     with told_to(lambda *words: None):
         assert list(progress("ab", desc="next")) == ["a", "b"]  # the bar that was stopped holds none up
+
+
+class Slow(torch.utils.data.Dataset):
+    """Images that take most of a minute each, but for the first few."""
+
+    def __init__(self, at_once):
+        self.at_once, self.draw = at_once, 0
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        time.sleep(0 if i < self.at_once else 50)
+        return torch.zeros(3, 8, 8), 0
+
+
+@pytest.mark.parametrize("in_a_step", [True, False], ids=["in a step", "between two"])
+def test_stop_waits_for_no_image_that_is_being_opened(in_a_step):
+    """A loader that is left in the middle waits up to 5 s for each of its processes; one that waits for images itself
+    looks every 5 s whether they are still being opened.
+    """
+    ended, busy, mine = [], threading.Event(), multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
+    mine.start()  # the reader's own
+    worker = Worker(lambda *words: None, ended.append)
+
+    def job():
+        for _ in batches(Slow(8), 8, workers=2):
+            busy.set()
+            while in_a_step:
+                torch.zeros(1).add(1)
+
+    worker.start(job)
+    assert busy.wait(60)
+    begin = time.perf_counter()
+    worker.stop()
+    worker.join()
+    assert time.perf_counter() - begin < (2 if in_a_step else 8) and ended == ["stopped; what was measured stays"]
+    assert multiprocessing.active_children() == [mine]
+    mine.kill()
+    mine.join()
 
 
 def test_work_is_stopped_inside_a_step_and_on_the_way_back():

@@ -1,8 +1,11 @@
 """Work in the background that tells its progress and can be stopped."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 
 from ovit_core.progress import told_to
 
@@ -18,13 +21,14 @@ class Worker:
     """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
 
     `tell` is told (what, done, total, seconds left) by the work's progress bars, and `end` how it ended, "" or why,
-    unless another piece has replaced it.
+    unless another piece has replaced it. Processes that are started meanwhile are the work's and end with it.
     """
 
     def __init__(self, tell: Callable, end: Callable[[str], None]):
         self.tell, self.end = tell, end
         self.thread: threading.Thread | None = None
         self.turn, self.stopped = threading.Lock(), threading.Event()
+        self.others: set[BaseProcess] | None = None  # who was there before the work began; None while there is none
 
     def start(self, job: Callable[[], None], delay: float = 0.0) -> None:
         """Runs `job` after `delay` seconds, unless it is stopped before that."""
@@ -35,6 +39,7 @@ class Worker:
     def _run(self, job: Callable[[], None], delay: float, stopped: threading.Event) -> None:
         def check() -> None:
             if stopped.is_set():
+                self._end_helpers()
                 raise CancelledError
 
         def listener(*words) -> None:
@@ -43,17 +48,16 @@ class Worker:
 
         message = ""
         try:
-            with self.turn, told_to(listener):
+            with self.turn, told_to(listener), self._helped():
                 if stopped.wait(delay):
                     raise CancelledError
                 from ovit_core.explorer.stopping import Stoppable
 
                 with Stoppable(check):
                     job()
-        except CancelledError:
-            message = "stopped; what was measured stays"
         except Exception as error:  # shown in the panel: a thread's traceback would reach nobody
-            message = said(error)
+            ended = isinstance(error, CancelledError) or stopped.is_set()  # also by the lack of a helper
+            message = "stopped; what was measured stays" if ended else said(error)
         if self.stopped is stopped:
             self.end(message)
 
@@ -63,8 +67,27 @@ class Worker:
         self.stopped = threading.Event()
 
     def stop(self) -> None:
-        """Asks the work to end: it does at its next call of torch, or step of its progress bar."""
+        """Asks the work to end: it does at its next call of torch, or step of its progress bar; where it waits for
+        images, which nobody opens from now on, when its loader next looks (torch: within 5 s).
+        """
         self.stopped.set()
+        self._end_helpers()
+
+    @contextmanager
+    def _helped(self) -> Iterator[None]:
+        """Inside, processes that are started are the work's."""
+        self.others = set(active_children())
+        try:
+            yield
+        finally:
+            self.others = None
+
+    def _end_helpers(self) -> None:
+        """Processes that open images: a loader that is left in the middle would wait for each of them."""
+        if self.others is not None:
+            for process in set(active_children()) - self.others:
+                if process.daemon:  # as a loader's are
+                    process.terminate()
 
     def join(self) -> None:
         """Waits until the work has ended of itself."""
