@@ -18,6 +18,7 @@ from conftest import TINY as MODEL
 from PIL import Image
 
 from ovit_core.study.paths import ROOT
+from ovit_core.study.tasks import COLUMNS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS = [
@@ -58,6 +59,17 @@ class Study:
         assert self.process.returncode == 0, said
         return said
 
+    def measured(self):
+        """Its rows, once there is nothing left to measure: pages are other tests'."""
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if line.startswith("measured in"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL and not any("failed" in line for line in said), "".join(said)
+        return rows(self.folder)
+
     def nobody_left(self):
         _, alive = psutil.wait_procs(self.family, timeout=10)
         return not alive
@@ -78,16 +90,17 @@ def stored(folder):
             return []
 
 
-def exported(folder):
-    return pd.read_csv(folder / "runs" / "tiny" / "results.csv").drop(columns=ASIDE)
+def rows(folder):
+    """What is to be the same however it was measured, in one order."""
+    found = pd.DataFrame([row[1:] for row in stored(folder)], columns=COLUMNS).drop(columns=ASIDE)
+    return found.sort_values(list(found), key=lambda column: column.astype(str), ignore_index=True)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The rows of a study that nobody disturbs, by one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    Study(folder, "workers=1").finished()
-    return exported(folder)
+    return Study(folder, "workers=1").measured()
 
 
 def test_killed_at_twelve_points_of_all_phases_it_ends_with_the_same_rows(tmp_path, undisturbed):
@@ -117,7 +130,7 @@ def test_killed_at_twelve_points_of_all_phases_it_ends_with_the_same_rows(tmp_pa
     before = stored(tmp_path)
     Study(tmp_path).finished()
     assert stored(tmp_path)[: len(before)] == before
-    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+    pd.testing.assert_frame_equal(rows(tmp_path), undisturbed)
     left = [p.name for p in tmp_path.rglob("*") if p.name.endswith(".partial") or "resume" in p.name]
     assert not left
 
@@ -128,12 +141,11 @@ def test_two_studies_of_one_profile_at_once_lose_and_double_nothing(tmp_path, un
     one, other = Study(tmp_path), Study(tmp_path, few, "recovery_methods=[magnitude]", "gradual_methods=[]")
     for study in (one, other):
         study.finished()
-    keys = pd.DataFrame(stored(tmp_path)).iloc[:, 1:]
+    before = stored(tmp_path)
     models = list((tmp_path / "cache").glob("dense-*.safetensors"))
     assert len(models) == 3  # of two seeds, and one of half the epochs
-    Study(tmp_path).finished()
-    assert len(stored(tmp_path)) == len(keys)  # all was there
-    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+    pd.testing.assert_frame_equal(Study(tmp_path).measured(), undisturbed)
+    assert stored(tmp_path) == before  # all was there
 
 
 @pytest.mark.parametrize("rendering", [False, True], ids=["measuring", "rendering"])
@@ -164,8 +176,7 @@ def has_kernel(study):
 @pytest.mark.parametrize("engine", ["ray", "dask"])
 def test_a_cluster_gives_the_rows_of_one_process(tmp_path, undisturbed, engine):
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
-    Study(tmp_path, f"engine={engine}").finished()
-    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+    pd.testing.assert_frame_equal(Study(tmp_path, f"engine={engine}").measured(), undisturbed)
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, undisturbed):
@@ -174,8 +185,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, undisturbed):
     assert study.until(lambda: len(stored(tmp_path)) >= 20)
     loky = [process for process in study.family if "popen_loky" in " ".join(process.cmdline())]
     random.choice(loky).kill()
-    study.finished()
-    pd.testing.assert_frame_equal(exported(tmp_path), undisturbed)
+    pd.testing.assert_frame_equal(study.measured(), undisturbed)
 
 
 def test_images_opened_one_by_one_are_the_same_whoever_opens_them(tmp_path):
@@ -194,9 +204,6 @@ def test_images_opened_one_by_one_are_the_same_whoever_opens_them(tmp_path):
         "recovery_images=16", "sensitivity_block_sizes=[]", "datasets=['folder:mine']", "transfer_methods=[ovit]",
         "full_batch_size=8", "full_datasets=['folder:mine']", "full_methods=[ovit]", "full_steps=8",
     ]  # fmt: skip
-    rows = {}
-    for how in ("workers=1", "workers=2", "engine=dask"):
-        Study(tmp_path / how, *more, how).finished()
-        rows[how] = exported(tmp_path / how)
-    pd.testing.assert_frame_equal(rows["workers=1"], rows["workers=2"])
-    pd.testing.assert_frame_equal(rows["workers=1"], rows["engine=dask"])
+    one, *others = (Study(tmp_path / how, *more, how).measured() for how in ("workers=1", "workers=2", "engine=dask"))
+    for other in others:
+        pd.testing.assert_frame_equal(other, one)
