@@ -456,7 +456,7 @@ def test_figures_are_grey_where_a_set_tells_nothing():
 def test_a_protocol_stands_in_a_column_and_a_few_images_first():
     values = measured("a", 0.9, 0.1, ovit=0.8) + measured("a", 0.5, 0.1, shots=5.0, ovit=0.4)
     fig = figures.transfer(table(values + measured("a", 0.7, 0.1, phase="knn", ovit=0.6)))
-    assert [ax.get_title() for ax in fig.axes] == ["linear probe, 5 a class", "linear probe", "neighbours"]
+    assert [ax.get_title() for ax in fig.axes] == ["probe, 5 a class", "linear probe", "neighbours"]
     text = analysis.tables(table(values))
     assert (
         "| a | linear probe on 5 images a class | as pruned, 90 % | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
@@ -223,16 +222,16 @@ def _kind(line: pd.Series) -> str:
     return INSIDE if line.verdict == "resolved" and within(line) else line.verdict
 
 
-def _marks(kinds: set[str]) -> list[Line2D | Patch]:
+def _marks(kinds: set[str]) -> list[Line2D]:
     """What stands in the legend."""
-    marks: list[Line2D | Patch] = [
+    marks: list[Line2D] = [
         Line2D([], [], ls="", marker=marker, mfc=face, mec="black", mew=0.8, ms=3.6, label=words)
         for kind, (marker, face, words) in MARKS.items() if kind in kinds
     ]  # fmt: skip
-    return [*marks, Patch(color="0.9", label="the margin of no difference")]
+    return [*marks, Line2D([], [], ls="", marker="s", color="0.9", ms=6, label="the margin of no difference")]
 
 
-def _legend(fig: Figure, marks: list[Line2D | Patch], across: int, above: float) -> None:
+def _legend(fig: Figure, marks: list[Line2D], across: int, above: float) -> None:
     """What marks mean, so many in a line, so far above the lower edge."""
     fig.legend(
         handles=marks,

@@ -38,7 +38,7 @@ LARGEST, SMALLEST = 5.5, 2.5  # points: the marks of the least and of the greate
 
 def short(one: Protocol) -> str:
     """A protocol above a panel."""
-    return SHORT[one.phase] + (f", {one.shots} a class" if one.shots else "")
+    return f"probe, {one.shots} a class" if one.shots else SHORT[one.phase]
 
 
 def protocols(rows: pd.DataFrame) -> list[Protocol]:
