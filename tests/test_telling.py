@@ -299,7 +299,8 @@ def test_over_many_sets_the_mean_of_those_that_tell_is_a_comparison_of_its_own()
     every = Results(registry.get("transfer"), MANY, table(four_sets())).differences()
     assert every.dataset.iloc[0] == "a, b, c, d"
     said = results.headline()
-    assert "(a, b, c, of 4 sets)" in said and "of 3 comparisons" in said  # set by set
+    assert "linear probe, as pruned at 90 % (a, b, c, of 4 sets): −13.3 ± " in said and "comparisons" not in said
+    assert said.count(" against ") == 3 and said.count("(not resolved)") == (lines.verdict == "not resolved").sum()
 
 
 def over_sets(lines):

@@ -242,6 +242,12 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     return f"{said} = {size}, p after Holm {_p(line['p_holm'])}: {judged}."
 
 
+def effect(line: Mapping[str, Any]) -> str:
+    """A line's difference with its interval in points, and that it is not resolved where it is not."""
+    size = spread(line["mean"], line["high"] - line["mean"]).replace("-", "−")
+    return size + {"resolved": "", "same": " (no difference)"}.get(line["verdict"], " (not resolved)")
+
+
 def _worded(column: str, value: str | float) -> str:
     """Where a line stands in one column, in words; "" for what is usual."""
     if value in ("", "global", "unstructured") or value != value:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
+from ovit_core.study.families import effect
 from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, share, spread, summary, under
 
 if TYPE_CHECKING:
@@ -151,12 +152,6 @@ def levels(results: "Results", sparsity: float) -> dict[str, pd.Series]:
     return {line.method: line for _, line in found.iterrows() if line.method in ("dense", *CELLS.values())}
 
 
-def told(line: pd.Series) -> str:
-    """A difference with its interval in points, and that it is not resolved where it is not."""
-    size = spread(line["mean"], line.high - line["mean"]).replace("-", "−")
-    return size + {"resolved": "", "same": " (no difference)"}.get(line.verdict, " (not resolved)")
-
-
 def level_of(line: pd.Series) -> str:
     """An accuracy with its interval in percent."""
     return spread(line["mean"], line.half, ".1f")
@@ -169,7 +164,7 @@ def in_words(results: "Results") -> str:
         return ""
     at = known["both"].sparsity_target
     level = levels(results, at)
-    one = {name: told(line) for name, line in known.items()}
+    one = {name: effect(line) for name, line in known.items()}
     dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
     lines = results.differences()
     lines = lines[(lines.family == "interaction") & (lines.sparsity_target == at) & (lines.n > 0)]
@@ -183,7 +178,7 @@ def in_words(results: "Results") -> str:
         else ""
     )
     beyond = (
-        f" ({told(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above})"
+        f" ({effect(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above})"
         if len(lines)
         else ""
     )

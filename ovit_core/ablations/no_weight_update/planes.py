@@ -21,8 +21,8 @@ from ovit_core.ablations.no_weight_update.attribution import (
     in_words,
     level_of,
     levels,
-    told,
 )
+from ovit_core.study.families import effect
 from ovit_core.study.plots import COLUMN, PAGE, apart, aside, legend, look, percent, reference
 from ovit_core.study.statistics import accuracy, main, share
 
@@ -59,13 +59,13 @@ def finding(results: "Results") -> Figure | None:
         ends = [cell[score, u]["mean"] for u in UPDATED]
         drawn, off = drawn_as(score), 0 if score == upper else 0.04  # letters below a line would touch it
         ax.errorbar((0, 1), ends, [np.nan_to_num(cell[score, u].half) for u in UPDATED], **drawn, zorder=3)
-        ax.text(0.5 + off, np.mean(ends) - off * room / 2, f"{name}\nupdate {told(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
+        ax.text(0.5 + off, np.mean(ends) - off * room / 2, f"{name}\nupdate {effect(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
                 va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
     for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
         taken = [level["dense"]["mean"]] if "dense" in level else []
-        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], told(known[edge]), taken, 0.15 * room)
+        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], effect(known[edge]), taken, 0.15 * room)
     if "dense" in level:
         ax.axhline(level["dense"]["mean"], color="black", lw=0.8)
         ax.text(-1.08, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")

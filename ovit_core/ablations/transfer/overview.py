@@ -9,7 +9,7 @@ from ovit_core.ablations.transfer.families import OVER, SOURCES
 from ovit_core.ablations.transfer.published import published
 from ovit_core.ablations.transfer.relations import spoken_of, transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
-from ovit_core.study.families import SILENT
+from ovit_core.study.families import SILENT, effect
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share, spreads, summary
 from ovit_core.study.tasks import HELD_OUT
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
 
 UNDECIDED = "These rows do not say on validation which datasets can tell anything: nothing is said about transfer."
+MEANS = ("linear", "full")  # the protocols whose means over sets are in the sentence
 TOLD = ("dense", "magnitude", "ovit_mask_only")  # what oViT is compared with in the sentence
 
 
@@ -27,11 +28,17 @@ def undecided(rows: pd.DataFrame) -> bool:
 
 
 def headline(results: "Results") -> str:
-    """How oViT's models transfer where a set tells something: how many of the comparisons are resolved, and by how much."""
+    """How oViT's models transfer where a set tells something: the means over those sets, by the linear probe and by full
+    finetuning; where sets are too few for a mean, how many of the comparisons are resolved, and by how much.
+    """
     rows, lines = results.rows, results.differences()
     if undecided(rows):
         return UNDECIDED
-    lines = lines[(lines.n > 0) & ~lines.family.str.endswith(OVER)]
+    mean = lines.family.str.endswith(OVER)
+    over = lines[mean & (lines.n > 0) & (lines.verdict != SILENT) & lines.phase.isin(MEANS) & lines.shots.isna()]
+    if len(over):
+        return _means(over, lines[~mean].dataset.nunique())
+    lines = lines[(lines.n > 0) & ~mean]
     heard = lines[lines.verdict != SILENT]
     if lines.empty:
         return ""
@@ -46,6 +53,18 @@ def headline(results: "Results") -> str:
         f"Downstream, at {sparsities} sparsity and where a set tells something ({names}, of {every} sets), oViT is "
         f"{', '.join(filter(None, counts))}{f'; {rest} of {len(told)} are not resolved' if rest else ''}."
     )
+
+
+def _means(lines: pd.DataFrame, every: int) -> str:
+    """The differences in the mean over sets, a clause for each protocol and kind of model."""
+    clauses, by = [], ["phase", "source_phase", "sparsity_target", "dataset"]
+    for (phase, source, at, names), mine in lines.groupby(by, sort=False):
+        pairs = {line["pair"]: effect(line) for _, line in mine.iterrows()}
+        sizes = [f"{pairs[pair]} against `{other}`" for other in TOLD if (pair := f"{OVIT} - {other}") in pairs]
+        clauses.append(
+            f"{NAMES[phase]}, {SOURCES[source]} at {share(at)} ({names}, of {every} sets): {', '.join(sizes)}"
+        )
+    return f"Downstream oViT has, in points of the mean over the sets that tell something: {'; '.join(clauses)}."
 
 
 def _count(lines: pd.DataFrame, other: str) -> str:
