@@ -38,7 +38,7 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: 
         profile: whose run.
         incomplete: publish also what was not measured, or not drawn, to its end.
         dirty: publish also what no commit can make again.
-        pages: whether pages, figures and tables of means are published, too.
+        pages: whether what is said from the rows is published, too: pages, figures, tables of means and of differences.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -78,8 +78,8 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: 
 
 
 def rows_so_far(asked: Sequence[Asked], incomplete: bool = False, dirty: bool = False) -> Published:
-    """Makes figures/PROFILE hold what a study has so far, without pages and figures: the rows that it asks for and that are
-    there, and its finished dense models. `take` goes on from them, elsewhere too.
+    """Makes figures/PROFILE hold what a study has so far, and nothing that is said from it: the rows that it asks for and
+    that are there, and its finished dense models. `take` goes on from them, elsewhere too.
 
     Args:
         asked: the study, with the parameters that it was run with.
@@ -160,9 +160,9 @@ def light(page: Path, profile: str) -> str:
 
 def _parts(run: Path, names: list[str], pages: bool) -> dict[str, list[str]]:
     """kind -> the files of a run that belong to its rows, with or without those that only a notebook makes."""
-    kinds = dict(tables=[*TABLES, *(f"{name}.parameters.json" for name in names)])
+    kinds = dict(tables=["results.csv", per_image.FILE, *(f"{name}.parameters.json" for name in names)])
     if pages:
-        kinds["tables"] += [f"{name}.csv" for name in names]
+        kinds["tables"] += ["differences.csv", *(f"{name}.csv" for name in names)]
         kinds["pages"] = [*(f"{name}.ipynb" for name in names), INTRODUCTION]
         kinds["figures"] = [
             f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE
