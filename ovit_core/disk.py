@@ -134,6 +134,24 @@ def locked(path: Path, why: str) -> Iterator[None]:
         inside.release()
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether no other process is inside, of all that name the same `path` here or in `locked`; if so, none will be until
+    the end of the block.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inside = lock(path.with_name(f".{path.name}.lock"))
+    try:
+        inside.acquire(timeout=0)
+    except TimeoutError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        inside.release()
+
+
 def write_ahead(db: sqlite3.Connection) -> None:
     """Turns on a SQLite file's write-ahead log, with which others read while one writes. Unlike all else in SQLite the
     change does not wait for another process that makes it too.

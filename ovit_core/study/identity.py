@@ -18,6 +18,7 @@ from ovit_core.study.tasks import Task
 
 # Raised by whoever changes how a dense model is trained; finished ones survive all other work on the code.
 RECIPE = 3
+CLAIMS = 256  # files for the claims to all tasks of a profile: two rarely meet in one, and there are no more of them
 
 
 def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
@@ -93,6 +94,12 @@ def resume(task: Task) -> Path:
 def discard(task: Task) -> None:
     """Removes what the training of a task would be taken up from."""
     resume(task).unlink(missing_ok=True)
+
+
+def claim(profile: str, task: Task) -> Path:
+    """What is locked by the study, of several of one profile, that does a task."""
+    number = int(provenance.digest(dict(task.columns)), 16) % CLAIMS
+    return paths.results() / f"{profile}.task-{number:02x}"
 
 
 def kept(task: Task) -> Path:

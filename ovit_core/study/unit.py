@@ -6,7 +6,7 @@ Plain values go in and come out, and errors come out as text: all of it may happ
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -23,6 +23,7 @@ from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import Found, Task, World
 
 GIVE_UP = 3  # failures of one method in one phase, one after the other: then others are no better
+SETTINGS = 6  # of `order`, its first, which name a curvature
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
@@ -103,26 +104,34 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
 
 def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
-    store, failures, in_a_row = Store(given.values["profile"]), [], Counter()
+    profile = given.values["profile"]
+    store, failures, in_a_row, done = Store(profile), [], Counter(), 0
     who = f"{given.ablation}, seed {seed}, from {todo[0]} on"  # a seed may be in several parts
     skipped: Counter[str] = Counter()
-    for done, task in enumerate(_begun_anywhere(todo)):
+    queue = [(task, False) for task in _in_any_order(todo)]
+    for task, wait in queue:
         kind = f"{task.columns['phase']} of {task.columns['method']}"
         if in_a_row[kind] >= GIVE_UP:
             skipped[kind] += 1
             continue
+        tell = _Teller(store, grid, who, done)
         try:
-            if Found(store.rows(task.columns["run_id"])).of(task):
-                found = Outcome()  # another study of this profile was faster
-            else:
-                found = one(given, seed, task, world, tell=_Teller(store, grid, who, done))
-                if found.value is None and not found.failures:
-                    found = Outcome(failures=((str(task), f"the dense model of seed {seed} is gone: start anew"),))
-                store.add(found.value or ())
-            if not found.failures:
-                identity.discard(task)
+            with _claim(profile, task, wait, tell) as mine:
+                if not mine:
+                    queue.append((task, True))  # another study is at it: once all else is done, it may have failed
+                    continue
+                if Found(store.rows(task.columns["run_id"])).of(task):
+                    found = Outcome()  # another study was faster
+                else:
+                    found = one(given, seed, task, world, tell=tell)
+                    if found.value is None and not found.failures:
+                        found = Outcome(failures=((str(task), f"the dense model of seed {seed} is gone: start anew"),))
+                    store.add(found.value or ())
+                if not found.failures:
+                    identity.discard(task)
         except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
             found = Outcome(failures=((str(task), _reason(error)),))
+        done += 1
         in_a_row[kind] = in_a_row[kind] + 1 if found.failures else 0
         failures += found.failures
     failures += [
@@ -184,11 +193,26 @@ def _groups(tasks: Sequence[Task]) -> list[list[Task]]:
     return [list(group) for _, group in groupby(sorted(tasks, key=order), order)]
 
 
-def _begun_anywhere(tasks: Sequence[Task]) -> list[Task]:
-    """Tasks in order, but from any of their groups on: so two studies of one profile share the work."""
-    groups = _groups(tasks)
-    start = random.SystemRandom().randrange(len(groups))
-    return [task for group in groups[start:] + groups[:start] for task in group]
+def _in_any_order(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks by settings of the curvature, and by factorization, but neither in an order of its own: two studies of one
+    profile that came to the same factorization would go on from one to the next together, and each would make them all.
+    """
+    draw = random.SystemRandom().random
+    luck: defaultdict[tuple, float] = defaultdict(draw)
+    groups = sorted(_groups(tasks), key=lambda group: (luck[order(group[0])[:SETTINGS]], draw()))
+    return [task for group in groups for task in group]
+
+
+@contextmanager
+def _claim(profile: str, task: Task, wait: bool, tell: "_Teller") -> Iterator[bool]:
+    """Whether a task is this process's to do, until the end of the block; `wait` until it is, and no other study is at it."""
+    path = identity.claim(profile, task)
+    if wait:
+        with told_to(tell.bar), disk.locked(path, f"measures {task}"):
+            yield True
+    else:
+        with disk.claimed(path) as mine:
+            yield mine
 
 
 def _has_dense(config: Parameters, seed: int, world: World, weights: bytes | None) -> bool:
