@@ -107,6 +107,12 @@ def lock(path: Path) -> FileLock:
     return FileLock(without_link(path))
 
 
+def _beside(path: Path) -> FileLock:
+    """The lock that stands for a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return lock(path.with_name(f".{path.name}.lock"))
+
+
 @contextmanager
 def locked(path: Path, why: str) -> Iterator[None]:
     """Only one process at a time is inside, of all that name the same `path`; the system unlocks it when one dies.
@@ -118,8 +124,7 @@ def locked(path: Path, why: str) -> Iterator[None]:
         path: beside which the lock lies.
         why: what the other one does, for the bar.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    inside = lock(path.with_name(f".{path.name}.lock"))
+    inside = _beside(path)
     try:
         inside.acquire(timeout=PATIENCE)
     except TimeoutError:
@@ -139,8 +144,7 @@ def claimed(path: Path) -> Iterator[bool]:
     """Whether no other process is inside, of all that name the same `path` here or in `locked`; if so, none will be until
     the end of the block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    inside = lock(path.with_name(f".{path.name}.lock"))
+    inside = _beside(path)
     try:
         inside.acquire(timeout=0)
     except TimeoutError:

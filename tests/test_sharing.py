@@ -9,7 +9,7 @@ from conftest import quick
 
 from ovit_core import disk
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.study import identity, registry, unit
+from ovit_core.study import identity, registry, unit, wanted
 from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import World, identity_of
 
@@ -21,8 +21,7 @@ WORLD = World({"glyph_letters": "x"}, {0: "y"})
 @pytest.fixture
 def todo():
     """A seed's searches of lambda."""
-    asked = registry.get("no_weight_update").stages[0](CONFIG, 0, WORLD, [])
-    return list({identity_of(task): task for task in asked}.values())
+    return wanted.listed(registry.get("no_weight_update").stages[0], CONFIG, 0, WORLD, [])
 
 
 @pytest.fixture

@@ -86,9 +86,13 @@ def about_dense(config: Parameters) -> list[dict]:
     ]
 
 
+def _digest(task: Task) -> str:
+    return provenance.digest(dict(task.columns))
+
+
 def resume(task: Task) -> Path:
     """Where the training of a task is taken up again. Whoever has kept its rows calls `discard`."""
-    return paths.cache() / f"resume-{provenance.digest(dict(task.columns))}.pt"
+    return paths.cache() / f"resume-{_digest(task)}.pt"
 
 
 def discard(task: Task) -> None:
@@ -98,13 +102,13 @@ def discard(task: Task) -> None:
 
 def claim(profile: str, task: Task) -> Path:
     """What is locked by the study, of several of one profile, that does a task."""
-    number = int(provenance.digest(dict(task.columns)), 16) % CLAIMS
+    number = int(_digest(task), 16) % CLAIMS
     return paths.results() / f"{profile}.task-{number:02x}"
 
 
 def kept(task: Task) -> Path:
     """Where the model that a task has trained is kept, for those that begin with it."""
-    return paths.cache() / f"recovered-{provenance.digest(dict(task.columns))}.safetensors"
+    return paths.cache() / f"recovered-{_digest(task)}.safetensors"
 
 
 def _sha256(path: Path) -> str:

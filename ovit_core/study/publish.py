@@ -18,7 +18,8 @@ from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import KEY, NUMBERS
 
-TABLES = ("results.csv", "differences.csv", per_image.FILE)
+DIFFERENCES = "differences.csv"
+TABLES = ("results.csv", DIFFERENCES, per_image.FILE)
 FIGURE = ("png", "svg", "json")
 ORIGIN = {"command", "commit", "device", "seeds", "versions", "runs"}  # what a figure's JSON tells
 INTRODUCTION = "how_it_works.ipynb"  # of no ablation; published where somebody ran it into the same folder
@@ -160,9 +161,10 @@ def light(page: Path, profile: str) -> str:
 
 def _parts(run: Path, names: list[str], pages: bool) -> dict[str, list[str]]:
     """kind -> the files of a run that belong to its rows, with or without those that only a notebook makes."""
-    kinds = dict(tables=["results.csv", per_image.FILE, *(f"{name}.parameters.json" for name in names)])
+    tables = [name for name in TABLES if pages or name != DIFFERENCES]
+    kinds = dict(tables=[*tables, *(f"{name}.parameters.json" for name in names)])
     if pages:
-        kinds["tables"] += ["differences.csv", *(f"{name}.csv" for name in names)]
+        kinds["tables"] += [f"{name}.csv" for name in names]
         kinds["pages"] = [*(f"{name}.ipynb" for name in names), INTRODUCTION]
         kinds["figures"] = [
             f"{figure}.{suffix}" for n in names for figure in registry.get(n).figures for suffix in FIGURE

@@ -23,7 +23,6 @@ from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import Found, Task, World
 
 GIVE_UP = 3  # failures of one method in one phase, one after the other: then others are no better
-SETTINGS = 6  # of `order`, its first, which name a curvature
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
@@ -105,33 +104,24 @@ def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
 def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str) -> Outcome:
     """Does the tasks of a seed and writes their rows to the profile's store, where it also says how far it is."""
     profile = given.values["profile"]
-    store, failures, in_a_row, done = Store(profile), [], Counter(), 0
+    store, failures, in_a_row = Store(profile), [], Counter()
     who = f"{given.ablation}, seed {seed}, from {todo[0]} on"  # a seed may be in several parts
     skipped: Counter[str] = Counter()
-    queue = [(task, False) for task in _in_any_order(todo)]
-    for task, wait in queue:
+    queue = _in_any_order(todo)  # behind it, once more, what another study is at: it may fail there
+    for number, task in enumerate(queue):
         kind = f"{task.columns['phase']} of {task.columns['method']}"
         if in_a_row[kind] >= GIVE_UP:
             skipped[kind] += 1
             continue
-        tell = _Teller(store, grid, who, done)
+        tell = _Teller(store, grid, who, number - (len(queue) - len(todo)))
         try:
-            with _claim(profile, task, wait, tell) as mine:
+            with _claim(profile, task, number >= len(todo), tell) as mine:
                 if not mine:
-                    queue.append((task, True))  # another study is at it: once all else is done, it may have failed
+                    queue.append(task)
                     continue
-                if Found(store.rows(task.columns["run_id"])).of(task):
-                    found = Outcome()  # another study was faster
-                else:
-                    found = one(given, seed, task, world, tell=tell)
-                    if found.value is None and not found.failures:
-                        found = Outcome(failures=((str(task), f"the dense model of seed {seed} is gone: start anew"),))
-                    store.add(found.value or ())
-                if not found.failures:
-                    identity.discard(task)
+                found = _done(given, seed, task, world, store, tell)
         except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
             found = Outcome(failures=((str(task), _reason(error)),))
-        done += 1
         in_a_row[kind] = in_a_row[kind] + 1 if found.failures else 0
         failures += found.failures
     failures += [
@@ -139,6 +129,19 @@ def tasks(given: Given, seed: int, todo: Sequence[Task], world: World, grid: str
     ]
     _Teller(store, grid, who, len(todo))("")
     return Outcome(failures=tuple(failures))
+
+
+def _done(given: Given, seed: int, task: Task, world: World, store: Store, tell: "_Teller") -> Outcome:
+    """Does a task and writes its rows, unless another study was faster."""
+    found = Outcome()
+    if not Found(store.rows(task.columns["run_id"])).of(task):
+        found = one(given, seed, task, world, tell=tell)
+        if found.value is None and not found.failures:
+            found = Outcome(failures=((str(task), f"the dense model of seed {seed} is gone: start anew"),))
+        store.add(found.value or ())
+    if not found.failures:
+        identity.discard(task)
+    return found
 
 
 def one(
@@ -174,8 +177,14 @@ def one(
 def order(task: Task) -> tuple:
     """Sorts tasks that share a factorization one after the other."""
     c = task.columns
+    return *_curvature(task), c["method"], c["pattern"], str(c["damp"])
+
+
+def _curvature(task: Task) -> tuple:
+    """The settings by which curvature is estimated, once for all tasks that share them."""
+    c = task.columns
     settings = c["block_size"], c["gradients"], c["gradient_batch"], c["gradient_seed"], c["passes"]
-    return c["experiment"] == "sensitivity", *settings, c["method"], c["pattern"], str(c["damp"])
+    return c["experiment"] == "sensitivity", *settings
 
 
 def split(tasks: Sequence[Task], parts: int) -> list[list[Task]]:
@@ -199,7 +208,7 @@ def _in_any_order(tasks: Sequence[Task]) -> list[Task]:
     """
     draw = random.SystemRandom().random
     luck: defaultdict[tuple, float] = defaultdict(draw)
-    groups = sorted(_groups(tasks), key=lambda group: (luck[order(group[0])[:SETTINGS]], draw()))
+    groups = sorted(_groups(tasks), key=lambda group: (luck[_curvature(group[0])], draw()))
     return [task for group in groups for task in group]
 
 
