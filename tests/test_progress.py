@@ -95,14 +95,20 @@ def test_lines_for_another_process_s_log_go_there_and_the_file_is_closed(tmp_pat
 
 
 def test_the_time_left_of_a_stage_begins_with_what_is_expected_and_ends_with_what_is_seen():
-    assert course._left(100, 0, 0) == (100, 1)
-    assert course._left(100, 25, 0.25) == (pytest.approx(75), pytest.approx(1))
-    left, pace = course._left(100, 100, 0.5)  # twice as slow as expected, and for long enough to believe it
-    assert left == pytest.approx(100) and pace == pytest.approx(2)
-    assert 100 < course._left(100, 20, 0.1)[0] + 20 < 200  # at first it believes both
-    assert course._left(100, 500, 0)[0] == pytest.approx(50)  # never "0 s" while nothing is known to be done
-    assert course._left(100, 70, 1) == (0, pytest.approx(0.7))
-    assert course._left(0, 3, 0.5)[1] == 1  # where nothing was expected, the rest is not stretched
+    left = lambda *about, rest=0: course._left(*about, rest)
+    assert left(100, 0, 0) == (100, 0)
+    assert left(100, 25, 0.25) == (pytest.approx(75), 0)
+    assert left(100, 100, 0.5)[0] == pytest.approx(100)  # twice as slow as expected, and for long enough to believe it
+    assert 100 < left(100, 20, 0.1)[0] + 20 < 200  # at first it believes both
+    assert left(100, 500, 0)[0] == pytest.approx(50)  # never "0 s" while nothing is known to be done
+    assert left(100, 70, 1)[0] == 0
+
+
+def test_a_stage_speaks_for_the_rest_by_its_share():
+    """A search of three tasks that waited for their images once made 2.3 days of the 2.4 hours after it."""
+    assert course._left(7, 140, 1, 10_000)[1] == pytest.approx(10_000 * 10_140 / 10_007)
+    assert course._left(100, 200, 1, 100)[1] == pytest.approx(150)  # half of all, twice as slow
+    assert course._left(0, 3, 0.5, 100)[1] == 100  # where nothing was expected, the rest is not stretched
 
 
 def row(phase, seconds, **more):
@@ -139,11 +145,11 @@ def test_a_run_is_counted_over_all_stages_and_says_when_it_ends(tmp_path, monkey
         assert said.pop() == f"about {plan.time_of(50 + way.rest + cost.PAGE)} left"
         clock = 50.0
         tell(50, ["ovit: 3/4"])
-        assert said.pop() == f"about {plan.time_of(50 + 2 * way.rest + cost.PAGE)} left | ovit: 3/4" and bar.n == 50
+        after = way.rest * (100 + way.rest) / (50 + way.rest)
+        assert said.pop() == f"about {plan.time_of(50 + after + cost.PAGE)} left | ovit: 3/4" and bar.n == 50
         clock = 90.0
-    assert said == [
-        f"100/{whole.left}, about {plan.time_of(1.8 * way.rest + cost.PAGE)} left; lambda_search: 100 in 1.5 min"
-    ]
+    after = way.rest * (90 + way.rest) / (50 + way.rest)
+    assert said == [f"100/{whole.left}, about {plan.time_of(after + cost.PAGE)} left; lambda_search: 100 in 1.5 min"]
     with way.stage("datasets", 1, counts=False) as tell:
         tell(1, [])
     assert bar.n == way.done == 100 and len(said) == 3  # two words of its own, and no line

@@ -1,7 +1,8 @@
 """How far a run of the grid is, all its stages together, and how long it will still take: one bar, or lines in a log.
 
 The time left comes from the seconds of earlier rows. Before each stage they are asked anew, those just measured among
-them; within a stage it is corrected by how the stage itself goes.
+them; within a stage it is corrected by how the stage itself goes, which speaks for what comes after it by its share alone: a
+first search of a minute that waits for its images would otherwise make days of the hours that follow.
 """
 
 import time
@@ -59,9 +60,8 @@ class Course:
         self.bar.set_description_str(what, refresh=False)
 
         def tell(done: int, doing: Sequence[str]) -> None:
-            left, pace = _left(seconds, time.monotonic() - begin, done / total)
             self.bar.n = min(self.done + share * done, self.bar.total)
-            words = [f"about {self._after(left, pace)} left", *doing]
+            words = [f"about {self._after(seconds, time.monotonic() - begin, done / total)} left", *doing]
             self.bar.set_postfix_str(" | ".join(words))
 
         tell(0, ())
@@ -69,26 +69,28 @@ class Course:
         self.done += share * total
         taken = time.monotonic() - begin
         if counts and taken >= 1 and hasattr(self.bar, "say"):  # a log, where the bar's last state would be lost
-            left = self._after(*_left(seconds, taken, 1.0))
+            left = self._after(seconds, taken, 1.0)
             done = f"{self.done}/{max(self.done, self.bar.total)}"
             self.bar.say(f"{done}, about {left} left; {what}: {total} in {plan.time_of(taken)}")
 
-    def _after(self, left: float, pace: float) -> str:
-        """The time until the last page, with so much left of a stage that goes at some pace."""
-        return plan.time_of(left + pace * self.rest + self.plan.pages)
+    def _after(self, seconds: float, taken: float, done: float) -> str:
+        """The time until the last page, from a stage as `_left` takes it."""
+        return plan.time_of(sum(_left(seconds, taken, done, self.rest)) + self.plan.pages)
 
 
-def _left(seconds: float, taken: float, done: float) -> tuple[float, float]:
-    """Seconds left of a stage, and the ratio of what it takes to what was expected of it.
+def _left(seconds: float, taken: float, done: float, rest: float) -> tuple[float, float]:
+    """Seconds left of a stage, and of what comes after it.
 
     Args:
-        seconds: expected.
+        seconds: expected of the stage.
         taken: so far.
         done: share of it.
+        rest: seconds expected of what comes after it.
     """
     trust = min(1.0, 3 * done)  # in what the stage itself tells; tasks are not of one length
     whole = (1 - trust) * max(seconds, taken) + trust * taken / done if done else max(seconds, taken)
-    return max(whole - taken, 0.1 * whole * (1 - done)), whole / seconds if seconds > 1 else 1.0
+    pace = (whole + rest) / (seconds + rest) if seconds > 1 else 1.0
+    return max(whole - taken, 0.1 * whole * (1 - done)), pace * rest
 
 
 @contextmanager
