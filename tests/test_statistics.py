@@ -146,3 +146,7 @@ def test_a_page_says_how_many_seeds_each_training_has():
     said = statistics.setting(rows, quick(Transfer, "dense_per_seed=true"))
     assert said.startswith("5 seeds, 2 of them for gradual pruning, 3 of them for full finetuning. Each seed has")
     assert statistics.setting(rows[rows.phase == "one_shot"], quick(Transfer)).startswith("5 seeds. All seeds share")
+
+
+def test_one_seed_is_not_seeds():
+    assert [statistics.seeds(n) for n in (1, np.int64(1), np.float64(3))] == ["1 seed", "1 seed", "3 seeds"]

@@ -213,6 +213,11 @@ def share(sparsity: float) -> str:
     return f"{100 * sparsity:g} %"
 
 
+def seeds(count: int) -> str:
+    """So many seeds, as it is written."""
+    return f"{count:g} seed" + ("" if count == 1 else "s")
+
+
 def worded(column: str, value: float | str) -> str:
     """A value of one of VARIANTS as it is written; "" for none."""
     return "" if value in ("", None) or value != value else WORDS[column].format(value).replace("_", "-")
@@ -262,8 +267,8 @@ def tables(rows: pd.DataFrame, phases: Iterable[str], datasets: Iterable[str]) -
         if (wide := _wide(found[(found.phase == phase) & (found.dataset == dataset)], regimes)) is not None:
             head = f"| method | {' | '.join(wide.columns)} |\n|{'---|' * (len(wide.columns) + 1)}\n"
             body = "\n".join(f"| `{method}` | {' | '.join(cells)} |" for method, cells in zip(wide.index, wide.values))
-            seeds = rows[(rows.phase == phase) & (rows.dataset == dataset)].seed.nunique()
-            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}, {seeds} seeds**\n\n{head}{body}")
+            count = rows[(rows.phase == phase) & (rows.dataset == dataset)].seed.nunique()
+            out.append(f"**{dataset}, {phase}{', uniform and N:M' * regimes}, {seeds(count)}**\n\n{head}{body}")
     return "\n\n".join(out)
 
 
@@ -283,12 +288,12 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
     sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}, unless a caption says otherwise. "
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
-    seeds = rows.seed.nunique()
+    count = rows.seed.nunique()
     trained = rows[rows.phase.isin(TRAINED)].groupby("phase", sort=False).seed.nunique()
-    few = {n: [TRAINED[phase] for phase in trained[trained == n].index] for n in sorted(set(trained)) if n < seeds}
+    few = {n: [TRAINED[phase] for phase in trained[trained == n].index] for n in sorted(set(trained)) if n < count}
     fewer = "".join(f", {n} of them for {', '.join(names)}" for n, names in few.items())
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''}{fewer}. {varies}. {sure}"
+        f"{seeds(count)}{fewer}. {varies}. {sure}"
         f"λ was chosen on validation{seen} at {share(config.damp_sparsity)}, one a method and regime for all seeds, the "
         "best in their mean. Layer inputs take it relative to the mean diagonal of their Hessian."
     )

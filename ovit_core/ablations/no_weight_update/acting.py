@@ -88,7 +88,7 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
     )  # fmt: skip
     at = rows.sparsity_target.iloc[0]
     chance = f"{100 * (1 - at) / (1 + at):.0f}"
-    fig.suptitle(f"Kept by both at {share(at)}, in % of kept by either (by chance {chance})", x=0.02, ha="left")
+    fig.suptitle(f"Kept by both at {share(at)}, in % of kept by either\n(by chance {chance})", x=0.02, ha="left")
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.grid(False)

@@ -18,7 +18,7 @@ from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitiv
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
-from ovit_core.study.statistics import accuracy, main, same_seeds, share, spreads, summary, under
+from ovit_core.study.statistics import accuracy, main, same_seeds, seeds, share, spreads, summary, under
 from ovit_core.study.tuning import decimal
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def trained(results: "Results") -> Figure | None:
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
             ax.set_title(AFTER[phase] + (f" on\n{length * images:,.0f} images" if length == length else ""))
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
-    about = f"top-1 on {rows.upstream.iloc[0]} (test), {rows.seed.nunique()} seeds, each panel on its own axis"
+    about = f"top-1 on {rows.upstream.iloc[0]} (test), {seeds(rows.seed.nunique())}, each panel on its own axis"
     fig.supxlabel(f"{about}; line: dense, as long trained", fontsize=7)
     last = recovered[(recovered.epochs == recovered.epochs.max()) & recovered.sparsity_target.eq(at[-1])]
     fig.set_label(f"After the longest training, {levels(last, 'sparsity_target', at[-1])}")
@@ -167,7 +167,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
         ax.set_xticks(ticks, [f"{v:g}" if v >= 1 else decimal(v) for v in ticks], rotation=45)
         ax.set_xticks([], minor=True)
         percent(ax, axes="y")
-    axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test), {swept.seed.nunique()} seeds")
+    axes[0, 0].set_ylabel(f"top-1 at {share(at)} (test), {seeds(swept.seed.nunique())}")
     legend(fig)
     gains = sensitivity(rows)
     gains = gains[gains.column.isin(levels.column) & gains.rule.isin(("own", "fixed"))].drop_duplicates(
@@ -190,7 +190,7 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
     most = found.setting.max()
     fig.set_label(f"In several passes, {levels(found, 'setting', most, place=f'with {most:g}')}")
     ticks = sorted(set(found.setting))
-    about = f"{SWEPT['passes']}; {found.seeds.max():g} seeds"
+    about = f"{SWEPT['passes']}; {seeds(found.seeds.max())}"
     ax.set(xscale="log", xlabel=about, ylabel=f"top-1 on {rows.upstream.iloc[0]} (test)")
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)

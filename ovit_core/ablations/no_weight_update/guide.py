@@ -9,7 +9,7 @@ from ovit_core.ablations.no_weight_update.families import MARGIN
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT, sweeps
 from ovit_core.study import tuning
 from ovit_core.study.lambdas import GLOBAL, OVIT, PHASE, Regime, place
-from ovit_core.study.statistics import accuracies, contrast, same_seeds, share, spread, spreads, summary, under
+from ovit_core.study.statistics import accuracies, contrast, same_seeds, seeds, share, spread, spreads, summary, under
 from ovit_core.study.tuning import decimal
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def settings(results: "Results") -> str:
     other = f" (validation at {share(c.damp_sparsity)})" * (c.damp_sparsity != c.sensitivity_sparsity)
     head = (
         f"**Which block, how many gradients.** `{OVIT}` at {share(c.sensitivity_sparsity)}{other}, each setting varied alone, "
-        f"at a λ of its own; {found.seed.nunique()} seeds, top-1 in percent, and points less the study's own setting."
+        f"at a λ of its own; {seeds(found.seed.nunique())}, top-1 in percent, and points less the study's own setting."
     )
     table = ["| varied | value | λ | validation | test | less own |", f"|{'---|' * 6}"]
     return "\n".join([head, "", *table, *lines])

@@ -24,7 +24,7 @@ from ovit_core.ablations.no_weight_update.attribution import (
 )
 from ovit_core.study.families import effect
 from ovit_core.study.plots import COLUMN, PAGE, apart, aside, legend, look, percent, reference
-from ovit_core.study.statistics import accuracy, main, share
+from ovit_core.study.statistics import accuracy, main, seeds, share
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -59,7 +59,7 @@ def finding(results: "Results") -> Figure | None:
         ends = [cell[score, u]["mean"] for u in UPDATED]
         drawn, off = drawn_as(score), 0 if score == upper else 0.04  # letters below a line would touch it
         ax.errorbar((0, 1), ends, [np.nan_to_num(cell[score, u].half) for u in UPDATED], **drawn, zorder=3)
-        ax.text(0.5 + off, np.mean(ends) - off * room / 2, f"{name}\nupdate {effect(known[edge])}", rotation=np.degrees(np.arctan(ends[1] - ends[0])),
+        ax.text(0.5 + off, np.mean(ends) - off * room / 2, f"{name}\nupdate {effect(known[edge])}".replace(" (", "\n("), rotation=np.degrees(np.arctan(ends[1] - ends[0])),
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
                 va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
@@ -75,9 +75,9 @@ def finding(results: "Results") -> Figure | None:
     ax.grid(False)
     ax.spines[["left", "bottom"]].set_visible(False)
     fig.suptitle("What each part is worth, in points of top-1", x=0.01, ha="left", weight="bold")
-    seeds, one = len(results.config.seeds), "" if results.config.dense_per_seed else " of one dense model"
+    one = "" if results.config.dense_per_seed else " of one dense model"
     about = f"{share(at)} of the weights removed in one shot, {results.config.upstream}"
-    ax.set_title(f"{about}\n{seeds} seeds{one}; each corner at its own λ", loc="left")
+    ax.set_title(f"{about}\n{seeds(min(c.seeds for c in cell.values()))}{one}; each corner at its own λ", loc="left")
     fig.set_label(in_words(results))
     return fig
 

@@ -23,7 +23,7 @@ from ovit_core.ablations.transfer.relations import (
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
-from ovit_core.study.statistics import share, spread, spreads
+from ovit_core.study.statistics import seeds, share, spread, spreads
 from ovit_core.study.tasks import HELD_OUT
 from ovit_core.study.tuning import LONG_ENOUGH
 
@@ -82,7 +82,7 @@ def _lengths(rows: pd.DataFrame) -> list[str]:
         said = "long enough" if lines.enough.all() else "NOT long enough"
         out.append(
             f"{dataset}, full finetuning is {said}: on validation half the length, on a schedule of its own, and the whole "
-            f"length give {', '.join(parts)} (means of {lines.seeds.max()} seeds; the test asks for less than "
+            f"length give {', '.join(parts)} (means of {seeds(lines.seeds.max())}; the test asks for less than "
             f"{100 * LONG_ENOUGH:g} point)."
             + ("" if lines.enough.all() else " Its numbers are those of a short training.")
         )
@@ -179,7 +179,7 @@ def relation(line, what: str) -> str:
 
 def _rank(line) -> str:
     """A rank correlation with its interval, and what it is over."""
-    over = f"{line.models} models, {line.seeds} seed{'s' * (line.seeds > 1)}"
+    over = f"{line.models} models, {seeds(line.seeds)}"
     if np.isnan(line.rho):
         return over
     return f"{line.rho:+.2f}, {'' if np.isnan(line.low) else f'{line.low:+.2f} to {line.high:+.2f}, '}{over}"
