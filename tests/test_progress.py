@@ -95,7 +95,7 @@ def test_lines_for_another_process_s_log_go_there_and_the_file_is_closed(tmp_pat
 
 
 def test_the_time_left_of_a_stage_begins_with_what_is_expected_and_ends_with_what_is_seen():
-    left = lambda *about, rest=0: course._left(*about, rest)
+    left = lambda *about: course._left(*about, rest=0)
     assert left(100, 0, 0) == (100, 0)
     assert left(100, 25, 0.25) == (pytest.approx(75), 0)
     assert left(100, 100, 0.5)[0] == pytest.approx(100)  # twice as slow as expected, and for long enough to believe it
@@ -107,6 +107,7 @@ def test_the_time_left_of_a_stage_begins_with_what_is_expected_and_ends_with_wha
 def test_a_stage_speaks_for_the_rest_by_its_share():
     """A search of three tasks that waited for their images once made 2.3 days of the 2.4 hours after it."""
     assert course._left(7, 140, 1, 10_000)[1] == pytest.approx(10_000 * 10_140 / 10_007)
+    assert course._left(100, 25, 0.25, 100) == (pytest.approx(75), pytest.approx(100))  # as expected
     assert course._left(100, 200, 1, 100)[1] == pytest.approx(150)  # half of all, twice as slow
     assert course._left(0, 3, 0.5, 100)[1] == 100  # where nothing was expected, the rest is not stretched
 
