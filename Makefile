@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
+# Tests of one file share what was slow to make, and stay together; in the order of their names no slow file is left for last.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: study check test test-all lint lab install clean
 
@@ -10,13 +13,13 @@ study: .venv/installed
 
 # Three tiers: under a minute, everyday, everything.
 check: .venv/installed
-	$(BIN)/python -m pytest -m "not notebook and not browser and not slow"
+	$(PYTEST) -m "not notebook and not browser and not slow"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -73,6 +73,18 @@ def pytest_deselected(items):
             item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Of several processes each leaves out all slow tests, and the one that sums up none: the count is any of theirs."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_sessionfinish(session):
+    """Hands the count to the process that sums up, where there is one."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Says at the end what did not run, and how to have it."""
     skipped = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))

@@ -81,17 +81,22 @@ def test_after_a_study_a_report_tests_and_the_explorer_git_has_nothing_to_say(cl
 
 
 @pytest.mark.notebook
-def test_what_did_not_run_is_said_at_the_end(tmp_path):
+@pytest.mark.parametrize("processes", [[], ["-n", "2"]])
+def test_what_did_not_run_is_said_at_the_end(tmp_path, processes):
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_some.py").write_text(
         "import pytest\n\n\n@pytest.mark.browser\ndef test_a(browser):\n    pass\n\n\n"
         "@pytest.mark.slow\n@pytest.mark.parametrize('n', [1, 2])\ndef test_b(n):\n    pass\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    browser: a\n    slow: b\n")
-    words = [sys.executable, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider"]
+    words = [sys.executable, "-m", "pytest", *processes, "-p", "no:cacheprovider"]
     environment = os.environ | dict(PYTHONPATH=str(ROOT), PATH=str(tmp_path))  # where no browser is
-    said = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    def told(*rest):
+        return subprocess.run([*words, *rest], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    said = told("-m", "not slow")
     assert "\n1 browser tests skipped, no Chromium here: apt-get install chromium" in said
     assert "\n2 slow tests left out: `make test-all` runs them too\n" in said
-    quiet = subprocess.run([*words[:-4], "-k", "none"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "skipped, no Chromium" not in quiet.stdout and "tests left out" not in quiet.stdout
+    quiet = told("-k", "none")
+    assert "skipped, no Chromium" not in quiet and "tests left out" not in quiet
