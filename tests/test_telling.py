@@ -289,7 +289,7 @@ def four_sets(last=0.60):
 def test_over_many_sets_the_mean_of_those_that_tell_is_a_comparison_of_its_own():
     results = Results(registry.get("transfer"), MANY, table(four_sets(last=0.79)))
     first = results.ablation.families(MANY)[0]
-    assert first.title == "mean over the sets that tell something, linear probe, as pruned at 90 %"
+    assert first.title == "Mean over the sets that tell something, linear probe, as pruned at 90 %"
     lines = results.differences().set_index(["family", "pair"]).loc["linear_one_shot_over_sets"]
     assert set(lines.dataset) == {"a, b, c"}
     mean = lines.loc["ovit - magnitude", "mean"]

@@ -82,7 +82,7 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
         how = f"{one.words}, {SOURCES[source]} at {share(at)}"
         known = f"{one.phase}{one.shots or ''}_{source}"
         if len(datasets) > 1:
-            title, name, among = f"mean over the sets that tell something, {how}", OVER, told
+            title, name, among = f"Mean over the sets that tell something, {how}", OVER, told
             quiet = partial(silence_over, one=one, datasets=datasets)
         else:
             title, name, among = f"{datasets[0]}, {how}", datasets[0].replace(":", "_"), None
