@@ -319,10 +319,10 @@ def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
     assert len(listed["interaction"].contrasts) == 3 and listed["interaction"].says is relation
     assert {one.rule for one in listed["interaction_shared"].contrasts} == {"shared"}
     assert all(one.metric == "cross_entropy" for one in listed["cross_entropy"].contrasts)
-    assert "regime_uniform" not in listed  # it is not run
+    assert not {"regime_uniform", "threshold"} & listed.keys()  # it is not run
     more = quick(NoWeightUpdate, "regimes=[global, uniform, 2:4]", "compute_passes=[4]", "sensitivity_gradients=[32]")
     listed = {family.name: family for family in families(more)}
-    assert {"regime_uniform", "regime_2_4", "compute", "sweep_gradients"} <= listed.keys()
+    assert {"regime_uniform", "regime_2_4", "threshold", "compute", "sweep_gradients"} <= listed.keys()
     assert {"ovit@4", "ovit@1"} == {*listed["compute"].contrasts[0].weights}
     few = {family.name for family in families(quick(NoWeightUpdate, "methods=[ovit, magnitude]"))}
     assert "interaction" not in few and "rivals" in few
@@ -340,6 +340,20 @@ def test_a_setting_is_compared_between_its_values_seed_by_seed():
     found = differences(pd.concat([own, swept, other], ignore_index=True), [family]).iloc[0]
     assert found.pair == "ovit@16 - ovit_mask_only@16 - ovit@64 + ovit_mask_only@64"
     assert found["mean"] == pytest.approx(-0.1) and found.n == 2
+
+
+def test_one_threshold_is_compared_with_uniform_sparsity_seed_by_seed():
+    """Also where the two sides are different methods, of which one has no threshold for the model."""
+    everywhere = rows({("ovit", 0): 0.8, ("ovit", 1): 0.9, ("magnitude", 0): 0.3, ("magnitude", 1): 0.5})
+    evenly = {("ovit", 0): 0.7, ("ovit", 1): 0.6, ("obc", 0): 0.85, ("obc", 1): 0.85, ("magnitude", 0): 0.4}
+    found = rows(evenly, allocation="uniform")
+    pattern = rows({("ovit", 0): 0.1, ("ovit", 1): 0.1}, allocation="uniform", pattern="2:4", sparsity_target=0.5)
+    config = quick(NoWeightUpdate, "regimes=[global, uniform]", "methods=[ovit, magnitude, obc]")
+    (family,) = (family for family in families(config) if family.name == "threshold")
+    told = differences(pd.concat([everywhere, found, pattern], ignore_index=True), [family]).set_index("pair")
+    assert told["mean"]["ovit@global - ovit@uniform"] == pytest.approx(0.2)
+    assert told["mean"]["ovit@global - obc@uniform"] == pytest.approx(0.0)
+    assert told.n["magnitude@global - magnitude@uniform"] == 1  # a seed without its partner does not count
 
 
 def test_the_dense_control_is_compared_with_itself_before_training():

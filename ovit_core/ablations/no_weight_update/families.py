@@ -20,7 +20,8 @@ SETTING = dict(block_size="block size", gradients="number of gradients", gradien
 
 def families(config: NoWeightUpdate) -> list[Family]:
     """All of them; comparisons with a method that is not run are left out."""
-    return [family for group in (_parts, _alone, _along, _regimes, _trained, _settings) for family in group(config)]
+    groups = (_parts, _alone, _along, _regimes, _threshold, _trained, _settings)
+    return [family for group in groups for family in group(config)]
 
 
 def _family(
@@ -131,6 +132,25 @@ def _regimes(config: NoWeightUpdate) -> list[Family]:
             title = f"One-shot, {name}" + ("" if regime.pattern != "unstructured" else f" at {share(at)}")
             out += _family(f"regime_{name.replace(':', '_')}", title, contrasts, config.methods)
     return out
+
+
+def _threshold(config: NoWeightUpdate) -> list[Family]:
+    """What oViT's third part brings, one threshold for the model in place of one a weight matrix, to it and to others;
+    last, what it is worth against the method that was made for uniform sparsity.
+    """
+    c, at = config, config.sensitivity_sparsity
+    if not {"global", "uniform"} <= {*c.regimes}:
+        return []
+    where = ONE_SHOT | dict(allocation=("global", "uniform"), sparsity_target=at)
+    against = lambda a, b: _minus(f"{a}@global", f"{b}@uniform")
+    contrasts = [
+        Contrast(f"one threshold for {m}", against(m, m), where, by="allocation", short=m)
+        for m in (UPDATE, NO_UPDATE, "magnitude_joint", "magnitude")
+    ]  # fmt: skip
+    best = Contrast("oViT under one threshold against OBC with uniform sparsity", against(UPDATE, "obc"), where,
+                    by="allocation", short=f"{UPDATE} less obc, uniform")  # fmt: skip
+    title = f"One threshold for the model less uniform sparsity, one-shot at {share(at)}"
+    return _family("threshold", title, [*contrasts, best], c.methods)
 
 
 def _trained(config: NoWeightUpdate) -> list[Family]:
