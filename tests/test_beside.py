@@ -37,12 +37,18 @@ def cells(text):
         ((0.1, 0.2), 0.02, "not resolved", "not resolved here"),
         ((0.1, 0.2), 0.02, "no interval", "not resolved here"),
         ((0.1, -0.2), 0.03, "resolved", "above 0 here; published ones differ among themselves"),
-        ((0.004, -0.009), 0.03, "resolved", "none published that is clear"),
+        ((0.1, 0.2), 0.001, "same", "none here"),
+        ((0.004, -0.009), 0.03, "resolved", "none published; above 0 here"),
+        ((0.004, -0.009), -0.15, "resolved", "none published; below 0 here"),  # what was kept there is lost here
+        ((0.004, -0.009), 0.03, "not resolved", "not resolved here"),
+        ((0.004, -0.009), 0.001, "same", "none in either"),
+        ((0.004, -0.009), 0.005, "resolved", "none in either"),  # resolved, and inside the margin
     ],
 )
 def test_a_direction_is_told_only_where_both_sides_leave_no_doubt(theirs, mean, verdict, says):
     claim = Claim({str(i): value for i, value in enumerate(theirs)}, Contrast("what", {}))
-    assert direction(claim, pd.Series({"mean": mean, "verdict": verdict})) == says
+    line = dict(mean=mean, low=mean - 0.004, high=mean + 0.004, margin=0.01, verdict=verdict)
+    assert direction(claim, line) == says
 
 
 def test_two_of_four_in_one_shot():
@@ -92,9 +98,11 @@ def shown(rows):
 
 def test_transfer_of_recovered_models_on_sets_that_others_had():
     cifar = ["-2.3 (cifar10)", "-2.0 ± 0.1 (folder:cifar10_10k)", "the same |"]
-    caltech = ["-0.6 (caltech101)", "+3.0 ± 0.1 (caltech101)", "none published that is clear |"]
+    caltech = ["-0.6 (caltech101)", "+3.0 ± 0.1 (caltech101)", "none published; above 0 here |"]
     assert shown(recovered()) == [cifar, caltech]
-    assert "pruned to 90 % and recovered" in transfer.published(recovered())
-    assert shown(recovered(lambda name: name != "folder:cifar10_10k")) == [caltech]  # of the other nothing is said
+    text = transfer.published(recovered())
+    assert "pruned to 90 % and recovered" in text and "Not run here: food101, fgvc_aircraft, oxford_pets." in text
+    silent = ["-2.3 (cifar10)", "", "folder:cifar10_10k tells nothing here |"]
+    assert shown(recovered(lambda name: name != "folder:cifar10_10k")) == [silent, caltech]
     assert shown(recovered().assign(metric=lambda rows: rows.metric.replace("mean_per_class", "top1"))) == [cifar]
     assert transfer.published(recovered().assign(source_phase="one_shot")) == ""

@@ -310,6 +310,66 @@ def over_sets(lines):
     return found.verdict.to_dict(), found.dataset.to_dict()
 
 
+BOTH = MANY.replace(protocols=("linear", "full"), full_datasets=tuple("abcd"), full_methods=("ovit", "magnitude"),
+                    transfer_sources=("one_shot", "recovered"), source_sparsities=(0.9,), full_sources=("recovered",),
+                    full_sparsities=(0.9,))  # fmt: skip
+
+
+def recovered(lines):
+    """The same rows as those of recovered models, dense among them."""
+    there = [row for row in lines if row.get("metric") != HELD_OUT and row.get("source_phase") != ""]
+    return [row | dict(source_phase="recovered") for row in there]
+
+
+def both_protocols(full=(0.79, 0.4)):
+    """Four sets by linear probe and by full finetuning, of models as pruned and recovered; `full` is validation on "d"."""
+    tuned = [
+        measured(
+            name, 0.9, 0.4, "full", seeds=3, val=full if name == "d" else None, ovit=0.89, magnitude=(0.8, 0.8, 0.7)
+        )
+        for name in "abcd"
+    ]
+    probed = [measured(name, 0.8, 0.6, seeds=3, ovit=0.75, magnitude=0.7) for name in "abcd"]
+    pruned = [measured(name, 0.8, 0.6, seeds=3, ovit=(0.5, 0.5, 0.6), magnitude=0.4) for name in "abcd"]
+    floors = [row for one in tuned for row in one if row.get("metric") == HELD_OUT or row.get("source_phase") == ""]
+    return (
+        [row for one in pruned for row in one] + floors + [row for one in (*probed, *tuned) for row in recovered(one)]
+    )
+
+
+def test_what_a_protocol_and_what_training_changes_are_comparisons_of_their_own():
+    results = Results(registry.get("transfer"), BOTH, table(both_protocols()))
+    lines = results.differences().set_index("family")
+    by = lines.loc["by_protocol_recovered_over_sets"].set_index("pair")
+    pair = "ovit@linear - dense@linear - ovit@full + dense@full"
+    assert by["mean"][pair] == pytest.approx((0.75 - 0.8) - (0.89 - 0.9)) and by.dataset[pair] == "a, b, c, d"
+    assert by.n[pair] == 3
+    trained = lines.loc["by_training_over_sets"].set_index("pair")
+    assert trained["mean"]["ovit@recovered - ovit@one_shot"] == pytest.approx(0.75 - 1.6 / 3)
+    said = results.headline()
+    assert said.count("of 4 sets") == 3 and "By " not in said  # as pruned and recovered by probe, recovered finetuned
+    told = results.comparisons().body
+    assert "full finetuning, recovered at 90 % (a, b, c, d)**" in told  # which sets a mean is over
+
+
+def test_a_mean_over_two_protocols_is_over_the_sets_that_tell_by_both():
+    results = Results(registry.get("transfer"), BOTH, table(both_protocols(full=(0.5, 0.6))))
+    lines = results.differences().set_index("family")
+    assert set(lines.loc["by_protocol_recovered_over_sets"].dataset) == {"a, b, c"}
+    assert set(lines.loc["linear_recovered_over_sets"].query("n > 0").dataset) == {"a, b, c, d"}
+
+
+def test_a_protocol_whose_mean_is_silent_is_named():
+    quiet = [
+        row | dict(value=0.4) if row.get("metric") == HELD_OUT and row["phase"] == "full_length" else row
+        for row in both_protocols()
+    ]
+    results = Results(registry.get("transfer"), BOTH, table(quiet))
+    assert results.headline().endswith("By full finetuning fewer than two sets tell something.")
+    lines = results.differences().set_index("family")
+    assert set(lines.loc["by_protocol_recovered_over_sets"].verdict) == {SILENT}
+
+
 @pytest.mark.parametrize("tell", [0, 1])
 def test_of_a_mean_over_fewer_than_two_sets_nothing_is_said(tell):
     quiet = [

@@ -47,6 +47,13 @@ class Text(str):
         return str(self)
 
 
+def _said(text: str) -> Text:
+    """A text of an analysis as a page has it: with datasets' bare names."""
+    from ovit_core.study import plots
+
+    return Text(plots.bare(text))
+
+
 class Fold(NamedTuple):
     """Markdown that a page shows when it is asked for."""
 
@@ -158,7 +165,10 @@ class Results:
         with plots.style(**plots.PAPER):
             if name not in self._drawn:
                 drawing = self.ablation.figures[name]
-                self._drawn[name] = plots.laid_out(drawing.make(self if drawing.compared else self.rows))
+                figure = plots.laid_out(drawing.make(self if drawing.compared else self.rows))
+                if figure is not None:
+                    figure.set_label(_said(figure.get_label()))
+                self._drawn[name] = figure
             figure = self._drawn[name]
             if save:
                 plots.save(figure, name, self.rows)
@@ -173,12 +183,12 @@ class Results:
     def headline(self) -> Text:
         """What was found, in a sentence or two."""
         failed = [f"**Not measured**: {failure}." for failure in self.failures]
-        return Text(" ".join([*failed, self.ablation.analysis.headline(self)]))
+        return _said(" ".join([*failed, self.ablation.analysis.headline(self)]))
 
     def guide(self) -> Text:
         """What to take for which purpose, as Markdown; "" where nothing says so."""
         says = self.ablation.guides and self.ablation.knows(self.config)
-        return Text(self.ablation.analysis.guide(self) if says else "")
+        return _said(self.ablation.analysis.guide(self) if says else "")
 
     def answers(self) -> Text:
         """The headline, and behind it every comparison in words and what they rest on."""
@@ -195,11 +205,11 @@ class Results:
                 continue
             lines = compared[compared.family == family.name]
             said = family.says(lines) if family.says else ""
-            out.append(f"- **{family.title}**" + f": {said}." * bool(said))
+            out.append(f"- **{families.titled(family, lines)}**" + f": {said}." * bool(said))
             out += [f"  - {sentence}" for sentence in families.sentences(lines)]
         rest = [f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)]
         title = f"In words: {len(compared)} comparisons, and what they rest on" if out else "What the numbers rest on"
-        return Fold(title, "\n".join([*out, *rest]))
+        return Fold(title, _said("\n".join([*out, *rest])))
 
     @cached_property
     def families(self) -> "list[Family]":
@@ -225,7 +235,7 @@ class Results:
     def absent(self) -> Text:
         """What was not run."""
         older = not self.ablation.knows(self.config)
-        return Text("" if older else self.ablation.analysis.not_run(self.config))
+        return _said("" if older else self.ablation.analysis.not_run(self.config))
 
     def table(self, phase: str, regimes: bool = False) -> "pd.DataFrame | None":
         """Methods by sparsities in percent on the upstream dataset, with one threshold, or in the other regimes."""
@@ -235,7 +245,7 @@ class Results:
 
     def tables(self) -> Text:
         """Means and intervals of what was measured, as Markdown."""
-        return Text(self.ablation.analysis.tables(self.rows))
+        return _said(self.ablation.analysis.tables(self.rows))
 
     def export(self) -> None:
         """Writes rows, the images behind them, parameters, comparisons and the table of means to runs/PROFILE, where

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ovit_core.study.families import MOST, Contrast, Family, differences
+from ovit_core.study.families import MOST, Contrast, Family, differences, within
 from ovit_core.study.statistics import spread
 
 CLEAR = 0.01  # a point: published differences below it are too small to have a direction
@@ -19,27 +19,31 @@ class Claim(NamedTuple):
 
     theirs: Mapping[str, float]  # on which model or dataset -> the difference, as a fraction
     ours: Contrast  # its nearest relative here
+    silent: str = ""  # why nothing is said of the latter; "" where it is looked at
 
 
-def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str) -> str:
+def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str, margin: float = CLEAR) -> str:
     """Markdown: each claim, what these rows say, and whether both point the same way; "" where nothing of it was run.
 
     Args:
         rows: all rows of an ablation.
         claims: of which as many as there are.
         source: who published them, on what.
+        margin: a difference here whose interval lies inside it is none.
     """
-    parts = [claims[i : i + MOST] for i in range(0, len(claims), MOST)]
-    families = [Family(str(i), "", tuple(claim.ours for claim in part)) for i, part in enumerate(parts)]
-    found = differences(rows, families)
-    lines = [
-        f"| {claim.ours.what} | {_theirs(claim)} | {_ours(line)} | {direction(claim, line)} |"
-        for claim, (_, line) in zip(claims, found.iterrows())
-        if line.n
-    ]
+    heard = [claim for claim in claims if not claim.silent]
+    parts = [heard[i : i + MOST] for i in range(0, len(heard), MOST)]
+    families = [Family(str(i), "", tuple(claim.ours for claim in part), margin) for i, part in enumerate(parts)]
+    found = iter(differences(rows, families).to_dict("records"))
+    lines = []
+    for claim in claims:
+        line = None if claim.silent else next(found)
+        told = ["", claim.silent] if line is None else [_ours(line), direction(claim, line)]
+        if claim.silent or line["n"]:
+            lines.append(f"| {' | '.join([claim.ours.what, _theirs(claim), *told])} |")
     if not lines:
         return ""
-    head = f"{source} Ours: 95 % intervals; resolved after Holm, {MOST} lines at a time."
+    head = f"{source} Ours: 95 % intervals; resolved after Holm, {MOST} lines at a time; none: within {100 * margin:g} points."
     return "\n".join([head, "", "| in points | published | here | direction |", "|---|---|---|---|", *lines])
 
 
@@ -47,20 +51,26 @@ def _theirs(claim: Claim) -> str:
     return ", ".join(f"{100 * value:+.1f} ({where})" for where, value in claim.theirs.items())
 
 
-def _ours(line: pd.Series) -> str:
-    at = f" ({line.dataset})" if line.dataset else ""
-    return spread(line["mean"], line.high - line["mean"]) + at
+def _ours(line: Mapping) -> str:
+    at = f" ({line['dataset']})" if line["dataset"] else ""
+    return spread(line["mean"], line["high"] - line["mean"]) + at
 
 
-def direction(claim: Claim, line: pd.Series) -> str:
+def direction(claim: Claim, line: Mapping) -> str:
     """How what was published and a line of `differences` go together. Published numbers have no intervals: one within
-    CLEAR of 0 is taken for no direction.
+    CLEAR of 0 is taken for no difference.
     """
     signs = {np.sign(value) for value in claim.theirs.values() if abs(value) >= CLEAR}
-    if not signs:
-        return "none published that is clear"
-    if line.verdict != "resolved":
+    none = line["verdict"] == "same" or (line["verdict"] == "resolved" and within(line))
+    if not signs and none:
+        return "none in either"
+    if line["verdict"] not in ("resolved", "same"):
         return "not resolved here"
+    side = "above" if line["mean"] > 0 else "below"
+    if not signs:
+        return f"none published; {side} 0 here"
+    if line["verdict"] == "same":
+        return "none here"
     if len(signs) > 1:
-        return f"{'above' if line['mean'] > 0 else 'below'} 0 here; published ones differ among themselves"
+        return f"{side} 0 here; published ones differ among themselves"
     return "the same" if np.sign(line["mean"]) in signs else "the opposite"

@@ -211,6 +211,12 @@ def within(line: Mapping[str, Any]) -> bool:
     return bool(-line["margin"] < line["low"] and line["high"] < line["margin"])
 
 
+def titled(family: Family, lines: pd.DataFrame) -> str:
+    """A family's title; of means over datasets that rows alone name, with their names."""
+    names = [name for name, n in zip(lines.dataset, lines.n) if n and ", " in name]
+    return f"{family.title} ({names[0]})" if family.among and names else family.title
+
+
 def sentences(lines: pd.DataFrame) -> list[str]:
     """The lines of a family in words, each with its interval and Holm's p; accuracies in percentage points. Where they
     stand is named as far as it tells them apart.

@@ -15,7 +15,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from ovit_core.study.families import ACCURACY, SILENT, Family, within
+from ovit_core.study.families import ACCURACY, SILENT, Family, titled, within
 from ovit_core.study.plots import COLUMN, PAGE, bare
 from ovit_core.study.statistics import ACCURACIES, spread
 
@@ -115,7 +115,7 @@ def _block(family: Family, lines: pd.DataFrame, scale: float) -> Block:
     """A family's heading and its lines, in its own unit."""
     scaled = lines.assign(**{name: scale * lines[name] for name in ("mean", "low", "high", "margin")})
     named = [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
-    return _wrapped(bare(family.title)) + named
+    return _wrapped(bare(titled(family, lines))) + named
 
 
 def _height(blocks: Sequence[Block]) -> float:

@@ -1,5 +1,6 @@
 """The comparisons of ablation B, in families listed before anything is measured: one for each dataset, protocol and kind
-of source, at one sparsity; and where there are many datasets, one for their mean.
+of source, at one sparsity; and where there are many datasets, one for their mean, and what protocols and training change
+of it.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from functools import partial
 import pandas as pd
 
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told
+from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told, told_by
 from ovit_core.study.families import ACCURACY, MOST, SILENT, Contrast, Family
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share
@@ -41,7 +42,8 @@ def families(config: Transfer) -> list[Family]:
     """
     many = [(at, names) for at in protocols(config) if len(names := _asked(config, at)) >= MANY]
     single = [(at, (name,)) for at in protocols(config) for name in _asked(config, at)]
-    return [family for at, names in many + single for family in _families(config, at, names)]
+    found = [[family for at, names in some for family in _families(config, at, names)] for some in (many, single)]
+    return [*found[0], *_by_protocol(config), *_by_training(config), *found[1]]
 
 
 def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[Family]:
@@ -83,9 +85,76 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
         known = f"{one.phase}{one.shots or ''}_{source}"
         if len(datasets) > 1:
             title, name, among = f"Mean over the sets that tell something, {how}", OVER, told
-            quiet = partial(silence_over, one=one, datasets=datasets)
+            quiet = partial(silence_over, protocols=(one,), datasets=datasets)
         else:
             title, name, among = f"{datasets[0]}, {how}", datasets[0].replace(":", "_"), None
             quiet = partial(silence, one=one, dataset=datasets[0], again=len(out) > 0)
         out.append(Family(f"{known}_{name}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=among))
     return out
+
+
+def _by_protocol(config: Transfer) -> list[Family]:
+    """Whether a linear probe loses more than full finetuning, of the same models over the same sets."""
+    both, sources = (Protocol("linear"), Protocol("full")), config.sources
+    names = config.full_datasets
+    if not {"linear", "full"} <= {*sources} or len(names) < MANY:
+        return []
+    probed = {source: (methods, sparsities) for source, methods, sparsities in sources["linear"]}
+    out = []
+    for source, methods, sparsities in sources["full"]:
+        others, also = probed.get(source, ((), ()))
+        if not (there := tuple(at for at in sparsities if at in also)):
+            continue
+        at = headline(config, there)
+        where = dict(
+            phase=("linear", "full"), source_phase=source, sparsity_target=at, shots=float("nan"), dataset=names
+        )
+        contrasts = [
+            Contrast(
+                f"{method} less dense, by linear probe less by full finetuning",
+                {f"{method}@linear": 1, "dense@linear": -1, f"{method}@full": -1, "dense@full": 1},
+                where,
+                metric=ACCURACY,
+                by="phase",
+                short=method,
+            )
+            for method in methods
+            if method in others
+        ]
+        if contrasts:
+            title = f"Less dense, by linear probe less by full finetuning, {SOURCES[source]} at {share(at)}"
+            among, quiet = partial(told_by, protocols=both), partial(silence_over, protocols=both, datasets=names)
+            out.append(
+                Family(
+                    f"by_protocol_{source}_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=among
+                )
+            )
+    return out
+
+
+def _by_training(config: Transfer) -> list[Family]:
+    """What training after pruning brings back downstream, by linear probe, over the sets that tell something."""
+    one, found = Protocol("linear"), {s: (m, at) for s, m, at in config.sources.get("linear", ())}
+    names = config.datasets
+    if not {*SOURCES} <= {*found} or len(names) < MANY:
+        return []
+    methods, sparsities = found["recovered"]
+    if not (there := tuple(at for at in sparsities if at in found["one_shot"][1])):
+        return []
+    at = max(there)
+    where = dict(phase="linear", source_phase=(*SOURCES,), sparsity_target=at, shots=float("nan"), dataset=names)
+    contrasts = [
+        Contrast(
+            f"{method}, recovered less as pruned",
+            {f"{method}@recovered": 1, f"{method}@one_shot": -1},
+            where,
+            metric=ACCURACY,
+            by="source_phase",
+            short=method,
+        )
+        for method in dict.fromkeys((OVIT, *RIVALS, *methods))
+        if method in methods
+    ]
+    title = f"Recovered less as pruned, {one.words}, at {share(at)}"
+    quiet = partial(silence_over, protocols=(one,), datasets=names)
+    return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told)]

@@ -25,7 +25,7 @@ from ovit_core.ablations.transfer.relations import (
     spoken_of,
     transferred,
 )
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, telling
 from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, bare, legend, look, percent, shown
@@ -167,12 +167,6 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     legend(fig)
     fig.set_label("; ".join(title.replace("\n", ", ") for *_, title in panels) + ".")
     return fig
-
-
-def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
-    """The datasets that tell something by a protocol."""
-    found = of(sets(rows), one)
-    return set(found[found.tells].dataset)
 
 
 def _rank(line: pd.Series | None) -> str:

@@ -35,9 +35,12 @@ def headline(results: "Results") -> str:
     if undecided(rows):
         return UNDECIDED
     mean = lines.family.str.endswith(OVER)
-    over = lines[mean & (lines.n > 0) & (lines.verdict != SILENT) & lines.phase.isin(MEANS) & lines.shots.isna()]
+    over = lines[mean & (lines.n > 0) & lines.phase.isin(MEANS) & lines.shots.isna() & lines.source_phase.isin(SOURCES)]
+    over, quiet = over[over.verdict != SILENT], over[over.verdict == SILENT]
     if len(over):
-        return _means(over, lines[~mean].dataset.nunique())
+        unheard = [NAMES[phase] for phase in quiet.phase.unique()]
+        rest = f" By {' and '.join(unheard)} fewer than two sets tell something." if unheard else ""
+        return _means(over, lines[~mean].dataset.nunique()) + rest
     lines = lines[(lines.n > 0) & ~mean]
     heard = lines[lines.verdict != SILENT]
     if lines.empty:

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
+from ovit_core.ablations.transfer.families import MARGIN
 from ovit_core.ablations.transfer.relations import spoken_of, transferred
-from ovit_core.ablations.transfer.telling import told
+from ovit_core.ablations.transfer.telling import Protocol, telling
 from ovit_core.data import catalog
 from ovit_core.study import beside
 from ovit_core.study.beside import Claim
@@ -12,8 +13,8 @@ from ovit_core.study.statistics import share
 
 SOURCE = (
     "Published: ResNet-50 of ImageNet, pruned to 90 % by WoodFisher in the course of training, less dense (Iofinova, Peste, "
-    "Kurtz and Alistarh, CVPR 2022, means of their raw results). Here: models pruned to {at} and recovered; `folder:` "
-    "names are parts of the sets."
+    "Kurtz and Alistarh, CVPR 2022, means of their raw results). Here: models pruned to {at} and recovered, "
+    "less dense trained on as long, on parts of some of the sets.{rest}"
 )
 # Accuracy in percent, by the field's metric: dense, and pruned.
 FULL = dict(
@@ -31,16 +32,16 @@ METHODS = ("ovit", "obert")  # the latter is WoodFisher's score and update
 
 
 def published(rows: pd.DataFrame) -> str:
-    """The table of claims, as Markdown, of the sets that tell something; "" where no recovered model was transferred to
-    one of those.
+    """The table of claims, as Markdown, with those on sets that tell nothing here, and what was not run; "" where no
+    recovered model was transferred to any of these sets.
     """
-    every = transferred(told(rows))
+    every = transferred(rows)
     recovered = every[(every.source_phase == "recovered") & (every.sparsity_target > 0) & every.shots.isna()]
     recovered = recovered.assign(known=recovered.dataset.map(lambda name: PARTS.get(name, name)))
     used, claims = {}, []
     for phase, words, theirs in (("linear", "linear probe", LINEAR), ("full", "full finetuning", FULL)):
         there = recovered[(recovered.phase == phase) & (recovered.metric == recovered.known.map(METRICS))]
-        there = spoken_of(rows, there)
+        there, tells = spoken_of(rows, there), telling(rows, Protocol(phase))
         at = there.sparsity_target.max()
         used |= {share(at): None} if len(there) else {}
         for (name, mine), here in there.groupby(["known", "dataset"], sort=False):
@@ -50,8 +51,11 @@ def published(rows: pd.DataFrame) -> str:
                 Claim(
                     {name: (pruned - dense) / 100},
                     Contrast(f"{words}: `{method}` less dense", {method: 1, "dense": -1}, where, metric=METRICS[name]),
+                    "" if mine in tells else f"{mine} tells nothing here",
                 )
                 for method in METHODS
                 if method in set(here.method)
             ]
-    return beside.table(rows, claims, SOURCE.format(at=" and ".join(used)))
+    missing = [name for name in FULL if name not in set(recovered.known)]
+    rest = f" Not run here: {', '.join(missing)}." if missing else ""
+    return beside.table(rows, claims, SOURCE.format(at=" and ".join(used), rest=rest), MARGIN)

@@ -89,12 +89,23 @@ def told(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(known[known.tells][POINT])
 
 
-def silence_over(rows: pd.DataFrame, one: Protocol, datasets: Sequence[str]) -> str:
-    """Why nothing is said of the mean over some datasets by a protocol; "" where two of them tell something."""
-    known = of(sets(rows), one)
-    if (known.tells & known.dataset.isin(datasets)).sum() > 1:
+def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
+    """The datasets that tell something by a protocol."""
+    found = of(sets(rows), one)
+    return set(found[found.tells].dataset)
+
+
+def told_by(rows: pd.DataFrame, protocols: Sequence[Protocol]) -> pd.DataFrame:
+    """The rows of the datasets that tell something by each of some protocols."""
+    return rows[rows.dataset.isin(set.intersection(*(telling(rows, one) for one in protocols)))]
+
+
+def silence_over(rows: pd.DataFrame, protocols: Sequence[Protocol], datasets: Sequence[str]) -> str:
+    """Why nothing is said of the mean over some datasets; "" where two of them tell something by each of the protocols."""
+    if len(set(datasets).intersection(*(telling(rows, one) for one in protocols))) > 1:
         return ""
-    return "nothing is said of a mean, for fewer than two sets tell something"
+    by = " by both" if len(protocols) > 1 else ""
+    return f"nothing is said of a mean, for fewer than two sets tell something{by}"
 
 
 def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
