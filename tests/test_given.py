@@ -40,7 +40,7 @@ def test_ablation_b_reads_its_features(config):
     assert r2.value.max() <= 1 and rows[rows.method == "ovit"].damp.notna().all()
     best = r2.loc[r2.value.idxmax(), "damp"]
     assert set(rows[(rows.method == "ovit") & (rows.phase == "linear")].damp) == {best}
-    assert "no head, and so no top-1" in results.answers() and "| digits | linear probe |" in results.tables()
+    assert "no head, and so no top-1" in results.answers() and "| digits | top-1 | linear probe |" in results.tables()
     again = grid.run(registry.get("transfer"), config("transfer")).rows
     pd.testing.assert_frame_equal(rows, again)
 

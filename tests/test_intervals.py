@@ -80,6 +80,22 @@ def test_small_classes_take_the_variance_of_all():
     assert alone == pytest.approx(interval(x.mean(1), x))
 
 
+def test_small_classes_of_several_sets_take_the_variance_of_their_own():
+    """Two sets, of which one has a class of two images: the other, whose images all agree, says nothing of it."""
+    g = np.random.default_rng(1)
+    x = np.concatenate([(g.random((3, 22)) < 0.6).astype(float), np.ones((3, 30))], axis=1)
+    labels = np.array([0] * 20 + [1] * 2 + [2] * 30)
+    weights, pools = np.array([0.25, 0.25, 0.5]), np.array([0, 0, 1])
+    over = x.mean(0)
+    parts = [over[labels == k] for k in range(2)]
+    pooled = sum(((p - p.mean()) ** 2).sum() for p in parts) / 20  # 22 images, two classes
+    image = (parts[0].var(ddof=1) / 20 + pooled / 2) / 16
+    found = interval(means(x, labels, weights), x, labels, weights, pools)
+    assert found.sigma**2 / 52 == pytest.approx(image)
+    one = interval(means(x, labels, weights), x, labels, weights, np.zeros(3, int))
+    assert one == interval(means(x, labels, weights), x, labels, weights) and one.sigma < found.sigma
+
+
 def covered(n: int, seeds: float, rest: float, images: bool) -> float:
     """How often the interval holds the true mean 0: 1500 draws of n seeds by 500 images, images of deviation 0.3."""
     g, hits = np.random.default_rng(n), 0

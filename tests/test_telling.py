@@ -405,9 +405,16 @@ def test_methods_are_ranked_over_the_sets_that_tell_and_not_over_fewer_than_thre
     assert found.half.iloc[0] == pytest.approx(4.3027 * np.std(each, ddof=1) / 3**0.5, rel=1e-4)
     assert found["mean"].iloc[-1] == 3 and found["mean"].sum() == pytest.approx(6)
     text = analysis.tables(table(four_sets(last=0.79)))
-    assert "Mean place of each method" in text and "| linear probe | as pruned at 90 % | a, b, c | `ovit` 1.1" in text
+    assert (
+        "Mean place of each method" in text and "| linear probe | as pruned at 90 % | a, b, c | 3 | `ovit` 1.1" in text
+    )
+    assert "`ovit_mask_only` 3.0 in every seed |" in text  # for want of an interval
     two = [row for row in four_sets(last=0.79) if row["dataset"] != "c"]
     assert ranking.ranking(table(two)).empty and "Mean place" not in analysis.tables(table(two))
+    none = analysis.tables(
+        table([row | dict(value=0.8) if row.get("metric") == HELD_OUT else row for row in four_sets()])
+    )
+    assert "No ranking by linear probe of models as pruned: fewer than 3 sets tell something." in none
 
 
 def test_every_source_is_ranked_at_the_sparsity_at_which_it_was_measured():
@@ -433,7 +440,7 @@ def test_figures_and_table_show_every_source_at_its_own_sparsity():
     drawn_at = {round(float(v), 6) for bars in fig.axes[1].containers for v in bars.lines[0].get_xdata()}
     assert {0.7, 0.35} <= drawn_at  # oViT on b, as pruned and recovered
     text = analysis.tables(rows)
-    assert "| as pruned, 70 % |" in text and "| recovered, 90 % |" in text and "| as pruned, 90 % |" not in text
+    assert all(f"| {models} |" in text for models in ("as pruned, 70 %", "recovered, 90 %", "as pruned, 90 %"))
 
 
 def test_many_comparisons_are_two_figures_of_means_and_of_sets():
@@ -486,7 +493,8 @@ def test_finetuning_is_long_enough_where_half_of_it_is_nearly_as_good():
     assert analysis.length(table(lengths(0.905, 0.90))).enough.tolist() == [True, True]
     short = table(lengths(0.915, 0.90))
     assert not analysis.length(short).enough.any()
-    assert any("full finetuning is NOT long enough" in s and "90.0 and 91.5 %" in s for s in analysis.answers(short))
+    (said,) = [s for s in analysis.answers(short) if "full finetuning is NOT long enough" in s]
+    assert "90.0 and 91.5 %" in said and "short training; dense is ahead of its floor (from scratch) by +0.0" in said
 
 
 def test_the_runner_up_is_shown_and_a_best_value_at_an_edge_told():
@@ -520,7 +528,7 @@ def test_a_protocol_stands_in_a_column_and_a_few_images_first():
     assert [ax.get_title() for ax in fig.axes] == ["probe, 5 a class", "linear probe", "neighbours"]
     text = analysis.tables(table(values))
     assert (
-        "| a | linear probe on 5 images a class | as pruned, 90 % | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"
+        "| a | top-1 | linear probe on 5 images a class | as pruned, 90 % | 2 | 50.0 ± 4.9 | 40.0 ± 4.8 | 10.0 ± 3.0 (random init, linear probe) | yes |"
         in text
     )
 

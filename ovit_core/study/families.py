@@ -185,15 +185,17 @@ def _over_datasets(found: pd.DataFrame) -> intervals.Interval:
     found = found.sort_values("seed")
     values = found.groupby("seed").value.mean().to_numpy()
     parts = [behind(here)[1:] for _, here in found.groupby("dataset", sort=False)]
-    all_each, strata, weights = [], [], []
-    for each, labels in parts:
+    all_each, strata, weights, pools = [], [], [], []
+    for i, (each, labels) in enumerate(parts):
         if each is None:
             return intervals.interval(values)
         own = np.zeros(each.shape[1], int) if labels is None else np.unique(labels, return_inverse=True)[1]
         all_each.append(each)
         strata.append(own + len(weights))
         weights += [1 / (len(parts) * (own.max() + 1))] * (own.max() + 1)
-    return intervals.interval(values, np.concatenate(all_each, axis=1), np.concatenate(strata), np.array(weights))
+        pools += [i] * (own.max() + 1)
+    every = np.concatenate(all_each, axis=1)
+    return intervals.interval(values, every, np.concatenate(strata), np.array(weights), np.array(pools))
 
 
 def _verdict(line: Mapping[str, Any]) -> str:

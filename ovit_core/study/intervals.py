@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of every interval
-FEW = 5  # images of a stratum, below which its variance is that of all strata pooled
+FEW = 5  # images of a stratum, below which its variance is that of all strata of its pool
 NOTHING = 1e-12  # what floating point makes of a difference of equal fractions
 
 
@@ -51,6 +51,7 @@ def interval(
     each: np.ndarray | None = None,
     strata: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    pools: np.ndarray | None = None,
 ) -> Interval:
     """The mean of n seeds' values, with a 95 % t interval for new seeds and new images.
 
@@ -60,6 +61,8 @@ def interval(
             None gives an interval over seeds only.
         strata: (N,) integers, the stratum of each image (its class); None is a single one.
         weights: (K,) of the strata in sorted order; 1 / K each if None.
+        pools: (K,) integers, which strata belong together (the classes of a dataset), for those of fewer than FEW images;
+            None are all.
 
     Returns:
         No interval for fewer than two seeds, nor where nothing varies between seeds or images at all, unless all is 0:
@@ -74,7 +77,7 @@ def interval(
     seeds, sigma, sigma_e = float(values.var(ddof=1)) / n, np.nan, np.nan
     ways = [(seeds, n - 1.0)]  # squared error and degrees of freedom: over seeds alone, and over images too
     if each is not None and N > 1:
-        images, rest, spread = _images(np.asarray(each, np.float64), strata, weights)
+        images, rest, spread = _images(np.asarray(each, np.float64), strata, weights, pools)
         sigma, sigma_e, both = np.sqrt(N * images), np.sqrt(n * N * rest), seeds + images - rest
         if images > rest and both > NOTHING**2:
             ways.append((both, max(n - 1.0, both**2 / (seeds**2 / (n - 1) + spread))))
@@ -88,12 +91,14 @@ def interval(
     return Interval(mean, float(half), n, float(s), float(sigma), float(sigma_e), N, float(df), float(p))
 
 
-def _images(x: np.ndarray, strata: np.ndarray | None, weights: np.ndarray | None) -> tuple[float, float, float]:
+def _images(
+    x: np.ndarray, strata: np.ndarray | None, weights: np.ndarray | None, pools: np.ndarray | None
+) -> tuple[float, float, float]:
     """The image term, the term of the rest, and what the two add to the sum of Welch and Satterthwaite.
 
     Args:
         x: (n, N) float64.
-        strata, weights: as in `interval`; N strata of one image each are as good as a single one.
+        strata, weights, pools: as in `interval`; N strata of one image each are as good as a single one.
     """
     n, N = x.shape
     counts = np.array([N])
@@ -109,16 +114,19 @@ def _images(x: np.ndarray, strata: np.ndarray | None, weights: np.ndarray | None
     rest = x - over_seeds  # (n, N)
     rest -= np.repeat(np.add.reduceat(rest, starts, axis=1) / counts, counts, axis=1)
     centred = over_seeds - np.repeat(np.add.reduceat(over_seeds, starts) / counts, counts)
-    pooled = counts < min(FEW, N)
+    few = counts < min(FEW, N)
     degrees = np.maximum(counts - 1, 1)  # (K,)
+    pool = np.zeros(K, int) if pools is None or len(pools) != K else np.unique(pools, return_inverse=True)[1]  # (K,)
+    of_pool = np.maximum(np.bincount(pool, counts - 1), 1)  # (pools,) degrees of freedom
     terms, summed = [], 0.0
     # Between images there are N_k - 1 degrees of freedom a stratum, in the rest n - 1 times as many.
     for squares, seeds, among in ((centred**2, 1, 1), ((rest**2).sum(0), n - 1, n)):
         squares = np.add.reduceat(squares, starts) / seeds  # (K,)
-        variance = np.where(pooled, squares.sum() / max(N - K, 1), squares / degrees)
+        variance = np.where(few, (np.bincount(pool, squares) / of_pool)[pool], squares / degrees)  # (K,)
         term = share**2 * variance / (counts * among)  # (K,)
         terms.append(float(term.sum()))
-        summed += float((term**2 / degrees)[~pooled].sum() + term[pooled].sum() ** 2 / max(N - K, 1)) / seeds
+        together = np.bincount(pool, term * few) ** 2 / of_pool  # (pools,)
+        summed += float((term**2 / degrees)[~few].sum() + together.sum()) / seeds
     return terms[0], terms[1], summed
 
 

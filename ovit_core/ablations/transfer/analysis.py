@@ -12,6 +12,8 @@ from ovit_core.ablations.transfer.families import SOURCES, families
 from ovit_core.ablations.transfer.overview import UNDECIDED, headline, tables, undecided
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.relations import (
+    FEWEST,
+    MODEL,
     SPOKEN,
     beside_similarity,
     beside_upstream,
@@ -20,7 +22,7 @@ from ovit_core.ablations.transfer.relations import (
     error_increase,
     spoken_of,
 )
-from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, protocol
+from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, Protocol, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
 from ovit_core.study.statistics import seeds, share, spread, spreads
@@ -84,9 +86,18 @@ def _lengths(rows: pd.DataFrame) -> list[str]:
             f"{dataset}, full finetuning is {said}: on validation half the length, on a schedule of its own, and the whole "
             f"length give {', '.join(parts)} (means of {seeds(lines.seeds.max())}; the test asks for less than "
             f"{100 * LONG_ENOUGH:g} point)."
-            + ("" if lines.enough.all() else " Its numbers are those of a short training.")
+            + ("" if lines.enough.all() else f" Its numbers are those of a short training{_ahead(rows, dataset)}.")
         )
     return out
+
+
+def _ahead(rows: pd.DataFrame, dataset: str) -> str:
+    """How far dense is ahead of a floor that is itself not trained to its end."""
+    here = telling.of(telling.sets(rows), Protocol("full")).set_index("dataset")
+    if dataset not in here.index:
+        return ""
+    line = here.loc[dataset]
+    return f"; dense is ahead of its floor ({line.floor.replace('_', ' ')}) by {spread(line['mean'], line.half)} points"
 
 
 def _edges(rows: pd.DataFrame) -> list[str]:
@@ -165,6 +176,12 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
             "Rank correlations are over the models of a dense model, in the mean over seeds, with a 95 % interval over seeds: "
             f"they hold for these methods at these sparsities, and are not corrected for their number ({looked_at})."
         )
+    models = known[known.tells].merge(beside_upstream(rows))
+    models = models[models.sparsity_target > 0].groupby(POINT[:2], sort=False, dropna=False)
+    for (phase, shots), here in models:
+        if (count := len(here[MODEL].drop_duplicates())) < FEWEST:
+            words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
+            out.append(f"{words}: no rank correlation, for it was of {count} pruned models, and one needs {FEWEST}.")
     return [_begun(sentence) for sentence in out]
 
 
@@ -196,7 +213,7 @@ def _better(rows: pd.DataFrame) -> list[str]:
         ]
         out.append(
             f"{_place(phase, shots, dataset)}pruned models transfer BETTER than dense, though dense is better upstream: "
-            f"{', '.join(parts)}. So transfer here does not measure how much of the model is left."
+            f"{', '.join(parts)} (Holm over the models of the set and protocol). Less of the model is left, and more transfers."
         )
     return out
 

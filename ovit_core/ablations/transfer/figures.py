@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from ovit_core.ablations.transfer.families import SOURCES, drawn
 from ovit_core.ablations.transfer.glance import GREY, glance
 from ovit_core.ablations.transfer.relations import (
+    FEWEST,
     MODEL,
     beside_similarity,
     beside_upstream,
@@ -132,13 +133,14 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     """
     both = make(rows)
     both = same_seeds(both[both.shots.isna()], POINT, MODEL)
-    key, ranks = [*POINT, *MODEL], correlation(both, column).set_index(["phase", "dataset"])
+    key, among = [*POINT, *MODEL], ["phase", "dataset"]
+    ranks, within = (correlation(both, column, within).set_index(among) for within in (False, True))
     panels = []
     for (phase, dataset), here in both.groupby(["phase", "dataset"], sort=False):
         rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
         tells = dataset in telling(rows, Protocol(phase))
         if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
-            panels.append((here, tells, f"{bare(dataset)}, {SHORT[phase]}{_rank(rank)}"))
+            panels.append((here, tells, f"{bare(dataset)}, {SHORT[phase]}{_ranks(rank, within, (phase, dataset))}"))
     if not panels:
         return None
     columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
@@ -169,11 +171,21 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     return fig
 
 
-def _rank(line: pd.Series | None) -> str:
-    """A rank correlation as a title tells it."""
-    if line is None:
-        return ""
-    return f"\nρ {line.rho:+.2f} over {line.models:.0f} models" if line.rho == line.rho else "\nnothing varies"
+def _ranks(over: pd.Series | None, within: pd.DataFrame, at: tuple[str, str]) -> str:
+    """Rank correlations as a title tells them: over all models, and among those of one source and sparsity."""
+    if over is None:
+        return f"\nfewer than {FEWEST} models: no ρ"
+    told = [f"ρ {_rank(over)}, {over.models:.0f} models"]
+    told += [f"of one sparsity {_rank(within.loc[at])}"] if at in within.index else []
+    return "".join(f"\n{one}" for one in told)
+
+
+def _rank(line: pd.Series) -> str:
+    """A rank correlation with its interval."""
+    if line.rho != line.rho:
+        return "none: nothing varies"
+    interval = "" if line.low != line.low else f" ({line.low:+.2f} to {line.high:+.2f})"
+    return f"{line.rho:+.2f}{interval}".replace("-", "−")
 
 
 def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
@@ -232,7 +244,8 @@ FIGURES = {
     ),
     "transfer": Drawing(
         transfer, "How pruned models transfer",
-        "Linear probes, nearest neighbours, full finetuning; grey where dense is not clearly above transfer from nothing.",
+        "Linear probes, nearest neighbours, full finetuning, by the metric that the field reports for a set (top-1, or the mean "
+        "over classes); grey where dense is not clearly above transfer from nothing.",
     ),
     "transfer_effects": Drawing(
         lambda results: effects(results, single=False), "oViT against other models, downstream",
@@ -244,17 +257,20 @@ FIGURES = {
         "The same for each set, by linear probes on all images and full finetuning; others are in differences.csv.", True,
     ),
     "transfer_errors": Drawing(
-        errors, "All datasets together", "Errors relative to dense, over the datasets where dense beats its floor."
+        errors, "All datasets together",
+        "Errors relative to dense, over the datasets where dense beats its floor; intervals over seeds alone.",
     ),
     "transfer_upstream": Drawing(
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
         "Does upstream accuracy predict transfer?",
         "A point per model, hollow if recovered, smaller where sparser; ρ is over the pruned ones of a dense model, in the mean "
-        "over seeds. Grey: the set tells nothing, and damage helps.",
+        "over seeds, with its 95 % interval. Sparsity alone makes it high: below it, among models of one source and "
+        "sparsity. Grey: the set tells nothing, and damage helps.",
     ),
     "transfer_similarity": Drawing(
         lambda rows: beside(rows, beside_similarity, "cka", "likeness to dense (CKA)"),
         "Does likeness to the dense model predict transfer?",
-        "A point per model, hollow if recovered, smaller where sparser; dense is the one before recovery. ρ as above.",
+        "A point per model, hollow if recovered, smaller where sparser; dense is the one before recovery. ρ as above; "
+        "sideways, intervals are over seeds alone.",
     ),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Ablation B in a sentence and in tables."""
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -7,11 +8,11 @@ import pandas as pd
 from ovit_core.ablations.transfer import ranking
 from ovit_core.ablations.transfer.families import OVER, SOURCES
 from ovit_core.ablations.transfer.published import published
-from ovit_core.ablations.transfer.relations import spoken_of, transferred
-from ovit_core.ablations.transfer.telling import NAMES, POINT, nothing, protocol, sets
+from ovit_core.ablations.transfer.relations import transferred
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, protocol, sets
 from ovit_core.study.families import SILENT, effect
 from ovit_core.study.lambdas import OVIT
-from ovit_core.study.statistics import share, spreads, summary
+from ovit_core.study.statistics import same_seeds, share, spreads, summary
 from ovit_core.study.tasks import HELD_OUT
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 UNDECIDED = "These rows do not say on validation which datasets can tell anything: nothing is said about transfer."
 MEANS = ("linear", "full")  # the protocols whose means over sets are in the sentence
+METRICS = dict(top1="top-1", mean_per_class="per class")
 TOLD = ("dense", "magnitude", "ovit_mask_only")  # what oViT is compared with in the sentence
 
 
@@ -89,33 +91,46 @@ def _count(lines: pd.DataFrame, other: str) -> str:
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """One table of accuracies in percent at the sparsities that sentences speak of: sets, protocols and sources by methods,
-    with the better floor, and whether a set tells something; where many do, a ranking of the methods; and what others
-    have published.
+    """One table of accuracies in percent: sets, protocols, sources and sparsities by methods, means over the seeds that all
+    models of a line have, with the better floor, and whether a set tells something; where many do, a ranking of the
+    methods; and what others have published.
     """
     every = transferred(rows)
     pruned = every[every.sparsity_target > 0]
     if pruned.empty:
         return ""
-    every = spoken_of(rows, every)
-    found = summary(every, [*POINT, "source_phase", "method", "sparsity_target"])
-    found = found.assign(text=spreads(found, ".1f"))
     tell = {(one.dataset, protocol(one)): one.tells for one in sets(rows).itertuples()}
     methods = ["dense", *(m for m in pruned.method.unique())]
-    lines = ["Test accuracy in percent; the sparsity is that of the pruned models.", ""]
-    lines += [f"| set | by | models | {' | '.join(f'`{m}`' for m in methods)} | from nothing | tells |"]
-    lines += ["|---" * (len(methods) + 5) + "|"]
-    found = found.sort_values("dataset", kind="stable")
-    for (phase, shots, dataset), here in found.groupby(POINT, sort=False, dropna=False):
+    lines = [
+        "Test accuracy in percent, by the metric that the field reports for a set. In lines of recovered models dense is "
+        "trained on as long as they are. Whether a set tells something is judged by top-1 on validation.",
+        "",
+        f"| set | metric | by | models | seeds | {' | '.join(f'`{m}`' for m in methods)} | from nothing | tells |",
+        "|---" * (len(methods) + 7) + "|",
+    ]
+    for (dataset, phase, shots), here in every.groupby([POINT[2], *POINT[:2]], sort=False, dropna=False):
         one = protocol(pd.Series(dict(phase=phase, shots=shots)))
-        floors = nothing(found[found.dataset == dataset], one)
-        floor = floors.loc[floors["mean"].idxmax()] if len(floors) else None
-        least = "" if floor is None else f"{floor.text} ({floor.method.replace('_', ' ')}, {NAMES[floor.phase]})"
-        for source, words in SOURCES.items():
-            mine = here[here.source_phase == source].set_index("method")
-            if len(mine.drop("dense", errors="ignore")):
-                cells = [mine.text.get(method, "") for method in methods]
-                tells = {True: "yes", False: "no", None: ""}[tell.get((dataset, one))]
-                models = f"{words}, {share(mine.sparsity_target.max())}"
-                lines.append(f"| {dataset} | {one.words} | {models} | {' | '.join([*cells, least, tells])} |")
+        ends = [
+            _least(every[every.dataset == dataset], one),
+            {True: "yes", False: "no"}.get(tell.get((dataset, one)), ""),
+        ]
+        for source, at in product(SOURCES, sorted(set(here.sparsity_target) - {0})):
+            mine = here[(here.source_phase == source) & here.sparsity_target.isin((0, at))]
+            if not mine.sparsity_target.any():
+                continue
+            mine = same_seeds(mine, ["dataset"], ["method"])
+            found = summary(mine, ["method"])
+            texts = dict(zip(found.method, spreads(found, ".1f")))
+            about = [dataset, METRICS[here.metric.iloc[0]], one.words, f"{SOURCES[source]}, {share(at)}"]
+            about += [str(mine.seed.nunique())]
+            lines.append(f"| {' | '.join([*about, *(texts.get(method, '') for method in methods), *ends])} |")
     return "\n\n".join(filter(None, ["\n".join(lines), ranking.table(rows), published(rows)]))
+
+
+def _least(here: pd.DataFrame, one: Protocol) -> str:
+    """What transfer from nothing gives at best on a dataset, by what; "" without any."""
+    if (floors := nothing(here, one)).empty:
+        return ""
+    found = summary(floors, ["phase", "method"])
+    best = found.assign(text=spreads(found, ".1f")).loc[found["mean"].idxmax()]
+    return f"{best.text} ({best.method.replace('_', ' ')}, {NAMES[best.phase]})"

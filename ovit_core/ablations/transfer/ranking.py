@@ -32,18 +32,34 @@ def ranking(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """The ranking as Markdown, the best first in each line; "" without one."""
+    """The ranking as Markdown, the best first in each line, and for which protocols there is none; "" where fewer than
+    MANY sets were run.
+    """
     found = ranking(rows)
-    if found.empty:
-        return ""
-    lines = [
+    every = transferred(rows)
+    every = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
+    many = every.groupby(SPOKEN, sort=False, dropna=False).dataset.nunique() >= MANY
+    ranked = found.set_index(SPOKEN).index
+    lines, none = [], [at for at, enough in many.items() if enough and at not in ranked]
+    for key, here in found.groupby(SPOKEN, sort=False, dropna=False):
+        places = ", ".join(
+            f"`{method}` {text}{' in every seed' * (n > 1 and half != half)}"
+            for method, text, n, half in zip(here.method, spreads(here, ".1f", 1), here.seeds, here.half)
+        )
+        models = f"{SOURCES[key[2]]} at {share(here['at'].iloc[0])}"
+        lines.append(f"| {_words(*key[:2])} | {models} | {here.datasets.iloc[0]} | {len(here)} | {places} |")
+    head = [
         "Mean place of each method over the sets that tell something (1 is best; 95 % intervals over seeds, the sets and "
         "their test images given).",
-        "", "| by | models | sets | methods |", "|---|---|---|---|",
+        "", "| by | models | sets | places | methods |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for (phase, shots, source), here in found.groupby(SPOKEN, sort=False, dropna=False):
-        words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
-        places = ", ".join(f"`{method}` {text}" for method, text in zip(here.method, spreads(here, ".1f", 1)))
-        models = f"{SOURCES[source]} at {share(here['at'].iloc[0])}"
-        lines.append(f"| {words} | {models} | {here.datasets.iloc[0]} | {places} |")
-    return "\n".join(lines)
+    without = [
+        f"No ranking by {_words(*key[:2])} of models {SOURCES[key[2]]}: fewer than {MANY} sets tell something."
+        for key in none
+    ]
+    return "\n\n".join(["\n".join([*head, *lines])] * bool(lines) + without)
+
+
+def _words(phase: str, shots: float) -> str:
+    """A protocol in words."""
+    return protocol(pd.Series(dict(phase=phase, shots=shots))).words
