@@ -25,7 +25,8 @@ from ovit_core.data.loading import load
 from ovit_core.methods import METHODS
 from ovit_core.pattern import Pattern
 from ovit_core.pruning import prune
-from ovit_core.study import lambdas, measure, recovery
+from ovit_core.study import lambdas, measure, recovery, registry
+from ovit_core.study.ablation import Results
 from ovit_core.study.dense import Upstream
 from ovit_core.study.families import differences
 from ovit_core.study.intervals import interval
@@ -207,6 +208,31 @@ def test_a_recovered_model_is_trained_once_and_known_again(tmp_path, monkeypatch
         seed.made(other)
 
 
+def test_oviTs_own_mask_is_trained_without_its_update_too():
+    """At oViT's lambda, and at the rate that suits its score alone; the latter's own rows are another thing."""
+    config, world = quick(NoWeightUpdate), World({"glyph_letters": ""}, {0: ""})
+    best = dict(ovit=1e-8, ovit_mask_only=1e-5)
+    found = [
+        dict(t.columns) | dict(value=0.5 + (t.columns["damp"] == best.get(t.columns["method"])))
+        for t in tasks.searches(config, 0, world, [])
+    ]
+    rate = lambda t: t.columns["lr"] == (5e-4 if t.columns["method"] == "ovit_mask_only" else config.recovery_lrs[0])
+    found += [
+        dict(t.columns) | dict(value=0.5 + rate(t))
+        for t in tasks.finer_searches(config, 0, world, found) if t.kind == "recovery_rate"
+    ]  # fmt: skip
+    trained = [t for t in tasks.measurements(config, 0, world, found) if t.kind == "recovered"]
+    mine = [t.columns for t in trained if t.columns["method"] == "ovit_mask_only"]
+    assert [(t["damp_rule"], t["damp"], t["epochs"]) for t in mine] == [
+        (rule, damp, epochs)
+        for rule, damp in (("own", 1e-5), ("shared", 1e-8)) for epochs in config.recovery_epochs
+    ]  # fmt: skip
+    assert {t["lr"] for t in mine} == {5e-4}
+    assert {t.columns["damp_rule"] for t in trained if t.columns["method"] == "ovit"} == {"own"}
+    few = [t.kind for t in tasks.measurements(config.replace(recovery_methods=("ovit",)), 0, world, found)]
+    assert few.count("recovered") == 2 * len(config.recovery_epochs)  # dense and oViT
+
+
 def test_equal_compute_shares_out_the_gradients(tmp_path, monkeypatch):
     """p passes see gradients / p each; what they make is what `prune` makes with p - 1 recomputations."""
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
@@ -318,7 +344,13 @@ def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
     assert all(1 <= len(family.contrasts) <= 5 for family in listed.values())
     assert len(listed["interaction"].contrasts) == 3 and listed["interaction"].says is relation
     assert {one.rule for one in listed["interaction_shared"].contrasts} == {"shared"}
-    assert all(one.metric == "cross_entropy" for one in listed["cross_entropy"].contrasts)
+    for name in ("cross_entropy", "interaction_cross_entropy"):
+        assert all(one.metric == "cross_entropy" for one in listed[name].contrasts)
+    assert listed["interaction_cross_entropy"].contrasts[0].weights == listed["interaction"].contrasts[0].weights
+    assert {one.rule for one in listed["update_90_trained"].contrasts} == {"shared"}
+    short = [one.short.partition(",")[0] for one in listed["score_90_trained"].contrasts]
+    assert short == ["ovit_mask_only"] * len(listed["update_90_trained"].contrasts)  # the diagonal's is not run
+    assert {"ovit", "diagonal_joint"} in [{*one.weights} for one in listed["diagonal"].contrasts]
     assert not {"regime_uniform", "threshold"} & listed.keys()  # it is not run
     more = quick(NoWeightUpdate, "regimes=[global, uniform, 2:4]", "compute_passes=[4]", "sensitivity_gradients=[32]")
     listed = {family.name: family for family in families(more)}
@@ -326,6 +358,25 @@ def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
     assert {"ovit@4", "ovit@1"} == {*listed["compute"].contrasts[0].weights}
     few = {family.name for family in families(quick(NoWeightUpdate, "methods=[ovit, magnitude]"))}
     assert "interaction" not in few and "rivals" in few
+
+
+def test_the_headline_says_what_the_interaction_is_on_another_scale():
+    """Points say more than the sum, cross-entropy less: 2.0 of the 3.0 nats that the two parts bring alone."""
+    values = dict(dense=0.9, magnitude=0.1, ovit_mask_only=0.2, magnitude_joint=0.2, ovit=0.5)
+    losses = dict(magnitude=5.0, ovit_mask_only=3.5, magnitude_joint=3.5, ovit=3.0)
+    spread = lambda of: {(m, s): v + 0.001 * s * (m == "ovit") for m, v in of.items() for s in range(3)}
+    points, nats = rows(spread(values)), rows(spread(losses), metric="cross_entropy")
+    both = pd.concat([points, nats], ignore_index=True)
+    both.loc[both.method == "dense", ["sparsity_target", "damp_rule"]] = [0.0, ""]
+    config = quick(NoWeightUpdate, "upstream=digits")
+    results = Results(registry.get("no_weight_update"), config, both.assign(dataset="digits"))
+    said = results.headline()
+    assert (
+        "(+20.1 ± 0.2 beyond the sum of the two, which would give 30.0 %; in cross-entropy 1.00 ± 0.00 nats less"
+        in said
+    )
+    alone = Results(results.ablation, config, points.assign(dataset="digits"))
+    assert "nats" not in alone.headline()
 
 
 def test_a_setting_is_compared_between_its_values_seed_by_seed():

@@ -141,12 +141,13 @@ def budgets(config: NoWeightUpdate) -> str:
 
 def _rates(config: NoWeightUpdate) -> str:
     """How wide the lists of learning rates are."""
-    tried = {"recovery": config.recovery_lrs, "gradual pruning": config.gradual_lrs}
+    at = f", at {config.recovery_search_epochs} × {config.recovery_images:,} images for all lengths"
+    tried = {"recovery": (config.recovery_lrs, at), "gradual pruning": (config.gradual_lrs, "")}
     return " ".join(
         f"In {what} all have the same learning rate, {rates[0]:g}, which may suit some better than others."
         if len(rates) == 1
-        else f"In {what} each has the best of {len(rates)} learning rates, by validation."
-        for what, rates in tried.items()
+        else f"In {what} each has the best of {len(rates)} learning rates, by validation{at}."
+        for what, (rates, at) in tried.items()
     )
 
 

@@ -178,7 +178,8 @@ def in_words(results: "Results") -> str:
         else ""
     )
     beyond = (
-        f" ({effect(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above})"
+        f" ({effect(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above}"
+        f"{_in_nats(results, at)})"
         if len(lines)
         else ""
     )
@@ -187,3 +188,15 @@ def in_words(results: "Results") -> str:
         f"score alone, at its own λ, adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
         f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
     )
+
+
+def _in_nats(results: "Results", at: float) -> str:
+    """The interaction in cross-entropy: on another scale its sign may be another one. "" where it was not run."""
+    lines = results.differences()
+    lines = lines[(lines.family == "interaction_cross_entropy") & (lines.sparsity_target == at) & (lines.n > 0)]
+    if lines.empty:
+        return ""
+    line = lines.iloc[0]
+    size = spread(abs(line["mean"]), line.high - line["mean"], ".2f", 1)
+    sure = "" if line.verdict == "resolved" else " (not resolved)"
+    return f"; in cross-entropy {size} nats {'more' if line['mean'] < 0 else 'less'} than the sum{sure}"

@@ -15,12 +15,13 @@ UPDATE, NO_UPDATE = PAIR
 TRAINED = (NO_UPDATE, "ovit_no_update", "magnitude", "magnitude_joint", "diag_fisher")
 ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
 UNIFORM = Regime("uniform")
+UPDATES = dict(none="no update", joint="with it")
 SETTING = dict(block_size="block size", gradients="number of gradients", gradient_batch="gradient batch")
 
 
 def families(config: NoWeightUpdate) -> list[Family]:
     """All of them; comparisons with a method that is not run are left out."""
-    groups = (_parts, _alone, _along, _regimes, _threshold, _trained, _settings)
+    groups = (_parts, _diagonal, _alone, _along, _regimes, _threshold, _trained, _settings)
     return [family for group in groups for family in group(config)]
 
 
@@ -87,6 +88,21 @@ def _alone(config: NoWeightUpdate) -> list[Family]:
     return _family("alone", "The update alone less oViT's score alone, one-shot", contrasts, c.methods)
 
 
+def _diagonal(config: NoWeightUpdate) -> list[Family]:
+    """Whether oViT's score is worth more than the best that factorizes nothing, without and with the update."""
+    c, high = config, sorted({config.sensitivity_sparsity, max(config.sparsities)})
+    places = [(update, GLOBAL, at, share(at)) for update in ("none", "joint") for at in high]
+    if "uniform" in c.regimes:
+        places.append(("joint", UNIFORM, c.sensitivity_sparsity, f"uniform {share(c.sensitivity_sparsity)}"))
+    contrasts = [
+        Contrast(f"oViT's score against the diagonal Fisher's, {UPDATES[update]} ({words})",
+                 _minus(CELLS["greedy", update], CELLS["diagonal", update]),
+                 dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"{UPDATES[update]}, {words}")
+        for update, regime, at, words in places
+    ]  # fmt: skip
+    return _family("diagonal", "oViT's score less the diagonal Fisher's, one-shot", contrasts, c.methods)
+
+
 def _along(config: NoWeightUpdate) -> list[Family]:
     """Along the sparsity curve: the interaction under both rules, the update on oViT's own mask, and cross-entropy."""
     c, greedy, high, low = config, parts("greedy"), sorted(config.sparsities)[-MOST:], sorted(config.sparsities)[:MOST]
@@ -104,6 +120,7 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     mask = along("the update on oViT's own mask", greedy["update_other"], high, rule="shared")
     dense = along("oViT against dense", _minus(UPDATE, "dense"), high)
     loss = along("the update's cross-entropy", greedy["update_other"], low, metric="cross_entropy")
+    nats = along(**interaction, sparsities=high, metric="cross_entropy")
     return [
         *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
         *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
@@ -112,6 +129,7 @@ def _along(config: NoWeightUpdate) -> list[Family]:
         *_family("dense", "oViT less dense, one-shot", dense, c.methods),
         *_family("update_shared", "The update on oViT's own mask (all at oViT's λ)", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy: oViT less its score without update", loss, c.methods, None),
+        *_family("interaction_cross_entropy", f"{both}, in cross-entropy (below 0: less of it)", nats, c.methods, None),
     ]  # fmt: skip
 
 
@@ -162,11 +180,22 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
             contrasts = [_rival(other, where) for other in TRAINED]
             title = f"oViT, pruned to {share(at)}, trained for {epochs} × {c.recovery_images:,} images"
             out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
+        lengths = c.recovery_epochs[-MOST:]
+        update = [
+            Contrast("the update on oViT's own mask, after training", _minus(UPDATE, NO_UPDATE),
+                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs), "shared",
+                     short=f"trained for {epochs} × {c.recovery_images:,}")
+            for epochs in lengths
+        ]  # fmt: skip
+        title = f"The update on oViT's own mask, pruned to {share(at)} and trained (oViT's λ)"
+        out += _family(f"update_{100 * at:g}_trained", title, update, c.recovery_methods)
+        out += _family(f"score_{100 * at:g}_trained", f"The score without update less magnitude, {share(at)}, trained",
+                       _scores(c, at), c.recovery_methods)  # fmt: skip
         both = [
             Contrast("score and update together beyond each alone", parts("greedy")["interaction"],
                      dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs),
                      short=f"trained for {epochs} × {c.recovery_images:,}")
-            for epochs in c.recovery_epochs[-MOST:]
+            for epochs in lengths
         ]  # fmt: skip
         title = "Both together, beyond each alone, after training"
         out += _family(f"interaction_{100 * at:g}_trained", title, both, c.recovery_methods)
@@ -184,6 +213,18 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
         ) if asked
     ]  # fmt: skip
     return [*out, *_family("control", "Dense after the same training, less before", control, ())]
+
+
+def _scores(config: NoWeightUpdate, at: float) -> list[Contrast]:
+    """What a score is worth after training, without the update: for each length oViT's, for the longest the diagonal's."""
+    asked = [(NO_UPDATE, epochs) for epochs in config.recovery_epochs[-MOST + 1 :]]
+    asked += [("diag_fisher", epochs) for epochs in config.recovery_epochs[-1:]]
+    return [
+        Contrast(f"the score of {method} after training", _minus(method, "magnitude"),
+                 dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs),
+                 short=f"{method}, {epochs} × {config.recovery_images:,}")
+        for method, epochs in asked
+    ]  # fmt: skip
 
 
 def _settings(config: NoWeightUpdate) -> list[Family]:

@@ -1,6 +1,7 @@
 """What ablation A measures: searches of lambda, then of what waits for it, then every model at what was chosen."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
@@ -119,10 +120,21 @@ def _trained(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Ro
     c = config
     for (method, at), epochs in product(models(*c.points["recovered"]), c.recovery_epochs):
         yield recovery.recovered(c, seed, world, found, method, at, epochs)
+    if {*PAIR} <= {*c.recovery_methods}:
+        for at, epochs in product(c.recovery_sparsities, c.recovery_epochs):
+            yield _on_ovits_mask(c, seed, world, found, at, epochs)
     for method, at in models(*c.points[GRADUAL]):
         lr = best_rate(found, c.gradual_lrs, phase=RATES, method=method)
         epochs = c.gradual_cycles * c.gradual_epochs
         yield _gradual(c, seed, world, found, GRADUAL, method, at, phase=GRADUAL, lr=lr, epochs=epochs)
+
+
+def _on_ovits_mask(
+    config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row], at: float, epochs: int
+) -> Task:  # fmt: skip
+    """oViT's own mask without its update, trained: at oViT's lambda, and at the rate that suits its score alone."""
+    own = recovery.recovered(config, seed, world, found, PAIR[1], at, epochs)
+    return replace(own, columns=own.columns | lambdas.chosen(config, found, PAIR[1], rule="shared"))
 
 
 def _gradual(
