@@ -285,7 +285,7 @@ def setting(rows: pd.DataFrame, config: Parameters) -> str:
         missed = ", but not the training of the dense model"
     images = "each" in rows and rows.each.notna().any()
     covers = "new seeds and new test images" if images else "new seeds, on the same test images"
-    sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}, unless a caption says otherwise. "
+    sure = f"Every ± is half of a 95 % t interval. It covers {covers}{missed}, unless a caption says otherwise; λ and rates are taken as chosen. "
     given = config.pretrained or config.checkpoint
     seen = " (training images held back here, which the given weights may have seen)" if given else ""
     count = rows.seed.nunique()
