@@ -86,21 +86,20 @@ def marks(fig):
     ]  # fmt: skip
 
 
-def test_a_forest_has_a_line_for_every_comparison_filled_where_it_is_resolved(results):
+def test_forests_have_a_line_for_every_comparison_filled_where_it_is_resolved(results):
     mine = results["no_weight_update"]
-    lines, fig = mine.differences(), mine.figure("effects", save=False)
+    lines, figs = mine.differences(), [mine.figure(name, save=False) for name in ("effects", "effects_trained")]
     scale = np.where(lines.metric == "cross_entropy", 1, 100)
-    found = marks(fig)
-    assert len(found) == len(lines) == (lines.n > 0).sum()
+    found, shown = [mark for fig in figs for mark in marks(fig)], "\n".join(map(texts, figs))
+    assert len(found) == len(lines) == (lines.n > 0).sum() and all(map(marks, figs))
     assert sorted(x for _, x in found) == pytest.approx(sorted(scale * lines["mean"]))
     faces = [face for face, _ in found]
     assert faces.count("black") == (lines.verdict == "resolved").sum() and 0 < faces.count("white") < len(lines)
     for line, unit in zip(lines.itertuples(), scale):
         form = "+.1f" if unit == 100 else "+.3f"
-        assert statistics.spread(lines["mean"][line.Index], line.high - lines["mean"][line.Index], form, unit) in texts(
-            fig
-        )
-    assert f"{(lines.verdict == 'resolved').sum()} resolved after Holm" in fig.get_label()
+        assert statistics.spread(lines["mean"][line.Index], line.high - lines["mean"][line.Index], form, unit) in shown
+    counts = [re.search(r"(\d+) resolved after Holm", fig.get_label()) for fig in figs]
+    assert sum(int(count[1]) for count in counts if count) == (lines.verdict == "resolved").sum()
 
 
 def test_sets_that_tell_nothing_are_named_in_a_forest_and_not_drawn(results):

@@ -21,7 +21,15 @@ SETTING = dict(block_size="block size", gradients="number of gradients", gradien
 
 def families(config: NoWeightUpdate) -> list[Family]:
     """All of them; comparisons with a method that is not run are left out."""
-    groups = (_parts, _diagonal, _alone, _along, _regimes, _threshold, _trained, _settings)
+    return [*_of((_parts, _diagonal, _alone, _along, _regimes, _threshold), config), *further(config)]
+
+
+def further(config: NoWeightUpdate) -> list[Family]:
+    """Those beyond one-shot pruning at the study's own setting: after training, and at other settings."""
+    return _of((_trained, _settings), config)
+
+
+def _of(groups: Iterable[Callable[[NoWeightUpdate], list[Family]]], config: NoWeightUpdate) -> list[Family]:
     return [family for group in groups for family in group(config)]
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ovit_core.ablations.no_weight_update.acting import layers, overlap
 from ovit_core.ablations.no_weight_update.analysis import chosen_at
+from ovit_core.ablations.no_weight_update.families import further
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.ablations.no_weight_update.planes import finding, planes
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitivity, sweeps
@@ -202,6 +203,16 @@ def equal_compute(rows: pd.DataFrame) -> Figure | None:
 ONE_SHOT = ("One-shot, one threshold for the model", "global", "sparsity_target")
 UNIFORM = ("The same sparsity in every weight", "uniform", "sparsity_target")
 PATTERNS = ("N:M patterns", "uniform", "pattern")
+
+
+def effects(results: "Results", beyond: bool) -> Figure | None:
+    """The comparisons of one-shot pruning at the study's own setting, or those `beyond` it."""
+    names = {family.name for family in further(results.config)} if results.families else set()
+    listed = [family for family in results.families if (family.name in names) == beyond]
+    lines = results.differences()
+    return forest(listed, lines[lines.family.isin([family.name for family in listed])])
+
+
 FIGURES = {
     "finding": Drawing(
         finding, "What each part is worth",
@@ -209,7 +220,7 @@ FIGURES = {
         "paired differences with 95 % intervals.", True,
     ),
     "effects": Drawing(
-        lambda results: forest(results.families, results.differences()), "Every effect that was measured",
+        lambda results: effects(results, beyond=False), "What each part brings in one shot",
         "Paired differences with 95 % intervals, in the families in which they are judged; grey: the margin of no "
         "difference.", True,
     ),
@@ -235,7 +246,11 @@ FIGURES = {
     "recovery": Drawing(
         trained, "What training leaves of it",
         "Top-1 as pruned, trained on with masks fixed, and pruned in several steps with training between them. Band: interval "
-        "of dense. Levels share what varies between dense models; differences are in the figure of effects.", True,
+        "of dense. Levels share what varies between dense models; differences are in the next figure.", True,
+    ),
+    "effects_trained": Drawing(
+        lambda results: effects(results, beyond=True), "What is left of it after training, and at other settings",
+        "The same of models that were trained after pruning, at other settings of the curvature, and at equal compute.", True,
     ),
     "regimes": Drawing(
         lambda rows: accuracies(rows, UNIFORM, PATTERNS), "Uniform sparsity and N:M patterns",
