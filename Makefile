@@ -15,11 +15,14 @@ study: .venv/installed
 check: .venv/installed
 	$(PYTEST) -m "not notebook and not browser and not slow"
 
+# The browser's tests measure seconds, and so run alone.
 test: .venv/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "browser and not slow"
 
 test-all: .venv/installed
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/installed
 	$(BIN)/ruff check .

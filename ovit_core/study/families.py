@@ -215,8 +215,10 @@ def within(line: Mapping[str, Any]) -> bool:
 
 def titled(family: Family, lines: pd.DataFrame) -> str:
     """A family's title; of means over datasets that rows alone name, with their names."""
+    if family.among is None:
+        return family.title
     names = [name for name, n in zip(lines.dataset, lines.n) if n and ", " in name]
-    return f"{family.title} ({names[0]})" if family.among and names else family.title
+    return f"{family.title} ({names[0]})" if names else family.title
 
 
 def sentences(lines: pd.DataFrame) -> list[str]:
