@@ -54,12 +54,14 @@ Block = list[Line]  # a family
 
 
 def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | None:
-    """All comparisons of families, whose lines `differences` holds in the same order; None without any to show. Those that
-    are not in points of accuracy have an axis of their own, at the end. The figure's label counts the verdicts.
+    """All comparisons of families, whose lines `differences` holds in the same order, perhaps among others; None without any
+    to show. Those that are not in points of accuracy have an axis of their own, at the end. The figure's label counts the
+    verdicts.
     """
     points: list[Block] = []
     others: list[Block] = []
     silent: list[str] = []
+    differences = differences[differences.family.isin([family.name for family in families])]
     for family in families:
         lines = differences[differences.family == family.name]
         accuracy = lines.metric.isin((*ACCURACIES, ACCURACY)).all()

@@ -166,8 +166,7 @@ def in_words(results: "Results") -> str:
     level = levels(results, at)
     one = {name: effect(line) for name, line in known.items()}
     dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
-    lines = results.differences()
-    lines = lines[(lines.family == "interaction") & (lines.sparsity_target == at) & (lines.n > 0)]
+    lines = _interactions(results, "interaction", at)
     summed = (
         sum(level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint")))
         - level[CELLS[PLAIN, "none"]]["mean"]
@@ -190,10 +189,15 @@ def in_words(results: "Results") -> str:
     )
 
 
+def _interactions(results: "Results", family: str, at: float) -> pd.DataFrame:
+    """The line of a family of interactions at a sparsity; none where it was not run."""
+    lines = results.differences()
+    return lines[(lines.family == family) & (lines.sparsity_target == at) & (lines.n > 0)]
+
+
 def _in_nats(results: "Results", at: float) -> str:
     """The interaction in cross-entropy: on another scale its sign may be another one. "" where it was not run."""
-    lines = results.differences()
-    lines = lines[(lines.family == "interaction_cross_entropy") & (lines.sparsity_target == at) & (lines.n > 0)]
+    lines = _interactions(results, "interaction_cross_entropy", at)
     if lines.empty:
         return ""
     line = lines.iloc[0]

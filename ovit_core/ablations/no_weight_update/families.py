@@ -14,6 +14,7 @@ UPDATE, NO_UPDATE = PAIR
 # What oViT is compared with once models are trained: its mask alone, then each simpler method.
 TRAINED = (NO_UPDATE, "ovit_no_update", "magnitude", "magnitude_joint", "diag_fisher")
 ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
+RECOVERED = dict(phase="recovered", **GLOBAL._asdict())
 UNIFORM = Regime("uniform")
 UPDATES = dict(none="no update", joint="with it")
 SETTING = dict(block_size="block size", gradients="number of gradients", gradient_batch="gradient batch")
@@ -184,14 +185,14 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
     c, out = config, []
     for at in c.recovery_sparsities:
         for epochs in c.recovery_epochs:
-            where = dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs)
+            where = RECOVERED | dict(sparsity_target=at, epochs=epochs)
             contrasts = [_rival(other, where) for other in TRAINED]
             title = f"oViT, pruned to {share(at)}, trained for {epochs} × {c.recovery_images:,} images"
             out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
         lengths = c.recovery_epochs[-MOST:]
         update = [
             Contrast("the update on oViT's own mask, after training", _minus(UPDATE, NO_UPDATE),
-                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs), "shared",
+                     RECOVERED | dict(sparsity_target=at, epochs=epochs), "shared",
                      short=f"trained for {epochs} × {c.recovery_images:,}")
             for epochs in lengths
         ]  # fmt: skip
@@ -201,7 +202,7 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
                        _scores(c, at), c.recovery_methods)  # fmt: skip
         both = [
             Contrast("score and update together beyond each alone", parts("greedy")["interaction"],
-                     dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs),
+                     RECOVERED | dict(sparsity_target=at, epochs=epochs),
                      short=f"trained for {epochs} × {c.recovery_images:,}")
             for epochs in lengths
         ]  # fmt: skip
@@ -229,7 +230,7 @@ def _scores(config: NoWeightUpdate, at: float) -> list[Contrast]:
     asked += [("diag_fisher", epochs) for epochs in config.recovery_epochs[-1:]]
     return [
         Contrast(f"the score of {method} after training", _minus(method, "magnitude"),
-                 dict(phase="recovered", **GLOBAL._asdict(), sparsity_target=at, epochs=epochs),
+                 RECOVERED | dict(sparsity_target=at, epochs=epochs),
                  short=f"{method}, {epochs} × {config.recovery_images:,}")
         for method, epochs in asked
     ]  # fmt: skip

@@ -209,8 +209,7 @@ def effects(results: "Results", beyond: bool) -> Figure | None:
     """The comparisons of one-shot pruning at the study's own setting, or those `beyond` it."""
     names = {family.name for family in further(results.config)} if results.families else set()
     listed = [family for family in results.families if (family.name in names) == beyond]
-    lines = results.differences()
-    return forest(listed, lines[lines.family.isin([family.name for family in listed])])
+    return forest(listed, results.differences())
 
 
 FIGURES = {

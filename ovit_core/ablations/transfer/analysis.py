@@ -127,7 +127,7 @@ def _begun(sentence: str) -> str:
 def _place(phase: str, shots: float, dataset: str) -> str:
     if phase == "recovery_search":
         return "recovery: "
-    words = "full finetuning" if phase == RATES else protocol(pd.Series(dict(phase=phase, shots=shots))).words
+    words = "full finetuning" if phase == RATES else protocol(phase, shots).words
     return f"{dataset}, {words}: "
 
 
@@ -144,7 +144,7 @@ def _errors(rows: pd.DataFrame) -> list[str]:
     for (phase, shots, source), more in found.groupby(SPOKEN, sort=False, dropna=False):
         at = more.sparsity_target.iloc[0]
         parts = ", ".join(f"`{method}` {text} %" for method, text in zip(more.method, spreads(more, "+.0f")))
-        words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
+        words = protocol(phase, shots).words
         out.append(
             f"{words[0].upper()}{words[1:]}, models {SOURCES[source]} at {share(at)}, errors relative to dense over the "
             f"datasets that can tell ({more.datasets.iloc[0]}): {parts} (95 % intervals over seeds)."
@@ -167,7 +167,7 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
         said: dict[str, list[str]] = {}
         for line in found[found.tells | (found.high < 0)].itertuples():
             warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
-            place = f"{line.dataset}, {protocol(line).words}"
+            place = f"{line.dataset}, {protocol(line.phase, line.shots).words}"
             said.setdefault(relation(line, what), []).append(f"{place} ({_rank(line)}){warned}")
         among = "among models of one source and sparsity, " * within
         out += [f"{among}{how}: {'; '.join(places)}." for how, places in said.items()]
@@ -180,7 +180,7 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
     models = models[models.sparsity_target > 0].groupby(POINT[:2], sort=False, dropna=False)
     for (phase, shots), here in models:
         if (count := len(here[MODEL].drop_duplicates())) < FEWEST:
-            words = protocol(pd.Series(dict(phase=phase, shots=shots))).words
+            words = protocol(phase, shots).words
             out.append(f"{words}: no rank correlation, for it was of {count} pruned models, and one needs {FEWEST}.")
     return [_begun(sentence) for sentence in out]
 

@@ -42,8 +42,8 @@ def families(config: Transfer) -> list[Family]:
     """
     many = [(at, names) for at in protocols(config) if len(names := _asked(config, at)) >= MANY]
     single = [(at, (name,)) for at in protocols(config) for name in _asked(config, at)]
-    found = [[family for at, names in some for family in _families(config, at, names)] for some in (many, single)]
-    return [*found[0], *_by_protocol(config), *_by_training(config), *found[1]]
+    of = lambda points: [family for at, names in points for family in _families(config, at, names)]
+    return [*of(many), *_by_protocol(config), *_by_training(config), *of(single)]
 
 
 def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[Family]:

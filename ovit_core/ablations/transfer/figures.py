@@ -44,7 +44,7 @@ def short(one: Protocol) -> str:
 
 def protocols(rows: pd.DataFrame) -> list[Protocol]:
     """Those in rows, in the order of NAMES, few images first."""
-    found = {protocol(row) for row in rows[["phase", "shots"]].drop_duplicates().itertuples()}
+    found = {protocol(*at) for at in rows[["phase", "shots"]].drop_duplicates().itertuples(index=False)}
     return sorted(found, key=lambda one: (list(NAMES).index(one.phase), one.shots or np.inf))
 
 
@@ -112,7 +112,7 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
     told = [
-        f"{short(protocol(x))}, {x.method} {SOURCES[x.source_phase]} {t} %"
+        f"{short(protocol(x.phase, x.shots))}, {x.method} {SOURCES[x.source_phase]} {t} %"
         for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
     ]
     over = "; ".join(f"{short(one)}: {of(found, one).datasets.iloc[0]}" for one in kinds)
@@ -123,8 +123,7 @@ def errors(rows: pd.DataFrame) -> Figure | None:
 def effects(results: Results, single: bool) -> Figure | None:
     """The comparisons of a figure, as `families.drawn` chooses them."""
     lines = results.differences()
-    listed = drawn(results.families, lines, single)
-    return forest(listed, lines[lines.family.isin([family.name for family in listed])])
+    return forest(drawn(results.families, lines, single), lines)
 
 
 def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], column: str, label: str) -> Figure | None:

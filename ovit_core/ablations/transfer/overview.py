@@ -99,7 +99,7 @@ def tables(rows: pd.DataFrame) -> str:
     pruned = every[every.sparsity_target > 0]
     if pruned.empty:
         return ""
-    tell = {(one.dataset, protocol(one)): one.tells for one in sets(rows).itertuples()}
+    tell = {(one.dataset, protocol(one.phase, one.shots)): one.tells for one in sets(rows).itertuples()}
     methods = ["dense", *(m for m in pruned.method.unique())]
     lines = [
         "Test accuracy in percent, by the metric that the field reports for a set. In lines of recovered models dense is "
@@ -109,7 +109,7 @@ def tables(rows: pd.DataFrame) -> str:
         "|---" * (len(methods) + 7) + "|",
     ]
     for (dataset, phase, shots), here in every.groupby([POINT[2], *POINT[:2]], sort=False, dropna=False):
-        one = protocol(pd.Series(dict(phase=phase, shots=shots)))
+        one = protocol(phase, shots)
         ends = [
             _least(every[every.dataset == dataset], one),
             {True: "yes", False: "no"}.get(tell.get((dataset, one)), ""),

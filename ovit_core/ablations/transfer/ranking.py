@@ -47,19 +47,14 @@ def table(rows: pd.DataFrame) -> str:
             for method, text, n, half in zip(here.method, spreads(here, ".1f", 1), here.seeds, here.half)
         )
         models = f"{SOURCES[key[2]]} at {share(here['at'].iloc[0])}"
-        lines.append(f"| {_words(*key[:2])} | {models} | {here.datasets.iloc[0]} | {len(here)} | {places} |")
+        lines.append(f"| {protocol(*key[:2]).words} | {models} | {here.datasets.iloc[0]} | {len(here)} | {places} |")
     head = [
         "Mean place of each method over the sets that tell something (1 is best; 95 % intervals over seeds, the sets and "
         "their test images given).",
         "", "| by | models | sets | places | methods |", "|---|---|---|---|---|",
     ]  # fmt: skip
     without = [
-        f"No ranking by {_words(*key[:2])} of models {SOURCES[key[2]]}: fewer than {MANY} sets tell something."
+        f"No ranking by {protocol(*key[:2]).words} of models {SOURCES[key[2]]}: fewer than {MANY} sets tell something."
         for key in none
     ]
     return "\n\n".join(["\n".join([*head, *lines])] * bool(lines) + without)
-
-
-def _words(phase: str, shots: float) -> str:
-    """A protocol in words."""
-    return protocol(pd.Series(dict(phase=phase, shots=shots))).words

@@ -31,9 +31,9 @@ class Protocol(NamedTuple):
         return NAMES[self.phase] + (f" on {self.shots} images a class" if self.shots else "")
 
 
-def protocol(row: pd.Series) -> Protocol:
-    """The protocol of a row."""
-    return Protocol(row.phase, 0 if np.isnan(row.shots) else int(row.shots))
+def protocol(phase: str, shots: float) -> Protocol:
+    """The protocol of a row's phase and images a class, NaN for all."""
+    return Protocol(phase, 0 if np.isnan(shots) else int(shots))
 
 
 def of(rows: pd.DataFrame, one: Protocol) -> pd.DataFrame:
