@@ -365,6 +365,9 @@ def test_exported_parameters_that_are_damaged_get_one_line(place, content):
     (folder / "no_weight_update.parameters.json").write_bytes(content)
     status, said = answer(place, "report", "quick")
     assert status == 2 and "no_weight_update.parameters.json is damaged" in said
+    (folder / "no_weight_update.parameters.json").unlink()
+    status, said = answer(place, "report", "quick")
+    assert status == 2 and said.startswith(f"error: there is no {folder / 'no_weight_update.parameters.json'}")
 
 
 # Links

@@ -75,10 +75,12 @@ def parameters_of(path: Path) -> dict[str, Any]:
     """An ablation's parameters, its failures and dense models among them, as `export` wrote them.
 
     Raises:
-        ValueError: the file is damaged; names it.
+        ValueError: the file is damaged; names it.  FileNotFoundError: there is none.
     """
     try:
         values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path} for the rows beside it; restore it, or run the study") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({disk.first_line(error)}); restore it, or run the study") from None
     if not isinstance(values, dict) or not isinstance(values.get("failures", []), list):

@@ -64,7 +64,7 @@ def load(profile: str) -> dict[str, Results]:
 
     Raises:
         ValueError: no profile can have this name, or what was exported is damaged; names the file.
-        FileNotFoundError: nothing has been exported; says which command does it.
+        FileNotFoundError: nothing has been exported, or not all of it; says what, and which command does it.
     """
     paths.check_profile(profile)
     if (folder := paths.exported(profile)) is None:
