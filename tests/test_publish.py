@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import quick, said
 
-from ovit_core.study import export, lab, paths, plots, publish, registry, released
+from ovit_core.study import export, lab, paths, per_image, plots, publish, registry, released
 from ovit_core.study.ablation import Results
 
 PUBLISHED = paths.ROOT / "figures" / "quick"
@@ -134,6 +134,30 @@ def test_what_a_run_no_longer_has_is_removed_and_other_files_stay(run, capsys):
     assert status == 0 and names(there) == before - gone and other <= names(there)
     (line,) = (line for line in out.splitlines() if line.startswith("removed"))
     assert set(line.partition(": ")[2].split(", ")) == gone
+
+
+def test_what_is_said_of_rows_that_are_as_they_were_stays_when_other_rows_are_published(run):
+    publish.publish("quick")
+    there = paths.figures("quick")
+    before = {name: (there / name).read_bytes() for name in names(there) - {released.FOLDER}}
+    rows = export.read(run / "results.csv")
+    images = per_image.read(run / per_image.FILE, rows)
+    left = rows[(rows.experiment != "transfer") | (rows.phase != "full")]  # the other ablation has only so much yet
+    left.to_csv(run / "results.csv", index=False)
+    per_image.write(run / per_image.FILE, left, [images[line] for line in left.index])
+    publish.publish("quick", incomplete=True, dirty=True, pages=False)
+    a, b = (registry.get(name) for name in ("no_weight_update", "transfer"))
+    said_of = lambda ablation: {f"{figure}.{suffix}" for figure in ablation.figures for suffix in publish.FIGURE}
+    gone = {"transfer.ipynb", "transfer.csv", *said_of(b)} & {*before}
+    stay = {"no_weight_update.ipynb", "no_weight_update.csv", *said_of(a)} & {*before}
+    assert names(there) - {released.FOLDER} == {*before} - gone and len(gone) > 9 and len(stay) > 9
+    assert all((there / name).read_bytes() == before[name] for name in stay)
+    lines = before["differences.csv"].decode().splitlines(keepends=True)
+    mine = [line for line in lines if not line.startswith("transfer,")]
+    assert (there / "differences.csv").read_text() == "".join(mine) and 1 < len(mine) < len(lines)
+    altered(run / "no_weight_update.parameters.json", gradients=1)  # and of other parameters nothing is said
+    publish.publish("quick", incomplete=True, dirty=True, pages=False)
+    assert not stay & names(there) and "differences.csv" not in names(there)
 
 
 def test_only_the_run_s_own_figures_are_copied(run):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import pandas as pd
 from PIL import Image
 
 from ovit_core import disk
@@ -43,6 +44,7 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: 
         incomplete: publish also what was not measured, or not drawn, to its end.
         dirty: publish also what no commit can make again.
         pages: whether what is said from the rows is published, too: pages, figures, tables of means and of differences.
+            Else what is there stays for ablations of which the run has the very rows that were published.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -70,10 +72,16 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: 
                 "publish them as they are by --dirty"
             )
         copied = {kind: [run / name for name in there] for kind, there in _parts(run, names, pages).items()}
-        before = made_by_publishing(to)
+        before, stay = made_by_publishing(to), [] if pages else _unchanged(run, to)
+        kept = _said(to, stay)
+        if stay and (to / DIFFERENCES).is_file():
+            compared = pd.read_csv(to / DIFFERENCES, dtype=str, keep_default_na=False)
+            if len(mine := compared[compared.experiment.isin(stay)]):
+                disk.write(to / DIFFERENCES, mine.to_csv(index=False))
+                kept.add(to / DIFFERENCES)
         for file in (file for files in copied.values() for file in files):
             disk.write(to / file.name, light(file, profile) if file.suffix == ".ipynb" else file.read_bytes())
-        removed = sorted(before - {to / file.name for files in copied.values() for file in files})
+        removed = sorted(before - kept - {to / file.name for files in copied.values() for file in files})
         for file in removed:
             file.unlink()
         told = {kind: [to / file.name for file in files] for kind, files in copied.items()}
@@ -83,7 +91,8 @@ def publish(profile: str, incomplete: bool = False, dirty: bool = False, pages: 
 
 def rows_so_far(asked: Sequence[Asked], incomplete: bool = False, dirty: bool = False) -> Published:
     """Makes figures/PROFILE hold what a study has so far, and nothing that is said from it: the rows that it asks for and
-    that are there, and its finished dense models. `take` goes on from them, elsewhere too.
+    that are there, and its finished dense models. `take` goes on from them, elsewhere too. Of an ablation whose rows are
+    those that were published, pages and figures stay.
 
     Args:
         asked: the study, with the parameters that it was run with.
@@ -125,11 +134,31 @@ def _dense_alone(config: Parameters) -> list[Path]:
 
 def _lost(run: Path, to: Path) -> str:
     """What of a publication would have no successor in the rows of a run; "" where nothing is lost."""
-    tables = {*TABLES, *(f"{name}.parameters.json" for name in registry.ablations())}
-    if drawn := [file for file in made_by_publishing(to) if file.name not in tables]:
+    tables = {to / name for name in (*TABLES, *(f"{name}.parameters.json" for name in registry.ablations()))}
+    if drawn := made_by_publishing(to) - tables - _said(to, _unchanged(run, to)):
         return f"{len(drawn)} files of pages, figures and means"
     lost = _keys(to) - _keys(run) if (to / "results.csv").is_file() else ()
     return f"{len(lost)} rows" if lost else ""
+
+
+def _unchanged(run: Path, to: Path) -> list[str]:
+    """The ablations of a publication whose rows and parameters are those of a run."""
+    if not (to / "results.csv").is_file():
+        return []
+    rows, found = [export.read(folder / "results.csv") for folder in (run, to)], []
+    for name, ablation in registry.ablations().items():
+        mine, theirs = (every[every.experiment.isin(ablation.experiments)].reset_index(drop=True) for every in rows)
+        about = [folder / f"{name}.parameters.json" for folder in (run, to)]
+        if len(mine) and mine.equals(theirs) and len({file.read_bytes() for file in about if file.is_file()}) == 1:
+            found.append(name)
+    return found
+
+
+def _said(to: Path, names: Sequence[str]) -> set[Path]:
+    """The files of a publication that say something from the rows of some ablations."""
+    found = {f"{name}.{suffix}" for name in names for suffix in ("csv", "ipynb")}
+    found |= {f"{figure}.{suffix}" for name in names for figure in registry.get(name).figures for suffix in FIGURE}
+    return {to / name for name in found if (to / name).is_file()}
 
 
 def _keys(folder: Path) -> set[tuple]:
