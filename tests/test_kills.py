@@ -27,7 +27,7 @@ SETTINGS = [
     "recovery_epochs=[2]", "recovery_lrs=[5.0e-4, 1.0e-3]", "recovery_search_epochs=1", "gradual_steps=[0.6, 0.9]",
     "recovery_methods=[ovit, magnitude]", "damp_checks=[]", "regimes=[global]",
     "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "datasets=[digits]", "transfer_sparsities=[0.9]",
-    "full_steps=8", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1, 1.0]", "workers=2",
+    "full_steps=8", "scratch_steps=8", "full_lrs=[1.0e-3, 3.0e-3]", "probe_Cs=[0.1, 1.0]", "workers=2",
 ]  # fmt: skip
 ASIDE = ["seconds", "device", "commit"]  # what may differ between two runs
 
@@ -204,7 +204,7 @@ def test_images_opened_one_by_one_are_the_same_whoever_opens_them(tmp_path):
         "upstream=folder:mine", f"data_dir={tmp_path / 'data'}", f"model_args={MODEL | dict(img_size=80)}", "batch_size=8",
         "seeds=[0]", "gradients=4", "gradient_batch=4", "methods=[ovit]", "recovery_methods=[ovit]", "gradual_methods=[]",
         "recovery_images=16", "sensitivity_block_sizes=[]", "datasets=['folder:mine']", "transfer_methods=[ovit]",
-        "full_batch_size=8", "full_datasets=['folder:mine']", "full_methods=[ovit]", "full_steps=8",
+        "full_batch_size=8", "full_datasets=['folder:mine']", "full_methods=[ovit]", "full_steps=8", "scratch_steps=8",
     ]  # fmt: skip
     one, *others = (Study(tmp_path / how, *more, how).measured() for how in ("workers=1", "workers=2", "engine=dask"))
     for other in others:

@@ -120,10 +120,11 @@ def test_every_phase_has_an_estimate_of_its_own(monkeypatch):
     whole, half = (costs.of(t).seconds for t in a["dense_length"])
     assert whole < 0.02 * trained and half == one(trained / 2, rel=0.02)  # the whole one is the dense model itself
     c, b = phases(registry.get("transfer"))
-    full = 3 * c.full_steps * c.full_batch_size
+    full = lambda task: 3 * c.steps(task.columns["method"]) * c.full_batch_size
+    assert c.steps("from_scratch") == c.scratch_steps > c.steps("dense") == c.full_steps
     costs = Costs(c, [], (10_000, 2_000))
-    each = dict(full=full + 2000, full_length=full + 2000, lr_search=full / 2 + 1000, knn=2000, features=2000)
-    assert all(passes(t) == one(wanted) for phase, wanted in each.items() for t in b[phase])
+    each = dict(full=(1, 2000), full_length=(1, 2000), lr_search=(0.5, 1000), knn=(0, 2000), features=(0, 2000))
+    assert all(passes(t) == one(n * full(t) + more) for phase, (n, more) in each.items() for t in b[phase])
     monkeypatch.setattr(cost, "speed", lambda: 1e15)  # at which nothing else counts than what is no pass
     few = {t.columns["shots"]: costs.of(t).seconds for t in b["linear"]}
     assert few[""] == one(cost.PROBE, abs=0.1) and few[5] == one(cost.PROBE / 8, abs=0.1)

@@ -36,7 +36,7 @@ TINY = [
     "damps=[1.0e-5, 1.0e-4]", "regimes=[global, '2:4']", "sparsities=[0.5, 0.8, 0.9]", "recovery_images=200", "recovery_epochs=[1, 2]",
     "recovery_lrs=[5.0e-4, 1.0e-3]", "recovery_search_epochs=1", "gradual_lrs=[5.0e-4, 1.0e-3]", "damp_checks=[0.5]", "compute_passes=[2]",
     "sensitivity_block_sizes=[12, 24]", "sensitivity_damps=[1.0e-5]", "datasets=[digits]",
-    "transfer_sparsities=[0.5, 0.9]", "source_epochs=1", "few_shots=[5]", "full_steps=4", "probe_Cs=[0.1]",
+    "transfer_sparsities=[0.5, 0.9]", "source_epochs=1", "few_shots=[5]", "full_steps=4", "scratch_steps=4", "probe_Cs=[0.1]",
 ]  # fmt: skip
 
 

@@ -18,13 +18,13 @@ SETTINGS = [
     "gradual_lrs=[1.0e-3, 2.0e-3]", "sensitivity_block_sizes=[12]", "sensitivity_damps=[]", "damps=[1.0e-5]",
     "compute_passes=[2]", "datasets=[digits]", "transfer_methods=[ovit]", "transfer_sparsities=[0.9]",
     "source_epochs=1", "few_shots=[5]", "probe_Cs=[0.1]", "full_methods=[ovit]", "full_sources=[recovered]",
-    "full_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "finetune_seeds=[0]", "workers=1",
+    "full_steps=4", "scratch_steps=4", "full_lrs=[1.0e-3, 3.0e-3]", "finetune_seeds=[0]", "workers=1",
 ]  # fmt: skip
 # Another value of everything that a measurement may read.
 OTHER = dict(
     prunable="mlp", weight_decay=0.2, batch_size=48, augment=["flip"], gradients=10, gradient_batch=8, block_size=24,
     recovery_images=130, recovery_search_epochs=2, gradual_steps=[0.5, 0.9], gradual_epochs=2, gradual_final_lr=1e-4,
-    full_steps=6, full_batch_size=16, threads=2, model_args=MODEL | dict(depth=1), upstream="glyph_letters",
+    full_steps=6, scratch_steps=6, full_batch_size=16, threads=2, model_args=MODEL | dict(depth=1), upstream="glyph_letters",
     model="vit_small_patch16_224", damp_sparsity=0.8, search_images=50, source_epochs=2, lr=1e-3, epochs=4,
     amp_dtype="bfloat16",
 )  # fmt: skip

@@ -144,6 +144,19 @@ def test_full_finetuning_sees_the_validation_images_in_the_end():
     assert torch.equal(images[-len(load("digits").val) :], load("digits").val.at(ALL))
 
 
+def test_what_starts_from_scratch_has_a_length_of_its_own_of_which_the_half_is_tried(tiny, monkeypatch):
+    tiny.reset_classifier(10)
+    one, data, asked = run.Seed(quick(Transfer, "full_steps=6", "scratch_steps=10"), 0), load("digits"), []
+    monkeypatch.setattr(one, "model", lambda _: tiny)
+    monkeypatch.setattr(one, "data", lambda _: data)
+    monkeypatch.setattr(run, "finetune", lambda _, images, *others: asked.append((others[3], len(images))) or tiny)
+    for method in ("dense", "from_scratch"):
+        task = SimpleNamespace(columns=dict(method=method, lr=1e-3), metrics=((HELD_OUT, "all"), ("top1", "all")))
+        assert all([*measure(task)] for measure in (one.rate, one.full_length, one.full))
+    train, both = len(data.train), len(data.train) + len(data.val)
+    assert asked == [(3, train), (6, train), (6, both), (5, train), (10, train), (10, both)]
+
+
 def as_files(data):
     """The same data as images that are opened one by one."""
     parts = {name: getattr(data, name) for name in ("train", "val")}
@@ -257,6 +270,7 @@ def test_every_protocol_measures_dense_itself_and_its_floors():
         (["full_methods=[wanda]"], "full_methods must be judged with one threshold"),
         (["full_datasets=[glyph_typefaces]"], "full_datasets must be some of the datasets"),
         (["full_datasets=[]"], "full finetuning needs full_datasets"),
+        (["scratch_steps=1"], "full_steps and scratch_steps above 1"),
         (["source_sparsities=[]"], "source_sparsities must be a list of at least one"),
         (["finetune_seeds=[7]"], "finetune_seeds must hold one of the seeds"),
         (["source_seeds=[7]"], "source_seeds must hold one of the seeds"),

@@ -183,7 +183,8 @@ class Costs:
             return Estimate(0.0, ROUGH)
         values, phase, epochs = c.values(), columns["phase"], columns["epochs"] or 0
         recovery = self._step * values.get("recovery_images", 0) * epochs
-        full = self._step * values.get("full_steps", 0) * values.get("full_batch_size", 0)
+        steps = values.get("scratch_steps" if columns["method"] == "from_scratch" else "full_steps", 0)
+        full = self._step * steps * values.get("full_batch_size", 0)
         held = min(0.1 * (self.images[0] or 10 * IMAGES), catalog.MOST_VALIDATION)
         searched = c.search_images if phase == "lambda_search" else held
         images = (searched if phase.endswith("_search") or phase == "dense_length" else self.images[1]) + {

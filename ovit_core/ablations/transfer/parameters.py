@@ -39,6 +39,7 @@ class Transfer(Recovery):
     full_sparsities: Sparsities
     full_sources: Sources
     full_steps: Count
+    scratch_steps: Count
     full_batch_size: Count
     full_lrs: Annotated[Lambdas, AtLeastOne]
 
@@ -59,8 +60,10 @@ class Transfer(Recovery):
         if "full" in self.protocols:
             if odd := [name for name in self.full_datasets if name not in self.datasets]:
                 raise ValueError(f"full_datasets must be some of the datasets {list(self.datasets)}, not {odd[0]!r}")
-            if not (self.full_datasets and self.full_steps > 1):
-                raise ValueError("full finetuning needs full_datasets, and full_steps above 1: half as many are tried")
+            if not (self.full_datasets and min(self.full_steps, self.scratch_steps) > 1):
+                raise ValueError(
+                    "full finetuning needs full_datasets, and full_steps and scratch_steps above 1: half as many are tried"
+                )
         return self
 
     @property
@@ -71,6 +74,10 @@ class Transfer(Recovery):
     def metric(self, name: str) -> str:
         """The metric of a dataset: the one the field reports, or what `folder_metrics` says of a folder."""
         return self.folder_metrics.get(name.removeprefix("folder:"), catalog.find(name).metric)
+
+    def steps(self, method: str) -> int:
+        """Training steps of full finetuning of a method's models, or of training from scratch."""
+        return self.scratch_steps if method in FLOORS["full"] else self.full_steps
 
     @property
     def sources(self) -> dict[str, tuple[tuple[str, tuple[str, ...], tuple[float, ...]], ...]]:

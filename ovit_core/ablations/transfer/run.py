@@ -100,20 +100,24 @@ class Seed(measure.Seed):
         diverges is right on no image.
         """
         try:
-            value = self.finetuned(task, self.config.full_steps // 2).accuracy
+            value = self.finetuned(task, self.steps(task) // 2).accuracy
         except FloatingPointError:
             value = 0.0
         yield Measured(dict(metric=VALIDATION, value=value))
 
     def full_length(self, task: Task) -> Iterable[Measured]:
         """Full finetuning without the validation images, on those."""
-        yield from self.held_out(task, lambda: Images(*self.finetuned(task, self.config.full_steps)), {})
+        yield from self.held_out(task, lambda: Images(*self.finetuned(task, self.steps(task))), {})
 
     def full(self, task: Task) -> Iterable[Measured]:
         """Full finetuning on all images, those of validation too, at the learning rate that was chosen."""
-        model = self.trained_on(task, self.config.full_steps, whole(self.data(task)))
+        model = self.trained_on(task, self.steps(task), whole(self.data(task)))
         found = training.evaluate(model, batches(self.data(task).test, EVAL_BATCH))
         yield from self.told(task, model, Images(*found), {})
+
+    def steps(self, task: Task) -> int:
+        """How long a task's model is trained: one that starts from scratch has a length of its own."""
+        return self.config.steps(task.columns["method"])
 
     def finetuned(self, task: Task, steps: int) -> training.Evaluation:
         """What a model finetuned on the training images makes of those of validation."""

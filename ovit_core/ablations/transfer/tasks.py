@@ -15,7 +15,7 @@ MODULES = (
     "ovit_core.ablations.transfer.readout", "ovit_core.ablations.transfer.similarity",
     "ovit_core.ablations.transfer.parameters",
 )  # fmt: skip
-FULL = ("full_steps", "full_batch_size", "weight_decay", "augment", "amp_dtype")  # what full finetuning depends on
+FULL = ("full_batch_size", "weight_decay", "augment", "amp_dtype")  # what full finetuning depends on, and its length
 RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
 Rows = Sequence[Row]
 
@@ -138,7 +138,8 @@ def _full(
     **columns: object,
 ) -> Task:  # fmt: skip
     common = _common(config, seed, world, found, model, name)
-    common |= dict(depends=("model_args", *FULL), finetune_seed=seed)
+    length = "scratch_steps" if model.method in FLOORS["full"] else "full_steps"
+    common |= dict(depends=("model_args", length, *FULL), finetune_seed=seed)
     return task(config, seed, world, kind, metrics, **common | columns)
 
 
