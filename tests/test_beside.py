@@ -6,6 +6,7 @@ import pytest
 
 from ovit_core.ablations.no_weight_update import published as one_shot
 from ovit_core.ablations.transfer import published as transfer
+from ovit_core.study import beside
 from ovit_core.study.beside import Claim, direction
 from ovit_core.study.families import Contrast
 from ovit_core.study.tasks import COLUMNS, HELD_OUT, NUMBERS
@@ -94,6 +95,18 @@ def recovered(tells=lambda name: True):
 
 def shown(rows):
     return [line.split(" | ")[1:] for line in transfer.published(rows).splitlines() if "less dense |" in line]
+
+
+def test_all_lines_are_corrected_together():
+    """However many there are, and in whatever order."""
+    claim = lambda i: Claim({"theirs": 0.1}, Contrast(f"set {i}", {"ovit": 1, "dense": -1}, dict(dataset=f"s{i}")))
+    lines = [
+        dict(experiment="transfer", phase="linear", dataset=f"s{i}", method=method, seed=seed, value=value, sparsity_target=at)
+        for i in range(7) for method, at, values in (("ovit", 0.9, (0.6, 0.63, 0.66)), ("dense", 0.0, (0.5, 0.5, 0.5)))
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    found = lambda n: [rest[-1] for rest in cells(beside.table(table(lines), [*map(claim, range(n))], "")).values()][1:]
+    assert found(1) == ["the same"] and found(7) == ["not resolved here"] * 7  # p is .017 for each
 
 
 def test_transfer_of_recovered_models_on_sets_that_others_had():

@@ -92,6 +92,31 @@ def test_the_verdict_is_decided_on_validation_alone():
         assert telling.sets(other).equals(found)
 
 
+def test_nothing_is_decided_before_every_floor_is_measured_of_two_seeds():
+    config = quick(Transfer, "datasets=[a]", "full_datasets=[a]", "few_shots=[]")
+    full = measured("a", 0.80, 0.40, phase="full", ovit=0.7, ovit_mask_only=0.6, magnitude=0.5)
+    rows = measured("a", 0.8, 0.6, ovit=0.7, ovit_mask_only=0.6, magnitude=0.5) + full
+    lacking = {
+        "linear": lambda row: row["method"] == "raw_pixels",
+        "full": lambda row: row["method"] == "from_scratch",
+        "linear, full": lambda row: row["method"] in ("random_init", "from_scratch") or row["seed"] == 1,
+    }
+    for protocols, lacks in lacking.items():
+        left = table([row for row in rows if not lacks(row)])
+        for one in map(telling.Protocol, protocols.split(", ")):
+            assert telling.undecided(left, one, ["a"]) == {"a"} and not telling.telling(left, one)
+            assert (
+                telling.silent(left, one, "a") == "undecided"
+                and "| yes |" not in analysis.tables(left).splitlines()[-1]
+            )
+            assert "not decided yet" in telling.too_few(left, [one], ["a", "b"])
+        if protocols == "linear, full":
+            results = Results(registry.get("transfer"), config, left)
+            assert results.headline() == analysis.UNDECIDED
+    assert telling.too_few(table(rows), [telling.Protocol("linear")], ["a"]) == "fewer than two sets tell something"
+    assert not telling.undecided(table(rows), telling.Protocol("full"), ["a"])
+
+
 def test_full_finetuning_has_to_beat_the_floors_of_the_linear_probe_too():
     full = measured("a", 0.80, 0.40, phase="full")
     low, high = (table([*full, *measured("a", 0.9, floor)]) for floor in (0.5, 0.78))
@@ -196,6 +221,25 @@ def test_the_sparser_a_model_the_smaller_its_mark():
     assert sorted(bars.lines[0].get_markersize() for bars in fig.axes[0].containers) == [
         figures.SMALLEST, np.mean([figures.SMALLEST, figures.LARGEST]), figures.LARGEST
     ]  # fmt: skip
+
+
+def test_models_that_were_all_recovered_have_their_names_too():
+    again = lambda rows: [row | dict(source_phase="recovered") for row in rows if row.get("source_phase") != ""]
+    made = [row for row in measured("a", 0.9, 0.1, ovit=0.8, magnitude=0.7) if row.get("metric") != HELD_OUT]
+    alike = [row | dict(phase="features", metric="cka", value=0.5) for row in again(made) if row.get("sparsity_target")]
+    decide = measured("a", 0.9, 0.1) + measured("b", 0.9, 0.88) + again(measured("b", 0.9, 0.8, ovit=0.7))
+    up = [row | dict(phase="recovered") for row in upstream(dense=0.9, ovit=0.8, magnitude=0.5)]
+    rows = table([*decide, *again(made), *alike, *up])
+    names = lambda fig: sorted(text.get_text() for text in fig.legends[0].get_texts())
+    assert names(figures.beside(rows, relations.beside_upstream, "upstream_top1", "")) == ["dense", "magnitude", "ovit"]
+    assert names(figures.beside(rows, relations.beside_similarity, "cka", "")) == ["magnitude", "ovit"]
+
+
+def test_upstream_and_downstream_intervals_are_for_new_images_both():
+    rows = table(measured("a", 0.9, 0.1, ovit=0.8) + upstream(dense=0.9, ovit=0.8))
+    fig = figures.beside(rows, relations.beside_upstream, "upstream_top1", "")
+    across = [bars.lines[2][0].get_segments()[0] for bars in fig.axes[0].containers]  # each from left to right
+    assert all(0.01 < abs(right[0] - left[0]) < 0.1 for left, right in across)  # no seed differs: images alone
 
 
 def test_within_a_sparsity_a_relation_is_told_from_that_of_sparsity_itself():
@@ -345,7 +389,12 @@ def test_what_a_protocol_and_what_training_changes_are_comparisons_of_their_own(
     assert by["mean"][pair] == pytest.approx((0.75 - 0.8) - (0.89 - 0.9)) and by.dataset[pair] == "a, b, c, d"
     assert by.n[pair] == 3
     trained = lines.loc["by_training_over_sets"].set_index("pair")
-    assert trained["mean"]["ovit@recovered - ovit@one_shot"] == pytest.approx(0.75 - 1.6 / 3)
+    pair = "ovit@recovered - dense@recovered - ovit@one_shot + dense@one_shot"
+    assert trained["mean"][pair] == pytest.approx(0.75 - 1.6 / 3)
+    # What training gives dense as well is not what it brings back.
+    more = lambda row: row | dict(value=row["value"] + 0.05) if row.get("source_phase") == "recovered" else row
+    again = Results(registry.get("transfer"), BOTH, table([*map(more, both_protocols())])).differences()
+    assert again.set_index("pair")["mean"][pair] == pytest.approx(trained["mean"][pair])
     said = results.headline()
     assert said.count("of 4 sets") == 3 and "By " not in said  # as pruned and recovered by probe, recovered finetuned
     told = results.comparisons().body
@@ -414,7 +463,9 @@ def test_methods_are_ranked_over_the_sets_that_tell_and_not_over_fewer_than_thre
     none = analysis.tables(
         table([row | dict(value=0.8) if row.get("metric") == HELD_OUT else row for row in four_sets()])
     )
-    assert "No ranking by linear probe of models as pruned: fewer than 3 sets tell something." in none
+    assert "No ranking by linear probe of models as pruned: fewer than three sets tell something." in none
+    alone = table([row for row in four_sets() if row["method"] not in ("magnitude", "ovit_mask_only")])
+    assert ranking.ranking(alone).empty and "anking" not in analysis.tables(alone)  # of one method there is no place
 
 
 def test_every_source_is_ranked_at_the_sparsity_at_which_it_was_measured():
@@ -466,6 +517,10 @@ def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
     assert "ovit" not in found and "obert" not in found  # as good as dense; better upstream too
     none = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.4) + up))
     assert not any("BETTER" in s for s in none)
+    # What is looked at is counted over all sets: one of many that is just below .05 is none.
+    edge = lambda *names: [row for name in names for row in measured(name, 0.5, 0.7, ovit=0.4, magnitude=0.59)]
+    told = lambda rows: any("`magnitude`" in s for s in analysis.answers(table(rows + up)) if "BETTER" in s)
+    assert told(edge("a")) and not told(edge(*"abcdefghijkl"))
     near = upstream(dense=(0.9, 0.9), magnitude=(0.87, 0.92))  # dense is better upstream in the mean, but not surely
     unsure = analysis.answers(table(measured("a", 0.5, 0.7, magnitude=0.8) + near))
     assert not any("BETTER" in s for s in unsure)
@@ -491,10 +546,19 @@ def lengths(full, half, other=0.2, lr=(1e-3, 3e-3, 9e-3)):
 
 def test_finetuning_is_long_enough_where_half_of_it_is_nearly_as_good():
     assert analysis.length(table(lengths(0.905, 0.90))).enough.tolist() == [True, True]
-    short = table(lengths(0.915, 0.90))
+    short = table(lengths(0.915, 0.90) + measured("a", 0.9, 0.1))
     assert not analysis.length(short).enough.any()
     (said,) = [s for s in analysis.answers(short) if "full finetuning is NOT long enough" in s]
     assert "90.0 and 91.5 %" in said and "short training; dense is ahead of its floor (from scratch) by +0.0" in said
+
+
+def test_a_floor_that_is_not_at_its_end_is_not_taken_for_a_short_finetuning():
+    scratch = [row | dict(value=0.5 * row["value"]) for row in lengths(0.905, 0.8) if row["method"] != "dense"]
+    rows = table([row for row in lengths(0.905, 0.90) if row["method"] == "dense"] + scratch + measured("a", 0.9, 0.1))
+    assert dict(zip(analysis.length(rows).method, analysis.length(rows).enough)) == dict(dense=True, from_scratch=False)
+    (said,) = [s for s in analysis.answers(rows) if "full finetuning is" in s]
+    assert "full finetuning is long enough" in said and "short training" not in said
+    assert "from scratch is not at its end, so the floor may lie higher; dense is ahead of its floor (from s" in said
 
 
 def test_the_runner_up_is_shown_and_a_best_value_at_an_edge_told():
@@ -507,7 +571,22 @@ def test_the_runner_up_is_shown_and_a_best_value_at_an_edge_told():
     tried = [dict(phase="linear", dataset="a", method=m, seed=0, metric=VALIDATION, C=C, value=C, source_phase=s)
              for m, s in (("dense", "one_shot"), ("raw_pixels", "")) for C in (0.1, 1.0)]  # fmt: skip
     said = [s for s in analysis.answers(table(tried)) if "list of C" in s]
-    assert len(said) == 1 and "the highest (1) for `dense` (as pruned), `raw_pixels`" in said[0]
+    assert len(said) == 1 and "the highest (1) for `dense` (as pruned, in 1 of 1 seed), `raw_pixels`" in said[0]
+
+
+def test_of_C_the_edge_is_told_that_seeds_chose():
+    """The best in the mean over seeds is nobody's choice: each seed takes a C of its own."""
+    tried = lambda method, *accuracies: [
+        dict(phase="linear", dataset="a", method=method, seed=s, metric=VALIDATION, C=C, value=v, source_phase="one_shot")
+        for s, of_seed in enumerate(accuracies) for C, v in zip((0.1, 1.0, 10.0), of_seed)
+    ]  # fmt: skip
+    inside, edge = (0.2, 0.5, 0.4), (0.2, 0.4, 0.5)
+    said = [s for s in analysis.answers(table(tried("dense", inside, inside, (0, 0, 1.0)))) if "list of C" in s]
+    assert said == []  # though 10 is the best in the mean
+    (said,) = [s for s in analysis.answers(table(tried("dense", edge, edge, (0, 0.9, 0.2)))) if "list of C" in s]
+    assert "the highest (10) for `dense` (as pruned, in 2 of 3 seeds)" in said
+    flat = (0.2, 0.497, 0.5)
+    assert not any("list of C" in s for s in analysis.answers(table(tried("dense", flat, flat, flat))))
 
 
 def test_figures_are_grey_where_a_set_tells_nothing():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ovit_core.study.families import MOST, Contrast, Family, differences, within
+from ovit_core.study.families import Contrast, Family, differences, holm, verdict, within
 from ovit_core.study.statistics import spread
 
 CLEAR = 0.01  # a point: published differences below it are too small to have a direction
@@ -31,11 +31,10 @@ def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str, margin: floa
         source: who published them, on what.
         margin: a difference here whose interval lies inside it is none.
     """
-    heard = [claim for claim in claims if not claim.silent]
-    parts = [heard[i : i + MOST] for i in range(0, len(heard), MOST)]
-    families = [Family(str(i), "", tuple(claim.ours for claim in part), margin) for i, part in enumerate(parts)]
-    found = iter(differences(rows, families).to_dict("records"))
-    lines = []
+    heard = [Family(claim.ours.what, "", (claim.ours,), margin) for claim in claims if not claim.silent]
+    each = differences(rows, heard)
+    judged = each.assign(p_holm=holm(each.p.tolist())).to_dict("records")
+    found, lines = iter([line | dict(verdict=verdict(line)) for line in judged]), []
     for claim in claims:
         line = None if claim.silent else next(found)
         told = ["", claim.silent] if line is None else [_ours(line), direction(claim, line)]
@@ -43,7 +42,7 @@ def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str, margin: floa
             lines.append(f"| {' | '.join([claim.ours.what, _theirs(claim), *told])} |")
     if not lines:
         return ""
-    head = f"{source} Ours: 95 % intervals; resolved after Holm, {MOST} lines at a time; none: within {100 * margin:g} points."
+    head = f"{source} Ours: 95 % intervals; resolved after Holm over all lines; none: within {100 * margin:g} points."
     return "\n".join([head, "", "| in points | published | here | direction |", "|---|---|---|---|", *lines])
 
 

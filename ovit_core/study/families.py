@@ -130,7 +130,7 @@ def differences(rows: pd.DataFrame, families: Iterable[Family]) -> pd.DataFrame:
         here = whole if family.among is None or silent else family.among(rows).query("scope == 'all'")
         mine = [_line(here, family, one) for one in family.contrasts]
         mine = [line | dict(p_holm=p) for line, p in zip(mine, holm([line["p"] for line in mine]))]
-        lines += [line | dict(verdict=SILENT if silent and line["n"] else _verdict(line)) for line in mine]
+        lines += [line | dict(verdict=SILENT if silent and line["n"] else verdict(line)) for line in mine]
     return pd.DataFrame(lines, columns=TABLE)
 
 
@@ -198,7 +198,8 @@ def _over_datasets(found: pd.DataFrame) -> intervals.Interval:
     return intervals.interval(values, every, np.concatenate(strata), np.array(weights), np.array(pools))
 
 
-def _verdict(line: Mapping[str, Any]) -> str:
+def verdict(line: Mapping[str, Any]) -> str:
+    """What is said of a line with its `p_holm`."""
     if not line["n"]:
         return "not run"
     if np.isnan(line["p"]):

@@ -155,9 +155,11 @@ def percent(ax: Axes, accuracy: bool = True, axes: str = "xy") -> None:
 def legend(fig: Figure) -> None:
     """One legend for all panels, dense and the floors first, in as many columns as the figure is wide."""
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    if not handles:
+        return
     labels = sorted(handles, key=lambda label: label in STYLE)
     size = plt.rcParams["font.size"]
-    widest = max(map(len, labels), default=1) * 0.56 * size + 4 * size  # points: letters, and what stands before them
+    widest = max(map(len, labels)) * 0.56 * size + 4 * size  # points: letters, and what stands before them
     columns = int(np.clip(72 * fig.get_figwidth() // widest, 1, len(labels)))
     columns = -(-len(labels) // -(-len(labels) // columns))  # as even as it goes
     fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns, columnspacing=1)

@@ -81,18 +81,21 @@ def _lengths(rows: pd.DataFrame) -> list[str]:
             f"{line.method.replace('_', ' ')} {100 * line.half:.1f} and {100 * line.full:.1f} %"
             for line in lines.itertuples()
         ]
-        said = "long enough" if lines.enough.all() else "NOT long enough"
+        short, ahead = lines[~lines.enough].method.tolist(), _ahead(rows, dataset)
+        said, rest = "NOT long enough" if "dense" in short else "long enough", ""
+        if short:
+            floor = "Training from scratch is not at its end, so the floor may lie higher"
+            rest = f" {'Its numbers are those of a short training' if 'dense' in short else floor}{ahead}."
         out.append(
             f"{dataset}, full finetuning is {said}: on validation half the length, on a schedule of its own, and the whole "
             f"length give {', '.join(parts)} (means of {seeds(lines.seeds.max())}; the test asks for less than "
-            f"{100 * LONG_ENOUGH:g} point)."
-            + ("" if lines.enough.all() else f" Its numbers are those of a short training{_ahead(rows, dataset)}.")
+            f"{100 * LONG_ENOUGH:g} point).{rest}"
         )
     return out
 
 
 def _ahead(rows: pd.DataFrame, dataset: str) -> str:
-    """How far dense is ahead of a floor that is itself not trained to its end."""
+    """How far dense is ahead of its floor, where one of the two is not trained to its end."""
     here = telling.of(telling.sets(rows), Protocol("full")).set_index("dataset")
     if dataset not in here.index:
         return ""
@@ -104,19 +107,32 @@ def _edges(rows: pd.DataFrame) -> list[str]:
     """What was chosen at the edge of its list, for each list, protocol and dataset."""
     out = []
     for column, what in (("damp", "λ"), ("C", "C"), ("lr", "learning rates")):
-        found = tuning.searched(rows, column)
-        if column == "C":  # accuracy is often flat in it
-            found = found[found.value - found.second_value > AHEAD]
+        found = _chosen(rows, column)
         for (phase, shots, dataset), lines in found[found.edge != ""].groupby(POINT, sort=False, dropna=False):
             place = "" if column == "damp" else _place(phase, shots, dataset)
             parts = []
             for (edge, best), same in lines.groupby(["edge", "best"], sort=False):
-                names = dict.fromkeys(f"`{line.method}`{_which(line)}" for line in same.itertuples())
+                names = dict.fromkeys(f"`{line.method}`{_which(line, line.seeds)}" for line in same.itertuples())
                 parts.append(f"the {edge} ({best:g}) for {', '.join(names)}")
             out.append(
                 f"{place}at the edge of the list of {what} is {'; '.join(parts)}: a wider list may suit them better."
             )
     return [_begun(sentence) for sentence in out]
+
+
+def _chosen(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """`tuning.searched`, and `seeds` in words; C is chosen for each seed: of it what most seeds have at an edge of the list,
+    and there clearly, for accuracy is often flat in it.
+    """
+    if column != "C":
+        return tuning.searched(rows, column).assign(seeds="")
+    each = pd.concat([tuning.searched(here, column) for _, here in rows.groupby("seed", dropna=False)])
+    every = each.groupby(tuning.SEARCH, dropna=False).best.transform("size")
+    clear = each.assign(every=every)[(each.edge != "") & (each.value - each.second_value > AHEAD)]
+    at = [*tuning.SEARCH, "edge"]
+    times = clear.groupby(at, dropna=False).best.transform("size")
+    told = clear.assign(seeds=[f"in {n} of {seeds(of)}" for n, of in zip(times, clear.every)])
+    return told[2 * times > clear.every].drop_duplicates(at)
 
 
 def _begun(sentence: str) -> str:
@@ -131,10 +147,11 @@ def _place(phase: str, shots: float, dataset: str) -> str:
     return f"{dataset}, {words}: "
 
 
-def _which(line) -> str:
+def _which(line, *more: str) -> str:
     """Which of a method's models it is."""
     parts = [f"at {share(line.sparsity_target)}"] if line.sparsity_target else []
     parts += [SOURCES[line.source_phase]] if line.source_phase in SOURCES else []
+    parts += filter(None, more)
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -213,7 +230,7 @@ def _better(rows: pd.DataFrame) -> list[str]:
         ]
         out.append(
             f"{_place(phase, shots, dataset)}pruned models transfer BETTER than dense, though dense is better upstream: "
-            f"{', '.join(parts)} (Holm over the models of the set and protocol). Less of the model is left, and more transfers."
+            f"{', '.join(parts)} (after Holm over all models, sets and protocols). Less of the model is left, and more transfers."
         )
     return out
 

@@ -133,7 +133,9 @@ def _by_protocol(config: Transfer) -> list[Family]:
 
 
 def _by_training(config: Transfer) -> list[Family]:
-    """What training after pruning brings back downstream, by linear probe, over the sets that tell something."""
+    """How much of the distance to dense training after pruning takes away downstream, by linear probe, over the sets that
+    tell something; dense is trained on as long.
+    """
     one, found = Protocol("linear"), {s: (m, at) for s, m, at in config.sources.get("linear", ())}
     names = config.datasets
     if not {*SOURCES} <= {*found} or len(names) < MANY:
@@ -145,8 +147,8 @@ def _by_training(config: Transfer) -> list[Family]:
     where = dict(phase="linear", source_phase=(*SOURCES,), sparsity_target=at, shots=float("nan"), dataset=names)
     contrasts = [
         Contrast(
-            f"{method}, recovered less as pruned",
-            {f"{method}@recovered": 1, f"{method}@one_shot": -1},
+            f"{method} less dense, recovered less as pruned",
+            {f"{method}@recovered": 1, "dense@recovered": -1, f"{method}@one_shot": -1, "dense@one_shot": 1},
             where,
             metric=ACCURACY,
             by="source_phase",
@@ -155,6 +157,6 @@ def _by_training(config: Transfer) -> list[Family]:
         for method in dict.fromkeys((OVIT, *RIVALS, *methods))
         if method in methods
     ]
-    title = f"Recovered less as pruned, {one.words}, at {share(at)}"
+    title = f"Less dense, recovered less as pruned, {one.words}, at {share(at)}"
     quiet = partial(silence_over, protocols=(one,), datasets=names)
     return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told)]

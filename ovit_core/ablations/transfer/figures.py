@@ -26,7 +26,18 @@ from ovit_core.ablations.transfer.relations import (
     spoken_of,
     transferred,
 )
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, protocol, telling
+from ovit_core.ablations.transfer.telling import (
+    NAMES,
+    POINT,
+    Protocol,
+    level,
+    nothing,
+    of,
+    protocol,
+    silent,
+    telling,
+    undecided,
+)
 from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, aside, bare, legend, look, percent, shown
@@ -69,7 +80,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         percent(line[j], accuracy=False, axes="x")
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         if dataset not in known:
-            line[j].set_xlabel("tells nothing", labelpad=1, color="0.35", size=6)
+            line[j].set_xlabel(silent(rows, one, dataset), labelpad=1, color="0.35", size=6)
     at = {one: at_which(of(every, one)) for one in kinds}
     everywhere = len({*at.values()}) == 1 and "\n" not in at[kinds[0]]
     for one, ax in zip(kinds, grid[0]):
@@ -79,7 +90,8 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
     floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
     where = f"{at[kinds[0]]} sparsity" if everywhere else "the sparsity above each column"
     _sources(fig, pruned.source_phase, f"Test accuracy at {where}, each panel on its own axis", [floor])
-    told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or 'none'}" for one in kinds]
+    none = {one: "undecided" if undecided(rows, one, datasets) else "none" for one in kinds}
+    told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or none[one]}" for one in kinds]
     fig.set_label(f"Sets that tell something by {'; '.join(told)}.")
     return fig
 
@@ -142,24 +154,30 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
             panels.append((here, tells, f"{bare(dataset)}, {SHORT[phase]}{_ranks(rank, within, (phase, dataset))}"))
     if not panels:
         return None
+    coloured = any(tells for _, tells, _ in panels)
     columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
     size = (max(COLUMN, PAGE * columns / ACROSS), 0.6 + 1.75 * lines)
     fig, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
     for ax in grid.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (here, tells, title) in zip(grid.flat, panels):
-        xs = summary(here.assign(value=here[column], each=None, labels=None), key)
+        # Of upstream accuracy what each image contributes is known.
+        xs = summary(here.assign(value=here[column], each=here.get("upstream_each"), labels=None), key)
         found = summary(here, key).merge(xs, on=key, suffixes=("", "_x"))
         sparsities, methods = sorted(set(found.sparsity_target)), ["dense", *shown(found)]
         found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
-        for one in sorted(found.itertuples(), key=lambda one: methods.index(one.method)):
+        unnamed = {
+            method: method for method in methods if tells or not coloured
+        }  # once a panel, as pruned if there is one
+        for one in sorted(found.itertuples(), key=lambda one: (methods.index(one.method), one.source_phase)):
             style = _look(one.method, one.source_phase, None if tells else GREY)
-            name = one.method if one.source_phase == "one_shot" else None
             points = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(
                 len(sparsities) - 1, 1
             )
-            ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=name, ms=points, **style)
-        ax.set_title(title, fontsize=6.5)
+            ax.errorbar(
+                one.mean_x, one.mean, one.half, one.half_x, label=unnamed.pop(one.method, None), ms=points, **style
+            )
+        ax.set_title(title, fontsize=6)
         ax.set_xlabel(label)
         percent(ax)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.relations import beside_upstream, transferred
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, of, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, silent, telling
 from ovit_core.study.plots import PAGE, against, bare, legend, percent, reference, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
@@ -26,19 +26,19 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     if here[here.sparsity_target > 0].sparsity_target.nunique() < 2:
         return None
     datasets, one, every = list(here.dataset.unique()), Protocol(phase), transferred(rows)
-    known = of(sets(rows), one).set_index("dataset").tells
+    known = telling(rows, one)
     fig, axes = plt.subplots(1, 1 + len(datasets), figsize=(PAGE, 2.2), squeeze=False)
     first = here[here.dataset == datasets[0]]
     told = [
         _panel(axes[0, 0], first.assign(value=first.upstream_top1, each=first.upstream_each, labels=None), "upstream")
     ]
     for ax, name in zip(axes[0, 1:], datasets):
-        tells = bool(known.get(name, False))
+        tells = name in known
         said = _panel(ax, here[here.dataset == name], bare(name), None if tells else GREY)
         if tells:
             told.append(said)
         else:
-            ax.set_xlabel(f"{ax.get_xlabel()}\ntells nothing")
+            ax.set_xlabel(f"{ax.get_xlabel()}\n{silent(rows, one, name)}")
         floor = nothing(every[every.dataset == name], one)
         if len(floor):
             ax.axhline(level(floor), color="black", ls=":", lw=0.8, label="transfer from nothing")

@@ -9,11 +9,11 @@ from ovit_core.ablations.transfer import ranking
 from ovit_core.ablations.transfer.families import OVER, SOURCES
 from ovit_core.ablations.transfer.published import published
 from ovit_core.ablations.transfer.relations import transferred
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, protocol, sets
+from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, protocol, sets, too_few
+from ovit_core.ablations.transfer.telling import undecided as not_decided
 from ovit_core.study.families import SILENT, effect
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
-from ovit_core.study.tasks import HELD_OUT
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -25,8 +25,8 @@ TOLD = ("dense", "magnitude", "ovit_mask_only")  # what oViT is compared with in
 
 
 def undecided(rows: pd.DataFrame) -> bool:
-    """Whether rows have transfer, but not what says which sets tell something."""
-    return not (rows.metric == HELD_OUT).any() and len(transferred(rows)) > 0
+    """Whether rows have transfer, but of no set what says whether it tells something."""
+    return not sets(rows).half.notna().any() and len(transferred(rows)) > 0
 
 
 def headline(results: "Results") -> str:
@@ -40,14 +40,18 @@ def headline(results: "Results") -> str:
     over = lines[mean & (lines.n > 0) & lines.phase.isin(MEANS) & lines.shots.isna() & lines.source_phase.isin(SOURCES)]
     over, quiet = over[over.verdict != SILENT], over[over.verdict == SILENT]
     if len(over):
-        unheard = [NAMES[phase] for phase in quiet.phase.unique()]
-        rest = f" By {' and '.join(unheard)} fewer than two sets tell something." if unheard else ""
-        return _means(over, lines[~mean].dataset.nunique()) + rest
+        every = lines[~mean].dataset.unique()
+        why = {phase: too_few(rows, (Protocol(phase),), every) for phase in quiet.phase.unique()}
+        rest = [f" By {NAMES[phase]} {reason}." for phase, reason in why.items()]
+        return _means(over, len(every)) + "".join(rest)
     lines = lines[(lines.n > 0) & ~mean]
     heard = lines[lines.verdict != SILENT]
     if lines.empty:
         return ""
     if heard.empty:
+        points = lines[POINT].drop_duplicates().itertuples(index=False)
+        if any(not_decided(rows, protocol(phase, shots), [name]) for phase, shots, name in points):
+            return UNDECIDED
         return "No set tells anything about transfer: dense is nowhere clearly above what transfer from nothing gives."
     told = heard[heard.pair.isin([f"{OVIT} - {other}" for other in TOLD])]
     counts = [_count(told[told.pair == f"{OVIT} - {other}"], other) for other in TOLD]
@@ -99,7 +103,8 @@ def tables(rows: pd.DataFrame) -> str:
     pruned = every[every.sparsity_target > 0]
     if pruned.empty:
         return ""
-    tell = {(one.dataset, protocol(one.phase, one.shots)): one.tells for one in sets(rows).itertuples()}
+    known = sets(rows).dropna(subset="half")
+    tell = {(one.dataset, protocol(one.phase, one.shots)): one.tells for one in known.itertuples()}
     methods = ["dense", *(m for m in pruned.method.unique())]
     lines = [
         "Test accuracy in percent, by the metric that the field reports for a set. In lines of recovered models dense is "

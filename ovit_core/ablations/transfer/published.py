@@ -4,7 +4,7 @@ import pandas as pd
 
 from ovit_core.ablations.transfer.families import MARGIN
 from ovit_core.ablations.transfer.relations import spoken_of, transferred
-from ovit_core.ablations.transfer.telling import Protocol, telling
+from ovit_core.ablations.transfer.telling import Protocol, silent, telling
 from ovit_core.data import catalog
 from ovit_core.study import beside
 from ovit_core.study.beside import Claim
@@ -14,7 +14,7 @@ from ovit_core.study.statistics import share
 SOURCE = (
     "Published: ResNet-50 of ImageNet, pruned to 90 % by WoodFisher in the course of training, less dense (Iofinova, Peste, "
     "Kurtz and Alistarh, CVPR 2022, means of their raw results). Here: models pruned to {at} and recovered, "
-    "less dense trained on as long, on parts of some of the sets.{rest}"
+    "less dense trained on as long, on parts of some of the sets (docs/data.md says which).{rest}"
 )
 # Accuracy in percent, by the field's metric: dense, and pruned.
 FULL = dict(
@@ -51,7 +51,7 @@ def published(rows: pd.DataFrame) -> str:
                 Claim(
                     {name: (pruned - dense) / 100},
                     Contrast(f"{words}: `{method}` less dense", {method: 1, "dense": -1}, where, metric=METRICS[name]),
-                    "" if mine in tells else f"{mine} tells nothing here",
+                    "" if mine in tells else f"{mine} {silent(rows, Protocol(phase), mine)} here",
                 )
                 for method in METHODS
                 if method in set(here.method)

@@ -4,14 +4,14 @@ import pandas as pd
 
 from ovit_core.ablations.transfer.families import MANY, SOURCES
 from ovit_core.ablations.transfer.relations import SPOKEN, headline, transferred
-from ovit_core.ablations.transfer.telling import protocol, told
+from ovit_core.ablations.transfer.telling import protocol, told, too_few
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 
 def ranking(rows: pd.DataFrame) -> pd.DataFrame:
     """The place of every method, 1 for the most accurate: `summary` over seeds of its mean over the datasets that tell
     something, per phase, shots, source and method, with their names as `datasets` and the sparsity `at` which the source
-    is spoken of. Empty where fewer than MANY tell.
+    is spoken of. None where fewer than MANY tell, and none of a single method.
 
     Equal accuracies share the mean of their places. Only methods count that were measured on every dataset, and then only
     seeds that have all of those; test images are those of the rows, so the interval is for new seeds alone.
@@ -23,7 +23,7 @@ def ranking(rows: pd.DataFrame) -> pd.DataFrame:
         here = here[here.sparsity_target == at]
         here = here[here.groupby("method").dataset.transform("nunique") == len(names)]
         here = same_seeds(here, ["phase"], ["dataset", "method"])
-        if len(names) >= MANY and len(here):
+        if len(names) >= MANY and here.method.nunique() > 1:
             places = here.assign(value=here.groupby(["dataset", "seed"]).value.rank(ascending=False))
             mean = places.groupby(["method", "seed"], sort=False).value.mean().reset_index()
             mine = summary(mean, ["method"]).sort_values("mean", kind="stable")
@@ -38,9 +38,10 @@ def table(rows: pd.DataFrame) -> str:
     found = ranking(rows)
     every = transferred(rows)
     every = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
-    many = every.groupby(SPOKEN, sort=False, dropna=False).dataset.nunique() >= MANY
-    ranked = found.set_index(SPOKEN).index
-    lines, none = [], [at for at, enough in many.items() if enough and at not in ranked]
+    known = every.groupby(SPOKEN, sort=False, dropna=False)[["dataset", "method"]].agg(["unique", "nunique"])
+    many = known[(known[("dataset", "nunique")] >= MANY) & (known[("method", "nunique")] > 1)][("dataset", "unique")]
+    lines, ranked = [], found.set_index(SPOKEN).index
+    none = {at: too_few(rows, (protocol(*at[:2]),), names, MANY) for at, names in many.items() if at not in ranked}
     for key, here in found.groupby(SPOKEN, sort=False, dropna=False):
         places = ", ".join(
             f"`{method}` {text}{' in every seed' * (n > 1 and half != half)}"
@@ -54,7 +55,7 @@ def table(rows: pd.DataFrame) -> str:
         "", "| by | models | sets | places | methods |", "|---|---|---|---|---|",
     ]  # fmt: skip
     without = [
-        f"No ranking by {protocol(*key[:2]).words} of models {SOURCES[key[2]]}: fewer than {MANY} sets tell something."
-        for key in none
+        f"No ranking by {protocol(*at[:2]).words} of models {SOURCES[at[2]]}: {why or 'no seed has all of them'}."
+        for at, why in none.items()
     ]
     return "\n\n".join(["\n".join([*head, *lines])] * bool(lines) + without)

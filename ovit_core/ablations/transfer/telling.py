@@ -1,16 +1,17 @@
 """Which datasets can tell anything about transfer: where the dense model clearly beats what transfer from nothing gives.
 
-That is decided on validation images alone, for each protocol, before a test row is looked at.
+That is decided on validation images alone, for each protocol, before a test row is looked at; and only once dense and all
+of its floors are measured, of two seeds at least. Until then nothing is said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING
-from ovit_core.study.statistics import contrast, remembered, summary
+from ovit_core.study.statistics import contrast, remembered, same_seeds, summary
 from ovit_core.study.tasks import HELD_OUT
 
 MARGIN = 0.05  # by which the dense model must beat its floor, and the lower end of the interval of that lies above 0
@@ -68,14 +69,16 @@ def deciding(rows: pd.DataFrame) -> pd.DataFrame:
 @remembered
 def sets(rows: pd.DataFrame) -> pd.DataFrame:
     """Per protocol, shots and dataset the better `floor` (the name) and its `level`, the level of `dense`, the `mean`,
-    `half` and `low` of the distance between the two, all on validation, and whether the set `tells`.
+    `half` and `low` of the distance between the two, all on validation and over the seeds that have all of them, and
+    whether the set `tells`. What lacks dense or one of its floors has no line.
     """
     found = []
     for at, here in deciding(rows).groupby(POINT, sort=False, dropna=False):
-        floors = here[here.method != "dense"].groupby("method").value.mean()
-        dense = here[here.method == "dense"].value.mean()
-        if floors.empty or np.isnan(dense):
+        here = same_seeds(here, POINT, ["method"])
+        levels = here.groupby("method").value.mean()
+        if not {"dense", *FLOORS[at[0]], *(FLOORS["linear"] if at[0] == "full" else ())} <= {*levels.index}:
             continue
+        dense, floors = levels["dense"], levels.drop("dense")
         best = floors.idxmax()
         for gap in summary(contrast(here, {"dense": 1, best: -1}, POINT), POINT).itertuples():
             tells = gap.mean >= MARGIN and gap.low > 0
@@ -95,17 +98,36 @@ def telling(rows: pd.DataFrame, one: Protocol) -> set[str]:
     return set(found[found.tells].dataset)
 
 
+def undecided(rows: pd.DataFrame, one: Protocol, datasets: Iterable[str]) -> set[str]:
+    """Those of some datasets of which it is not known whether they tell something: a floor, or a second seed, is missing."""
+    found = of(sets(rows), one)
+    return set(datasets) - set(found[found.half.notna()].dataset)
+
+
+def silent(rows: pd.DataFrame, one: Protocol, dataset: str) -> str:
+    """What is written where a dataset does not tell anything."""
+    return "undecided" if undecided(rows, one, [dataset]) else "tells nothing"
+
+
 def told_by(rows: pd.DataFrame, protocols: Sequence[Protocol]) -> pd.DataFrame:
     """The rows of the datasets that tell something by each of some protocols."""
     return rows[rows.dataset.isin(set.intersection(*(telling(rows, one) for one in protocols)))]
 
 
+def too_few(rows: pd.DataFrame, protocols: Sequence[Protocol], datasets: Iterable[str], least: int = 2) -> str:
+    """Why nothing is said over some datasets together; "" where so many of them tell something by each of the protocols."""
+    names, by = set(datasets), " by both" if len(protocols) > 1 else ""
+    if len(names.intersection(*(telling(rows, one) for one in protocols))) >= least:
+        return ""
+    if len(names.intersection(*(telling(rows, one) | undecided(rows, one, names) for one in protocols))) >= least:
+        return f"it is not decided yet which sets tell something{by}"
+    return f"fewer than {('two', 'three')[least - 2]} sets tell something{by}"
+
+
 def silence_over(rows: pd.DataFrame, protocols: Sequence[Protocol], datasets: Sequence[str]) -> str:
     """Why nothing is said of the mean over some datasets; "" where two of them tell something by each of the protocols."""
-    if len(set(datasets).intersection(*(telling(rows, one) for one in protocols))) > 1:
-        return ""
-    by = " by both" if len(protocols) > 1 else ""
-    return f"nothing is said of a mean, for fewer than two sets tell something{by}"
+    why = too_few(rows, protocols, datasets)
+    return f"nothing is said of a mean, for {why}" if why else ""
 
 
 def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False) -> str:
@@ -113,7 +135,7 @@ def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False
     found = of(sets(rows), one)
     found = found[found.dataset == dataset]
     if found.empty:
-        return "nothing is said, for its floors were not measured"
+        return "nothing is said, for dense and its floors were not all measured"
     line = found.iloc[0]
     if line.tells:
         return ""
