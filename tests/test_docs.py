@@ -82,6 +82,9 @@ def test_commands_shown_are_commands_there_are(page, line, monkeypatch):
     elif words[0] == ".venv/bin/papermill":
         notebook = next(w for w in words[1:] if w.endswith(".ipynb"))
         assert (ROOT / notebook).is_file(), line
+    elif words[:4] == [".venv/bin/python", "-m", "pip", "install"]:
+        (extra,) = re.findall(r"\.\[(\w+)\]", line)
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M), line
     else:
         assert words[0] in ("docker", ".venv/bin/pre-commit"), line
 

@@ -154,6 +154,9 @@ def test_a_line_says_how_many_images_a_class_and_how_long():
     assert table[["shots", "epochs"]].values.tolist() == [[5, 3]] * 2
     assert sentence(table.iloc[0].to_dict()).startswith("a (linear, d, 5 images a class, trained 3, 90 %): `ovit")
     assert sentences(table)[0].startswith("a: `ovit - obert`")  # nothing tells them apart
+    named = table.iloc[0].to_dict() | dict(what="a (90 %)")  # what it tells already says where
+    assert sentence(named).startswith("a (90 %) (linear, d, 5 images a class, trained 3): `ovit")
+    assert sentence(named | dict(what="of 190 %")).startswith("of 190 % (linear, d, 5 images a class, trained 3, 90 %)")
 
 
 def test_a_control_that_was_trained_is_free_of_no_length():

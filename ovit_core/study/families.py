@@ -6,6 +6,7 @@ a margin stated beforehand.
 """
 
 import gc
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Number
@@ -234,7 +235,9 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     """A line of the table in words; `named` are the columns that say where it stands."""
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
-    where = ", ".join(filter(None, (_worded(column, line[column]) for column in named)))
+    places = (_worded(column, line[column]) for column in named)
+    told = lambda place: re.search(rf"(?<![\w.]){re.escape(place)}", line["what"])
+    where = ", ".join(place for place in places if place and not told(place))
     where += ", all at oViT's λ".removeprefix("" if where else ", ") * (line["rule"] == "shared")
     said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
     if line["verdict"] == "not run":

@@ -17,6 +17,7 @@ SEARCH = [
 ]  # fmt: skip
 SETTINGS = ("block_size", "gradients", "gradient_batch")  # of the curvature
 LONG_ENOUGH = 0.01  # a training of half the length, on a schedule of its own, lies less than this below on validation
+TRAINED = dict(recovery_search="recovery", gradual_search="gradual pruning", lr_search="full finetuning")
 LARGER = {"damp": True, "lr": False, "C": False}  # which of equals is taken
 
 
@@ -59,7 +60,9 @@ def edges(rows: pd.DataFrame, column: str) -> list[str]:
         for line in lines.to_dict("records"):
             ahead = 100 * max(line["value"] - line["second_value"], 0)
             said = f"{line['edge']} ({line['best']:g}, {ahead:.2f} above the next)"
-            where.setdefault(said, []).append(place(line, usual.get(method, {})))
+            at, training = place(line, usual.get(method, {})), TRAINED.get(line["phase"], "")
+            at = at if line["sparsity_target"] or not training else ""  # dense has none
+            where.setdefault(said, []).append(" of ".join(filter(None, (training, at))))
         told = [f"{edge} at {', '.join(dict.fromkeys(at))}" for edge, at in where.items()]
         out.append(f"`{method}` {'; '.join(told)}")
     return out
