@@ -146,15 +146,18 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     both = same_seeds(both[both.shots.isna()], POINT, MODEL)
     key, among = [*POINT, *MODEL], ["phase", "dataset"]
     ranks, within = (correlation(both, column, within).set_index(among) for within in (False, True))
-    panels = []
-    for (phase, dataset), here in both.groupby(["phase", "dataset"], sort=False):
+    panels, where = [], list(both.dataset.unique())
+    groups = {at: here for at, here in both.groupby(among, sort=False)}
+    for phase, dataset in sorted(groups, key=lambda at: (list(NAMES).index(at[0]), where.index(at[1]))):
+        here = groups[phase, dataset]
         rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
         tells = dataset in telling(rows, Protocol(phase))
         if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
             panels.append((here, tells, f"{bare(dataset)}, {SHORT[phase]}{_ranks(rank, within, (phase, dataset))}"))
     if not panels:
         return None
-    coloured = any(tells for _, tells, _ in panels)
+    # A method is named once, in a coloured panel if there is one.
+    coloured, unnamed = any(tells for _, tells, _ in panels), {method: method for method in ("dense", *shown(both))}
     columns, lines = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
     size = (max(COLUMN, PAGE * columns / ACROSS), 0.6 + 1.75 * lines)
     fig, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
@@ -166,17 +169,13 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         found = summary(here, key).merge(xs, on=key, suffixes=("", "_x"))
         sparsities, methods = sorted(set(found.sparsity_target)), ["dense", *shown(found)]
         found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
-        unnamed = {
-            method: method for method in methods if tells or not coloured
-        }  # once a panel, as pruned if there is one
         for one in sorted(found.itertuples(), key=lambda one: (methods.index(one.method), one.source_phase)):
             style = _look(one.method, one.source_phase, None if tells else GREY)
             points = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(
                 len(sparsities) - 1, 1
             )
-            ax.errorbar(
-                one.mean_x, one.mean, one.half, one.half_x, label=unnamed.pop(one.method, None), ms=points, **style
-            )
+            name = unnamed.pop(one.method, None) if tells or not coloured else None
+            ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=name, ms=points, **style)
         ax.set_title(title, fontsize=6)
         ax.set_xlabel(label)
         percent(ax)
@@ -192,8 +191,8 @@ def _ranks(over: pd.Series | None, within: pd.DataFrame, at: tuple[str, str]) ->
     """Rank correlations as a title tells them: over all models, and among those of one source and sparsity."""
     if over is None:
         return f"\nfewer than {FEWEST} models: no ρ"
-    told = [f"ρ {_rank(over)}, {over.models:.0f} models"]
-    told += [f"of one sparsity {_rank(within.loc[at])}"] if at in within.index else []
+    told = [f"ρ {_rank(over)}"]
+    told += [f"within {_rank(within.loc[at])}"] if at in within.index else []
     return "".join(f"\n{one}" for one in told)
 
 
@@ -281,7 +280,7 @@ FIGURES = {
         lambda rows: beside(rows, beside_upstream, "upstream_top1", "upstream top-1 (test)"),
         "Does upstream accuracy predict transfer?",
         "A point per model, hollow if recovered, smaller where sparser; ρ is over the pruned ones of a dense model, in the mean "
-        "over seeds, with its 95 % interval. Sparsity alone makes it high: below it, among models of one source and "
+        "over seeds, with its 95 % interval. Sparsity alone makes it high: within, it is among models of one source and "
         "sparsity. Grey: the set tells nothing, and damage helps.",
     ),
     "transfer_similarity": Drawing(
