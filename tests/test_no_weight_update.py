@@ -455,7 +455,9 @@ def test_what_was_chosen_and_what_lies_at_the_edge_of_its_list():
     )  # the setting is told where it is another
     assert said[-1] == "`ovit` highest (1e-05, 75.00 above the next) at global 90 % with block size 16"
     trained = dict(phase="recovery_search", metric="validation_top1", passes=1.0)
-    lines = [rows({("dense", 0): v}, lr=r, **trained).assign(sparsity_target=0.0) for r, v in ((1e-3, 0.9), (1e-2, 0.8))]
+    lines = [
+        rows({("dense", 0): v}, lr=r, **trained).assign(sparsity_target=0.0) for r, v in ((1e-3, 0.9), (1e-2, 0.8))
+    ]
     lines += [rows({("ovit", 0): v}, lr=r, **trained) for r, v in ((1e-3, 0.9), (1e-2, 0.8))]
     lines += [line.assign(phase="gradual_search") for line in lines[2:]]
     told = "lowest (0.001, 10.00 above the next) at"

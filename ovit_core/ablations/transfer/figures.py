@@ -146,10 +146,8 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
     both = same_seeds(both[both.shots.isna()], POINT, MODEL)
     key, among = [*POINT, *MODEL], ["phase", "dataset"]
     ranks, within = (correlation(both, column, within).set_index(among) for within in (False, True))
-    panels, where = [], list(both.dataset.unique())
-    groups = {at: here for at, here in both.groupby(among, sort=False)}
-    for phase, dataset in sorted(groups, key=lambda at: (list(NAMES).index(at[0]), where.index(at[1]))):
-        here = groups[phase, dataset]
+    panels = []
+    for (phase, dataset), here in sorted(both.groupby(among, sort=False), key=lambda one: list(NAMES).index(one[0][0])):
         rank = ranks.loc[(phase, dataset)] if (phase, dataset) in ranks.index else None
         tells = dataset in telling(rows, Protocol(phase))
         if (here.sparsity_target > 0).any() and (tells or (rank is not None and rank.high < 0)):
