@@ -114,10 +114,9 @@ def _edges(rows: pd.DataFrame) -> list[str]:
             for (edge, best), same in lines.groupby(["edge", "best"], sort=False):
                 names = dict.fromkeys(f"`{line.method}`{_which(line, line.seeds)}" for line in same.itertuples())
                 parts.append(f"the {edge} ({best:g}) for {', '.join(names)}")
-            out.append(
-                f"{place}at the edge of the list of {what} is {'; '.join(parts)}: a wider list may suit them better."
-            )
-    return [_begun(sentence) for sentence in out]
+            said = f"at the edge of the list of {what} is {'; '.join(parts)}: a wider list may suit them better."
+            out.append(f"{place}{said}" if place else _begun(said))
+    return out
 
 
 def _chosen(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -136,13 +135,13 @@ def _chosen(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _begun(sentence: str) -> str:
-    """A sentence with a capital at its beginning, but for a name that is written as it is."""
-    return sentence if sentence.startswith("folder:") else sentence[0].upper() + sentence[1:]
+    """A sentence with a capital at its beginning."""
+    return sentence[0].upper() + sentence[1:]
 
 
 def _place(phase: str, shots: float, dataset: str) -> str:
     if phase == "recovery_search":
-        return "recovery: "
+        return "Recovery: "
     words = "full finetuning" if phase == RATES else protocol(phase, shots).words
     return f"{dataset}, {words}: "
 
