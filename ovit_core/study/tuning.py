@@ -17,7 +17,7 @@ SEARCH = [
 ]  # fmt: skip
 SETTINGS = ("block_size", "gradients", "gradient_batch")  # of the curvature
 LONG_ENOUGH = 0.01  # a training of half the length, on a schedule of its own, lies less than this below on validation
-TRAINED = dict(recovery_search="recovery", gradual_search="gradual pruning", lr_search="full finetuning")
+OF_RATES = dict(recovery_search="recovery", gradual_search="gradual pruning", lr_search="full finetuning")  # in words
 LARGER = {"damp": True, "lr": False, "C": False}  # which of equals is taken
 
 
@@ -60,9 +60,7 @@ def edges(rows: pd.DataFrame, column: str) -> list[str]:
         for line in lines.to_dict("records"):
             ahead = 100 * max(line["value"] - line["second_value"], 0)
             said = f"{line['edge']} ({line['best']:g}, {ahead:.2f} above the next)"
-            at, training = place(line, usual.get(method, {})), TRAINED.get(line["phase"], "")
-            at = at if line["sparsity_target"] or not training else ""  # dense has none
-            where.setdefault(said, []).append(" of ".join(filter(None, (training, at))))
+            where.setdefault(said, []).append(place(line, usual.get(method, {})))
         told = [f"{edge} at {', '.join(dict.fromkeys(at))}" for edge, at in where.items()]
         out.append(f"`{method}` {'; '.join(told)}")
     return out
@@ -75,16 +73,22 @@ def _settings(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def place(line: Mapping[str, Any], usual: Mapping[str, float]) -> str:
-    """Where a search was, in words: the regime, the sparsity, how many passes, and settings that are not the usual."""
+    """Where a search was, in words: of rates what was trained, the regime, the sparsity, how many passes, and settings that
+    are not the usual.
+    """
     at = (
         line["pattern"]
         if line["pattern"] != "unstructured"
         else f"{line['allocation']} {share(line['sparsity_target'])}"
     )
-    if line["passes"] > 1:  # they share the gradients
-        return f"{at} in {line['passes']:g} passes"
     swept = [f"{name.replace('_', ' ')} {line[name]:g}" for name, own in usual.items() if line[name] != own]
-    return f"{at} with {' and '.join(swept)}" if swept else at
+    if line["passes"] > 1:  # they share the gradients
+        at += f" in {line['passes']:g} passes"
+    elif swept:
+        at += f" with {' and '.join(swept)}"
+    if training := OF_RATES.get(line["phase"]):
+        return f"{training} of {at}" if line["sparsity_target"] else training  # dense has no regime
+    return at
 
 
 def decimal(value: float) -> str:

@@ -81,11 +81,11 @@ def _lengths(rows: pd.DataFrame) -> list[str]:
             f"{line.method.replace('_', ' ')} {100 * line.half:.1f} and {100 * line.full:.1f} %"
             for line in lines.itertuples()
         ]
-        short, ahead = lines[~lines.enough].method.tolist(), _ahead(rows, dataset)
-        said, rest = "NOT long enough" if "dense" in short else "long enough", ""
-        if short:
-            floor = "Training from scratch is not at its end, so the floor may lie higher"
-            rest = f" {'Its numbers are those of a short training' if 'dense' in short else floor}{ahead}."
+        said, short, rest = "long enough", lines[~lines.enough].method.tolist(), ""
+        if "dense" in short:
+            said, rest = "NOT long enough", f" Its numbers are those of a short training{_ahead(rows, dataset)}."
+        elif short:
+            rest = f" Training from scratch is not at its end, so the floor may lie higher{_ahead(rows, dataset)}."
         out.append(
             f"{dataset}, full finetuning is {said}: on validation half the length, on a schedule of its own, and the whole "
             f"length give {', '.join(parts)} (means of {seeds(lines.seeds.max())}; the test asks for less than "
@@ -142,7 +142,7 @@ def _begun(sentence: str) -> str:
 def _place(phase: str, shots: float, dataset: str) -> str:
     if phase == "recovery_search":
         return "Recovery: "
-    words = "full finetuning" if phase == RATES else protocol(phase, shots).words
+    words = tuning.OF_RATES.get(phase) or protocol(phase, shots).words
     return f"{dataset}, {words}: "
 
 

@@ -38,10 +38,12 @@ def table(rows: pd.DataFrame) -> str:
     found = ranking(rows)
     every = transferred(rows)
     every = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
-    known = every.groupby(SPOKEN, sort=False, dropna=False)[["dataset", "method"]].agg(["unique", "nunique"])
-    many = known[(known[("dataset", "nunique")] >= MANY) & (known[("method", "nunique")] > 1)][("dataset", "unique")]
-    lines, ranked = [], found.set_index(SPOKEN).index
-    none = {at: too_few(rows, (protocol(*at[:2]),), names, MANY) for at, names in many.items() if at not in ranked}
+    lines, without, ranked = [], [], found.set_index(SPOKEN).index
+    for at, here in every.groupby(SPOKEN, sort=False, dropna=False):
+        if at not in ranked and here.dataset.nunique() >= MANY and here.method.nunique() > 1:
+            one = protocol(*at[:2])
+            why = too_few(rows, (one,), here.dataset, MANY) or "no seed has all of them"
+            without.append(f"No ranking by {one.words} of models {SOURCES[at[2]]}: {why}.")
     for key, here in found.groupby(SPOKEN, sort=False, dropna=False):
         places = ", ".join(
             f"`{method}` {text}{' in every seed' * (n > 1 and half != half)}"
@@ -54,8 +56,4 @@ def table(rows: pd.DataFrame) -> str:
         "their test images given).",
         "", "| by | models | sets | places | methods |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    without = [
-        f"No ranking by {protocol(*at[:2]).words} of models {SOURCES[at[2]]}: {why or 'no seed has all of them'}."
-        for at, why in none.items()
-    ]
     return "\n\n".join(["\n".join([*head, *lines])] * bool(lines) + without)
