@@ -157,6 +157,7 @@ def test_a_line_says_how_many_images_a_class_and_how_long():
     named = table.iloc[0].to_dict() | dict(what="a (90 %)")  # what it tells already says where
     assert sentence(named).startswith("a (90 %) (linear, d, 5 images a class, trained 3): `ovit")
     assert sentence(named | dict(what="of 190 %")).startswith("of 190 % (linear, d, 5 images a class, trained 3, 90 %)")
+    assert sentence(named | dict(what="dense, 90 %")).startswith("dense, 90 % (linear, d, 5")  # a set's name in a word
 
 
 def test_a_control_that_was_trained_is_free_of_no_length():

@@ -496,7 +496,7 @@ TO_A_FRESH_PLACE = {
     ("disk.py", "open"),  # behind what removes links
     ("checkpoints.py", "save_file"), ("study/unit.py", "write_bytes"), ("layer.py", "from_file"),  # temporary folders
     ("explorer/paper.py", "savefig"), ("training.py", "save"),  # memory
-    ("study/export.py", "to_csv"),  # a text, which `disk.write` is given
+    ("study/export.py", "to_csv"), ("study/publish.py", "to_csv"),  # texts, which `disk.write` is given
     ("progress.py", "open"),  # a terminal
     ("study/__main__.py", "write_html"),
 }  # fmt: skip

@@ -236,7 +236,7 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
     points = line["metric"] in (*ACCURACIES, ACCURACY)
     form, scale, unit = ("+.1f", 100, " points") if points else ("+.3f", 1, "")
     places = (_worded(column, line[column]) for column in named)
-    told = lambda place: re.search(rf"(?<![\w.]){re.escape(place)}", line["what"])
+    told = lambda place: re.search(rf"(?<![\w.]){re.escape(place)}(?!\w|\.\d)", line["what"])
     where = ", ".join(place for place in places if place and not told(place))
     where += ", all at oViT's λ".removeprefix("" if where else ", ") * (line["rule"] == "shared")
     said = f"{line['what']}{f' ({where})' * bool(where)}: `{line['pair']}`"
