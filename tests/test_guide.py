@@ -116,13 +116,27 @@ def test_settings_of_the_curvature_stand_with_their_own_lambda():
         rows += [row(method, s, 0.6 + 0.01 * s, damp=2.5e-6, **point) for s in (0, 1)]
         tried = dict(phase="lambda_search", metric="validation_top1", block_size=16.0)
         rows += [row(method, s, 0.55, damp=2.5e-6, **tried) for s in (0, 1)]
-    found = lines(results(rows, "sensitivity_block_sizes=[16]").guide(), "**Which block")
+    asked = "sensitivity_block_sizes=[16]", "sensitivity_sparsity=0.9"
+    found = lines(results(rows, *asked).guide(), "**Which block")
     assert [(line["value"], line["λ"], line["validation"]) for line in found] == [
         ("16", "2.5e-6", "55.0"),
         ("64", "1e-7", "80.0"),
     ]
     assert found[0]["test"].startswith("60.5 ±") and found[1]["test"].startswith("90.5 ±")
-    assert found[0]["less own"].startswith("−30.0") and found[1]["less own"] == ""
+    assert found[0]["less own"].startswith("−30.0") and found[1]["less own"] == "" and "less `obc`" not in found[0]
+    rows += [row("obc", s, 0.8 + 0.01 * s, allocation="uniform") for s in (0, 1, 2)]  # of the seeds that both have
+    found = lines(results(rows, *asked).guide(), "**Which block")
+    assert found[0]["less `obc`"].startswith("−20.0") and found[1]["less `obc`"].startswith("+10.0")
+
+
+def test_steps_and_one_step_are_compared_at_as_many_images():
+    rows = both("ovit", 1e-7, 0.80, 0.9)
+    asked = ("gradual_steps=[0.5, 0.9]", "gradual_epochs=1", "recovery_images=1000")
+    for seed in (0, 1):
+        rows += [row("ovit", seed, 0.7 + 0.1 * seed, "gradual"), row("ovit", seed, 0.1, "recovered", epochs=1.0)]
+        rows += [row("ovit", seed, 0.8 + 0.1 * seed, "recovered", epochs=3.0), row("obert", seed, 0.9, "gradual")]
+    said = results(rows, *asked).guide()
+    assert said.split("\n")[-1].endswith("gradual pruning (3,000), on test, in points more: `ovit` +10.0.")
 
 
 def test_what_is_free_is_so_at_every_lower_sparsity_too_with_the_whole_interval():
@@ -133,9 +147,18 @@ def test_what_is_free_is_so_at_every_lower_sparsity_too_with_the_whole_interval(
     rows += [
         row("obc", s, 0.8 + s / 10_000, damp=0.1, sparsity=0.5, allocation="uniform", pattern="2:4") for s in range(4)
     ]
+    for method, value, moves in (
+        ("obc", 0.795, 1e-4),
+        ("obc_sequential", 0.7899, 2e-4),
+    ):  # the second too far from dense
+        at = dict(damp=0.1, sparsity=0.5, allocation="uniform", pattern="4:8")
+        rows += [row(method, s, value + s * moves, **at) for s in range(4)]
     said = results(rows).guide().split("\n\n**")[0].splitlines()
     assert said[0].startswith("**What is nearly free.** Pruned in one shot, at most 1 point is lost")
-    assert said[2:] == ["- one threshold for the model: to 50 % `magnitude`.", "- 2:4: `obc`."]
+    assert said[2:] == [
+        "- one threshold for the model: to 50 % `magnitude`.", "- 2:4: `obc`.",
+        "- 4:8: `obc` (no different from one of them: `obc_sequential`).",
+    ]  # fmt: skip
 
 
 def test_without_searches_nothing_is_said():

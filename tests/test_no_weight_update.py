@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import TINY, quick
 from PIL import Image
+from scipy import stats
 
 from ovit_core import masks, training
 from ovit_core.ablations.no_weight_update import tasks
@@ -19,6 +20,7 @@ from ovit_core.ablations.no_weight_update.analysis import answers, families, not
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.run import Seed
+from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds
 from ovit_core.ablations.no_weight_update.sweeps import sensitivity
 from ovit_core.data.batches import Steps, batches
 from ovit_core.data.loading import load
@@ -371,12 +373,27 @@ def test_the_headline_says_what_the_interaction_is_on_another_scale():
     config = quick(NoWeightUpdate, "upstream=digits")
     results = Results(registry.get("no_weight_update"), config, both.assign(dataset="digits"))
     said = results.headline()
-    assert (
-        "(+20.1 ± 0.2 beyond the sum of the two, which would give 30.0 %; in cross-entropy 1.00 ± 0.00 nats less"
-        in said
-    )
+    assert "Beyond the sum of the two, which would give 30.0 %, both bring +20.1 ± 0.2 in points, " in said
+    assert said.endswith(" +0.58 ± 0.01 in log-odds, 1.00 ± 0.00 nats more of cross-entropy.")
     alone = Results(results.ablation, config, points.assign(dataset="digits"))
     assert "nats" not in alone.headline()
+    assert "(below 0: less of it)** (listed once first rows had been seen)\n" in results.answers()
+
+
+def test_what_is_beyond_the_sum_in_log_odds_and_where_the_sum_exceeds_dense():
+    """The odds of both are those of each multiplied: complements in points, nothing in log-odds, with its interval."""
+    odds = dict(magnitude=0.1, ovit_mask_only=0.3, magnitude_joint=0.2, ovit=0.6)
+    change = {0: -0.02, 1: 0.0, 2: 0.02}  # of oViT's log-odds, so that the interval over seeds is known
+    low = {(m, s): 1 / (1 + 1 / (o * np.exp(d * (m == "ovit")))) for m, o in odds.items() for s, d in change.items()}
+    high = rows({(m, s): 0.3 for m in ("magnitude", "ovit") for s in change}).assign(sparsity_target=0.5)
+    high = [high, rows({(m, s): 0.5 for m in ("ovit_mask_only", "magnitude_joint") for s in change})]
+    known = pd.concat([rows(low), *(part.assign(sparsity_target=0.5) for part in high)])
+    dense = rows({("dense", s): 0.6 for s in change}).assign(sparsity_target=0.0, damp_rule="")
+    found = log_odds(known).set_index("sparsity_target")
+    assert found["mean"].loc[0.9] == pytest.approx(0, abs=1e-9)
+    assert found.half.loc[0.9] == pytest.approx(stats.t.ppf(0.975, 2) * 0.02 / 3**0.5, rel=1e-3)
+    assert found["mean"].loc[0.5] == pytest.approx(2 * np.log(0.3 / 0.7)) and ceiling(known) == []
+    assert ceiling(pd.concat([known, dense])) == [0.5]  # 0.5 + 0.5 - 0.3 > 0.6
 
 
 def test_a_setting_is_compared_between_its_values_seed_by_seed():
@@ -553,7 +570,7 @@ def test_masks_that_are_the_same_share_a_line():
 def test_what_masks_share_by_chance(monkeypatch):
     """Two random masks that keep a tenth each share 1 of the 19 hundredths that either keeps."""
     overlaps = rows({("ovit", 0): 0.4}, metric="mask_overlap", scope="method").assign(scope_name="magnitude")
-    assert "(by chance 5)" in overlap(overlaps).get_suptitle()
+    assert "(by chance 5 %, were all layers as sparse)" in overlap(overlaps).get_suptitle()
 
 
 def test_what_was_not_run_is_listed():

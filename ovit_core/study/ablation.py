@@ -205,7 +205,8 @@ class Results:
                 continue
             lines = compared[compared.family == family.name]
             said = family.says(lines) if family.says else ""
-            out.append(f"- **{families.titled(family, lines)}**" + f": {said}." * bool(said))
+            later = " (listed once first rows had been seen)" * family.later
+            out.append(f"- **{families.titled(family, lines)}**{later}" + f": {said}." * bool(said))
             out += [f"  - {sentence}" for sentence in families.sentences(lines)]
         rest = [f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)]
         title = f"In words: {len(compared)} comparisons, and what they rest on" if out else "What the numbers rest on"
@@ -213,7 +214,7 @@ class Results:
 
     @cached_property
     def families(self) -> "list[Family]":
-        """The comparisons that were listed beforehand."""
+        """The comparisons, whatever the rows are."""
         return self.ablation.families(self.config)
 
     def differences(self) -> "pd.DataFrame":

@@ -1,8 +1,8 @@
-"""Families of comparisons, listed before anything is measured, with one error rate for each.
+"""Families of comparisons, listed whatever is measured, with one error rate for each.
 
 A family holds five contrasts at most. Its p values are corrected by Holm (Scandinavian Journal of Statistics 6, 1979);
 a difference is resolved where p is then below .05. That there is none is said only where the whole interval lies inside
-a margin stated beforehand.
+a margin stated beforehand. A family that was listed once rows had been seen says so (`later`).
 """
 
 import gc
@@ -73,6 +73,7 @@ class Family:
     says: Callable[[pd.DataFrame], str] | None = None  # its lines of `differences` in one sentence
     silent: Callable[[pd.DataFrame], str] | None = None  # from all rows, why no sentence is made of it; "" where one is
     among: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # of all rows those that it is judged by
+    later: bool = False  # listed when first rows had been seen
 
     def __post_init__(self):
         object.__setattr__(self, "contrasts", tuple(self.contrasts))

@@ -87,11 +87,11 @@ def overlap(rows: pd.DataFrame) -> Figure | None:
         annot_kws=dict(size=6.5), cbar=False,
     )  # fmt: skip
     at = rows.sparsity_target.iloc[0]
-    chance = f"{100 * (1 - at) / (1 + at):.0f}"
-    fig.suptitle(f"Kept by both at {share(at)}, in % of kept by either\n(by chance {chance})", x=0.02, ha="left")
+    chance = f"by chance {100 * (1 - at) / (1 + at):.0f} %, were all layers as sparse"
+    fig.suptitle(f"Kept by both at {share(at)}, in % of kept by either\n({chance})", x=0.02, ha="left")
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.grid(False)
     shared = table[kept[0]].iloc[1:].drop("random", errors="ignore")
-    fig.set_label(f"With {kept[0]} the others share {shared.min():.0f} to {shared.max():.0f} %, by chance {chance} %.")
+    fig.set_label(f"With {kept[0]} the others share {shared.min():.0f} to {shared.max():.0f} %; {chance}.")
     return fig

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.attribution import in_words
 from ovit_core.ablations.no_weight_update.families import families
+from ovit_core.ablations.no_weight_update.finding import in_words
 from ovit_core.ablations.no_weight_update.guide import guide
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.no_weight_update.published import published
+from ovit_core.ablations.no_weight_update.scales import answer as scales
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT
 from ovit_core.methods import METHODS
 from ovit_core.study import lambdas, tuning
@@ -52,8 +53,8 @@ def chosen_at(rows: pd.DataFrame) -> float:
 
 
 def answers(rows: pd.DataFrame) -> list[str]:
-    """What the comparisons rest on: whether training was long enough, lists wide enough, images many enough."""
-    return [*_length(rows), *_edges(rows), *_moved(rows), *_draws(rows)]
+    """What the comparisons rest on: the scale, and whether training was long enough, lists wide and images many enough."""
+    return [*scales(rows), *_length(rows), *_edges(rows), *_moved(rows), *_draws(rows)]
 
 
 def _length(rows: pd.DataFrame) -> list[str]:

@@ -18,7 +18,6 @@ import pandas as pd
 
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
-from ovit_core.study.families import effect
 from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, share, spread, summary, under
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def cells(rows: pd.DataFrame, rule: str = "own") -> pd.DataFrame:
 def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     """The parts of oViT's own gain by rule, phase and sparsity, "mean ± half" in points; None without rows for it."""
     both = [attribution(rows, rule, ["greedy"]).assign(rule=rule) for rule in RULES]
-    both[1] = both[1][both[1].phase == "one_shot"]  # what is trained has its own lambda only
+    both[1] = both[1][both[1].phase == "one_shot"]  # what is trained at oViT's lambda has a family of its own
     found = pd.concat([part for part in both if len(part)] or both)
     if found.empty:
         return None
@@ -155,52 +154,3 @@ def levels(results: "Results", sparsity: float) -> dict[str, pd.Series]:
 def level_of(line: pd.Series) -> str:
     """An accuracy with its interval in percent."""
     return spread(line["mean"], line.half, ".1f")
-
-
-def in_words(results: "Results") -> str:
-    """What each part is worth at the sparsity of the comparisons, in a sentence; "" where they were not run."""
-    known = edges(results)
-    if not known:
-        return ""
-    at = known["both"].sparsity_target
-    level = levels(results, at)
-    one = {name: effect(line) for name, line in known.items()}
-    dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
-    lines = _interactions(results, "interaction", at)
-    summed = (
-        sum(level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint")))
-        - level[CELLS[PLAIN, "none"]]["mean"]
-    )
-    above = (
-        ", more than dense has: a ceiling presses it down"
-        if "dense" in level and summed > level["dense"]["mean"]
-        else ""
-    )
-    beyond = (
-        f" ({effect(lines.iloc[0])} beyond the sum of the two, which would give {100 * summed:.1f} %{above}"
-        f"{_in_nats(results, at)})"
-        if len(lines)
-        else ""
-    )
-    return (
-        f"At {share(at)} sparsity, one-shot, under one threshold for the model, magnitude pruning keeps {level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's "
-        f"score alone, at its own λ, adds {one['score']}, its update alone {one['update']}, both {one['both']} points{beyond}, to "
-        f"{level_of(level[CELLS[TOP, 'joint']])} %{dense}."
-    )
-
-
-def _interactions(results: "Results", family: str, at: float) -> pd.DataFrame:
-    """The line of a family of interactions at a sparsity; none where it was not run."""
-    lines = results.differences()
-    return lines[(lines.family == family) & (lines.sparsity_target == at) & (lines.n > 0)]
-
-
-def _in_nats(results: "Results", at: float) -> str:
-    """The interaction in cross-entropy: on another scale its sign may be another one. "" where it was not run."""
-    lines = _interactions(results, "interaction_cross_entropy", at)
-    if lines.empty:
-        return ""
-    line = lines.iloc[0]
-    size = spread(abs(line["mean"]), line.high - line["mean"], ".2f", 1)
-    sure = "" if line.verdict == "resolved" else " (not resolved)"
-    return f"; in cross-entropy {size} nats {'more' if line['mean'] < 0 else 'less'} than the sum{sure}"

@@ -1,4 +1,4 @@
-"""The comparisons of ablation A, in families listed before anything is measured."""
+"""The comparisons of ablation A, in families. Five came after the first rows on photographs; they say so."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -36,11 +36,11 @@ def _of(groups: Iterable[Callable[[NoWeightUpdate], list[Family]]], config: NoWe
 
 def _family(
     name: str, title: str, contrasts: Iterable[Contrast], run: Iterable[str], margin: float | None = MARGIN,
-    says: Callable | None = None,
+    says: Callable | None = None, later: bool = False,
 ) -> list[Family]:  # fmt: skip
     """A family of the contrasts whose methods are run; none if none is."""
     there = [one for one in contrasts if {method.partition("@")[0] for method in one.weights} <= {*run, "dense"}]
-    return [Family(name, title, tuple(there[:MOST]), margin, says)] if there else []
+    return [Family(name, title, tuple(there[:MOST]), margin, says, later=later)] if there else []
 
 
 def _minus(a: str, b: str) -> dict[str, float]:
@@ -75,7 +75,7 @@ def _parts(config: NoWeightUpdate) -> list[Family]:
         *_family("update", f"The update, given to each score, one-shot at {word}", updates, c.methods),
         *_family("score", f"Each score less magnitude, no update, one-shot at {word}", scores, c.methods),
         *_family("score_updated", f"Each score less magnitude, both with the update, {word}", with_update, c.methods),
-        *_family("rivals", f"oViT, one-shot at {word}", rivals, c.methods),
+        *_family("rivals", f"oViT, one-shot in one pass, at {word}", rivals, c.methods),
     ]
 
 
@@ -109,7 +109,7 @@ def _diagonal(config: NoWeightUpdate) -> list[Family]:
                  dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"{UPDATES[update]}, {words}")
         for update, regime, at, words in places
     ]  # fmt: skip
-    return _family("diagonal", "oViT's score less the diagonal Fisher's, one-shot", contrasts, c.methods)
+    return _family("diagonal", "oViT's score less the diagonal Fisher's, one-shot", contrasts, c.methods, later=True)
 
 
 def _along(config: NoWeightUpdate) -> list[Family]:
@@ -138,7 +138,8 @@ def _along(config: NoWeightUpdate) -> list[Family]:
         *_family("dense", "oViT less dense, one-shot", dense, c.methods),
         *_family("update_shared", "The update on oViT's own mask (all at oViT's λ)", mask, c.methods),
         *_family("cross_entropy", "Cross-entropy: oViT less its score without update", loss, c.methods, None),
-        *_family("interaction_cross_entropy", f"{both}, in cross-entropy (below 0: less of it)", nats, c.methods, None),
+        *_family("interaction_cross_entropy", f"{both}, in cross-entropy (below 0: less of it)", nats, c.methods, None,
+                 later=True),
     ]  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def _regimes(config: NoWeightUpdate) -> list[Family]:
     """Layer-wise rivals, which one threshold for the model would not do justice, where zeros are spread evenly."""
     out = []
     pairs = (
-        ("oViT's update", UPDATE, NO_UPDATE, ""), ("oViT against OBC", UPDATE, "obc", ""),
+        ("oViT's update", UPDATE, NO_UPDATE, ""), (f"oViT (B = {config.block_size}) against OBC", UPDATE, "obc", ""),
         ("OBC's update", "obc", "obc_mask_only", ""),
         ("OBC on the inputs that pruned layers leave", "obc_sequential", "obc", "obc_sequential against obc"),
         ("oViT against Wanda", UPDATE, "wanda", ""),
@@ -174,10 +175,10 @@ def _threshold(config: NoWeightUpdate) -> list[Family]:
         Contrast(f"one threshold for {m}", against(m, m), where, by="allocation", short=m)
         for m in (UPDATE, NO_UPDATE, "magnitude_joint", "magnitude")
     ]  # fmt: skip
-    best = Contrast("oViT under one threshold against OBC with uniform sparsity", against(UPDATE, "obc"), where,
+    best = Contrast(f"oViT (B = {c.block_size}) under one threshold against OBC with uniform sparsity", against(UPDATE, "obc"), where,
                     by="allocation", short=f"{UPDATE} less obc, uniform")  # fmt: skip
     title = f"One threshold for the model less uniform sparsity, one-shot at {share(at)}"
-    return _family("threshold", title, [*contrasts, best], c.methods)
+    return _family("threshold", title, [*contrasts, best], c.methods, later=True)
 
 
 def _trained(config: NoWeightUpdate) -> list[Family]:
@@ -197,9 +198,9 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
             for epochs in lengths
         ]  # fmt: skip
         title = f"The update on oViT's own mask, pruned to {share(at)} and trained (oViT's λ)"
-        out += _family(f"update_{100 * at:g}_trained", title, update, c.recovery_methods)
+        out += _family(f"update_{100 * at:g}_trained", title, update, c.recovery_methods, later=True)
         out += _family(f"score_{100 * at:g}_trained", f"The score without update less magnitude, {share(at)}, trained",
-                       _scores(c, at), c.recovery_methods)  # fmt: skip
+                       _scores(c, at), c.recovery_methods, later=True)  # fmt: skip
         both = [
             Contrast("score and update together beyond each alone", parts("greedy")["interaction"],
                      RECOVERED | dict(sparsity_target=at, epochs=epochs),

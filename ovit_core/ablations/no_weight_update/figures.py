@@ -231,7 +231,7 @@ FIGURES = {
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on",
         "oViT's score with and without the update. Where λ itself is not varied, each point has its own; faint: "
-        "one for all. Bands: intervals of dense and of magnitude.",
+        "one for all. Rows shorter than a block are one block. Bands: intervals of dense and of magnitude.",
     ),
     "planes": Drawing(
         planes, "Every score, with and without the update",
@@ -239,8 +239,8 @@ FIGURES = {
     ),
     "calibration": Drawing(
         calibration, "Where accuracy cannot tell yet",
-        "Cross-entropy and calibration of the same models. Intervals cover new seeds only, but for oViT's cross-entropy "
-        "with and without its update.",
+        "Cross-entropy and calibration of the same models. Intervals cover new seeds only, but for the cross-entropy of "
+        "methods whose losses are compared.",
     ),
     "recovery": Drawing(
         trained, "What training leaves of it",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SEARCHED = dict(one_shot=PHASE, recovered="recovery_search", gradual="gradual_search")  # what is measured -> its search
 SIMPLE = ("diag_fisher", "wanda"), ("magnitude",)  # nothing factorized; not even images
+ROWWISE = "obc"  # whole rows where oViT has blocks
 POINT = ["phase", "allocation", "pattern", "sparsity_target"]
 
 
@@ -39,16 +40,21 @@ def free(results: "Results") -> str:
     ]  # fmt: skip
     every, out = pd.concat(found) if found else pd.DataFrame(columns=[*key, "method"]), []
     for (allocation, pattern), here in every.groupby(key[:2], sort=False):
+        mine = rows[(rows.allocation == allocation) & (rows.pattern == pattern)]
         reached: dict[float, list[str]] = {}
         for method, lines in here.groupby("method", sort=False):
             lines = lines.sort_values("sparsity_target")
             same = ((lines.low > -MARGIN) & (lines.high < MARGIN)).cummin()
             if same.any():
-                reached.setdefault(lines.sparsity_target[same].max(), []).append(f"`{method}`")
+                reached.setdefault(lines.sparsity_target[same].max(), []).append(method)
         regime = Regime(allocation, pattern)
         where = {GLOBAL: "one threshold for the model"}.get(regime, "uniform" if pattern == GLOBAL.pattern else pattern)
         at = lambda sparsity: f"to {share(sparsity)} " if pattern == GLOBAL.pattern else ""
-        told = [f"{at(sparsity)}{', '.join(names)}" for sparsity, names in sorted(reached.items(), reverse=True)]
+        told, known = [], set()
+        for sparsity, names in sorted(reached.items(), reverse=True):
+            known |= {*names}
+            also = _as_good(mine[mine.sparsity_target == sparsity], names, known)
+            told.append(f"{at(sparsity)}{', '.join(f'`{name}`' for name in names)}{also}")
         out.append(f"- {where}: {'; '.join(told) or 'none'}.")
     if not out:
         return ""
@@ -56,6 +62,17 @@ def free(results: "Results") -> str:
         f"**What is nearly free.** Pruned in one shot, at most {100 * MARGIN:g} point is lost, for the whole interval of the "
         "difference from dense lies inside it, at the sparsity named and every lower one measured:", "", *out,
     ])  # fmt: skip
+
+
+def _as_good(rows: pd.DataFrame, names: list[str], known: set[str]) -> str:
+    """In words, the methods that are not `known` to be free, but no different from one of `names` beyond the margin."""
+    lines = lambda m, name: summary(contrast(rows, {m: 1, name: -1}, POINT), POINT)
+    same = [
+        f"`{m}`"
+        for m in dict.fromkeys(rows.method)
+        if m not in known and any(((i.low > -MARGIN) & (i.high < MARGIN)).any() for i in (lines(m, n) for n in names))
+    ]
+    return f" (no different from one of them: {', '.join(same)})" * bool(same)
 
 
 def methods(results: "Results") -> str:
@@ -77,7 +94,25 @@ def methods(results: "Results") -> str:
         "| pruned | training | seeds | best | λ | top-1, % | diagonal, Wanda | magnitude | validation cannot tell |",
         f"|{'---|' * 9}",
     ]
-    return "\n".join([head, "", *table, *lines])
+    return "\n".join([head, "", *table, *lines]) + _at_once(results)
+
+
+def _at_once(results: "Results") -> str:
+    """What one step and training brings more than steps with as many images between them, on test; "" where not run."""
+    c, on = results.config, ["sparsity_target"]
+    tested = accuracies(under(results.rows, "own"))
+    images = c.gradual_cycles * c.gradual_epochs
+    tested = tested[(tested.phase == "gradual") | ((tested.phase == "recovered") & (tested.epochs == images))]
+    told = []
+    for method, here in tested[tested.sparsity_target > 0].groupby("method", sort=False):
+        found = summary(contrast(here.assign(method=here.phase), {"recovered": 1, "gradual": -1}, on), on)
+        told += [f"`{method}` {text}".replace("-", "−") for text in spreads(found)]
+    if not told:
+        return ""
+    return (
+        f"\n\nPruned at once, then trained on as many images as gradual pruning ({images * c.recovery_images:,}), on test, in "
+        f"points more: {', '.join(told)}."
+    )
 
 
 def _points(results: "Results") -> Iterator[dict[str, Any]]:
@@ -158,34 +193,39 @@ def _training(results: "Results", at: Mapping[str, Any]) -> str:
 
 
 def settings(results: "Results") -> str:
-    """oViT at every setting of the curvature that was varied: its own lambda there, validation and test accuracy."""
+    """oViT at every setting of the curvature that was varied: its own lambda there, validation and test accuracy, and what
+    it has less than at the study's own setting, and than the method of whole rows.
+    """
     c, found = results.config, same_seeds(sweeps(results.rows), ["column"], ["setting"])
     found = found[(found.method == OVIT) & (found.rule == "own") & found.column.isin(c.sweeps)]
     if found.empty:
         return ""
-    lines = []
+    rows = accuracies(under(results.rows, "own"))
+    rows = rows[(rows.allocation == "uniform") & (rows.sparsity_target == c.sensitivity_sparsity)]
+    whole, lines = rows[(rows.method == ROWWISE) & (rows.phase == "one_shot")], []
     for _, line in summary(found, ["column", "setting", "damp"]).sort_values(["column", "setting"]).iterrows():
         column, own = line.column, getattr(c, line.column)
         at = place(c.model_copy(update={column: type(own)(line.setting)}), OVIT)
-        here = results.rows[results.rows.damp.eq(line.damp) & results.rows.seed.isin(found.seed)]
+        tried = results.rows[results.rows.damp.eq(line.damp) & results.rows.seed.isin(found.seed)]
         for name, value in at.items():
-            here = here[here[name] == value]
+            tried = tried[tried[name] == value]
         swept = found[found.column == column]
-        pair = swept[swept.setting.isin((line.setting, own))].assign(
-            method=lambda f: f.setting.eq(own).map({True: "own", False: "other"})
-        )
-        less = (
-            ""
-            if line.setting == own
-            else " ".join(spreads(summary(contrast(pair, {"other": 1, "own": -1}, ["phase"]), ["phase"])))
-        )
-        cells = [SWEPT[column], f"{line.setting:g}", decimal(line.damp), f"{100 * here.value.mean():.1f}"]
-        cells += [spread(line["mean"], line.half, ".1f"), less.replace("-", "\N{MINUS SIGN}")]
-        lines.append(f"| {' | '.join(cells)} |")
+        here, mine = swept[swept.setting == line.setting], swept[swept.setting == own]
+        cells = [SWEPT[column], f"{line.setting:g}", decimal(line.damp), f"{100 * tried.value.mean():.1f}"]
+        cells += [spread(line["mean"], line.half, ".1f"), _less(here, mine) if line.setting != own else ""]
+        lines.append(f"| {' | '.join([*cells, *([_less(here, whole)] if len(whole) else [])])} |")
     other = f" (validation at {share(c.damp_sparsity)})" * (c.damp_sparsity != c.sensitivity_sparsity)
     head = (
         f"**Which block, how many gradients.** `{OVIT}` at {share(c.sensitivity_sparsity)}{other}, each setting varied alone, "
-        f"at a λ of its own; {seeds(found.seed.nunique())}, top-1 in percent, and points less the study's own setting."
+        f"at a λ of its own; {seeds(found.seed.nunique())}, top-1 in percent, and points less the study's own setting"
+        f"{f' and less `{ROWWISE}`, uniform' * bool(len(whole))}. Rows shorter than a block are one block."
     )
-    table = ["| varied | value | λ | validation | test | less own |", f"|{'---|' * 6}"]
-    return "\n".join([head, "", *table, *lines])
+    columns = ["varied", "value", "λ", "validation", "test", "less own", *[f"less `{ROWWISE}`"] * bool(len(whole))]
+    return "\n".join([head, "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *lines])
+
+
+def _less(rows: pd.DataFrame, others: pd.DataFrame) -> str:
+    """The accuracies of one kind of model less those of another, of the seeds that both have, in points."""
+    both = pd.concat([rows.assign(method="these"), others.assign(method="others")])
+    found = summary(contrast(both, {"these": 1, "others": -1}, ["phase"]), ["phase"])
+    return " ".join(spreads(found)).replace("-", "\N{MINUS SIGN}")

@@ -18,10 +18,10 @@ from ovit_core.ablations.no_weight_update.attribution import (
     TOP,
     cells,
     edges,
-    in_words,
     level_of,
     levels,
 )
+from ovit_core.ablations.no_weight_update.finding import in_words
 from ovit_core.study.families import effect
 from ovit_core.study.plots import COLUMN, PAGE, apart, aside, legend, look, percent, reference
 from ovit_core.study.statistics import accuracy, main, seeds, share

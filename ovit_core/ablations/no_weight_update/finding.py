@@ -1,0 +1,61 @@
+"""What score and update are worth, in a sentence; and beyond each alone on every scale and with uniform sparsity."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, edges, level_of, levels
+from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds
+from ovit_core.study.families import effect
+from ovit_core.study.statistics import share, spread
+
+if TYPE_CHECKING:
+    from ovit_core.study.ablation import Results
+
+
+def in_words(results: "Results") -> str:
+    """What each part is worth at the sparsity of the comparisons; "" where they were not run."""
+    known = edges(results)
+    if not known:
+        return ""
+    at = known["both"].sparsity_target
+    level = levels(results, at)
+    one = {name: effect(line) for name, line in known.items()}
+    dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
+    return (
+        f"At {share(at)} sparsity, one-shot, under one threshold for the model, magnitude pruning keeps "
+        f"{level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's score alone, at its own λ, adds {one['score']}, its update "
+        f"alone {one['update']}, both {one['both']} points, to {level_of(level[CELLS[TOP, 'joint']])} %{dense}."
+        f"{_beyond(results, at, level)}"
+    )
+
+
+def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
+    """The interaction in points, and where its sign may be another one: in cross-entropy, in log-odds, with uniform
+    sparsity, which some cells may suit better. "" where it was not run.
+    """
+    points = _line(results, "interaction", at)
+    if points is None:
+        return ""
+    score, update, plain = (level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint"), (PLAIN, "none")))
+    pressed = ", more than dense has: a ceiling presses it down" * (at in ceiling(results.rows))
+    summed = f"{100 * (score + update - plain):.1f} %{pressed}"
+    told = [f"{effect(points)} in points"]
+    nats, uniform = (_line(results, f"interaction_{name}", at) for name in ("cross_entropy", "uniform"))
+    if uniform is not None:
+        told.append(f"{effect(uniform)} in points with uniform sparsity")
+    odds = log_odds(results.rows)
+    for _, line in odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)].iterrows():
+        told.append(f"{spread(line['mean'], line.half, '+.2f', 1)} in log-odds".replace("-0", "−0"))
+    if nats is not None:
+        size = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
+        unsure = " (not resolved)" * (nats.verdict != "resolved")
+        told.append(f"{size} nats {'less' if nats['mean'] < 0 else 'more'} of cross-entropy{unsure}")
+    return f" Beyond the sum of the two, which would give {summed}, both bring {', '.join(told)}."
+
+
+def _line(results: "Results", family: str, at: float) -> pd.Series | None:
+    """The line of a family of interactions at a sparsity; None where it was not run."""
+    lines = results.differences()
+    lines = lines[(lines.family == family) & (lines.sparsity_target == at) & (lines.n > 0)]
+    return lines.iloc[0] if len(lines) else None
