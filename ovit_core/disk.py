@@ -6,6 +6,7 @@ A kill or a full disk leaves the old file, or none, and never half of a new one.
 import errno
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from filelock import FileLock
@@ -176,7 +178,17 @@ def write_ahead(db: sqlite3.Connection) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what processes of this machine that are no more left half written in a folder."""
-    for file in folder.glob(f".*.{HOST}.*{PARTIAL}"):
-        pid = file.name.removesuffix(PARTIAL).rpartition(".")[2]
+    for left in folder.glob(f".*.{HOST}.*{PARTIAL}"):
+        pid = left.name.removesuffix(PARTIAL).rpartition(".")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            file.unlink(missing_ok=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A new folder in a folder, gone at the end of the block; after a kill `sweep` removes it."""
+    with TemporaryDirectory(prefix=".", suffix=f".{HOST}.{os.getpid()}{PARTIAL}", dir=folder) as made:
+        yield Path(made)

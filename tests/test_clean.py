@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import TINY as MODEL
 
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study.paths import ROOT
 
 SETTINGS = [
@@ -74,7 +75,8 @@ def test_after_a_study_a_report_tests_and_the_explorer_git_has_nothing_to_say(cl
     assert clone("git", "status", "--porcelain").stdout == ""
     clone(*study, "publish", "tiny")
     assert clone("git", "status", "--porcelain").stdout == "?? figures/tiny/\n"
-    clone(*study, "quick", "--only", "transfer", *(word for setting in SETTINGS for word in ("--set", setting)))
+    mine = [setting for setting in SETTINGS if setting.partition("=")[0] in Transfer.model_fields]
+    clone(*study, "quick", "--only", "transfer", *(word for setting in mine for word in ("--set", setting)))
     assert clone(*study, "report", "quick", "--markdown", "docs/results.md").stdout.startswith(
         "Results: figures/quick\n"
     )

@@ -12,6 +12,7 @@ from threading import Event, Timer
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from conftest import TINY as MODEL
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ovit_core import disk, masks, training
 from ovit_core.ablations.no_weight_update.run import Seed
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.progress import told_to
 from ovit_core.study import dense, export, grid, paths, profiles, registry, unit
 from ovit_core.study.__main__ import main
@@ -33,6 +35,10 @@ SMALL = [
     "sensitivity_damps=[]", "datasets=[digits]", "protocols=[linear]", "transfer_methods=[ovit]",
     "transfer_sparsities=[0.9]", "probe_Cs=[0.1]",
 ]  # fmt: skip
+
+TRANSFER = [
+    word for setting in SMALL for word in ("--set", setting) if setting.partition("=")[0] in Transfer.model_fields
+]
 
 
 def asked(*more, only=None):
@@ -137,6 +143,30 @@ def test_a_damaged_store_is_one_line_before_any_work(copied, capsys, monkeypatch
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"error: {store} is damaged, or no SQLite database") and "move it away" in said
     assert said.count("\n") == 0
+
+
+def test_a_store_without_a_column_is_named_and_is_no_full_disk(home):
+    """One that an older version of the study has made."""
+    Store("tiny")
+    with closing(sqlite3.connect(paths.rows("tiny"))) as db:
+        db.execute("ALTER TABLE rows DROP COLUMN n_test")
+    with pytest.raises(ValueError, match=r"tiny.sqlite is of a study without the columns n_test: move it away"):
+        Store("tiny")
+
+
+def test_what_a_killed_process_left_half_made_is_removed(home):
+    gone = next(pid for pid in range(2**22 - 1, 0, -1) if not psutil.pid_exists(pid))
+    mine, theirs = (home / f".page.{disk.HOST}.{pid}{disk.PARTIAL}" for pid in (os.getpid(), gone))
+    for folder in (mine, theirs):
+        folder.mkdir(parents=True)
+        (folder / "page.ipynb").write_text("{}")
+    disk.sweep(home)
+    assert mine.is_dir() and not theirs.exists()
+    with disk.scratch(home) as made:
+        (made / "x").write_text("x")
+        disk.sweep(home)
+        assert (made / "x").is_file()
+    assert not made.exists()
 
 
 DAMAGE = {
@@ -454,7 +484,7 @@ def test_a_notebook_that_raises_is_named_and_rows_are_kept(copied, monkeypatch, 
     text = (paths.NOTEBOOKS / "transfer.ipynb").read_text()
     broken.write_text(text.replace('results.shown(\\"transfer\\")', "1 / 0"))
     monkeypatch.setattr(type(registry.get("transfer")), "notebook", property(lambda self: broken))
-    assert main(["quick", "--only", "transfer", *(word for setting in SMALL for word in ("--set", setting))]) == 1
+    assert main(["quick", "--only", "transfer", *TRANSFER]) == 1
     said = capsys.readouterr().err
     assert "error in transfer: ZeroDivisionError: division by zero" in said and "the same command continues" in said
     assert Store("tiny").rows() == before
@@ -469,7 +499,7 @@ def test_a_full_disk_while_a_page_is_kept_is_one_line_and_leaves_no_half_page(co
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("papermill.execute_notebook", half)
-    assert main(["quick", "--only", "transfer", *(word for setting in SMALL for word in ("--set", setting))]) == 2
+    assert main(["quick", "--only", "transfer", *TRANSFER]) == 2
     said = capsys.readouterr().err
     assert f"error: cannot write {page}: No space left on device; free some space" in said and "Traceback" not in said
     assert page.read_text() == "old" and [f.name for f in page.parent.iterdir() if f.name[0] == "." or f.is_dir()] == []

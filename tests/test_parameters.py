@@ -12,7 +12,7 @@ from conftest import quick
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data import catalog
-from ovit_core.study import checks, profiles, registry
+from ovit_core.study import checks, paths, profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, PROFILES
 
@@ -201,3 +201,12 @@ def test_a_folders_metric_is_told_and_others_have_theirs():
     assert c.replace(folder_metrics={}).metric("folder:flowers89") == "top1"
     with pytest.raises(ValueError, match=r"^folder_metrics must name folders .* among datasets.*, not 'cifar10'"):
         c.replace(folder_metrics={"cifar10": "top1"})
+
+
+def test_a_profile_is_called_as_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text("profile: quick\nepochs: 1\n")
+    with pytest.raises(ValueError, match=r"profile must be mine in .*mine\.yaml, as the file is called, not 'quick'"):
+        profiles.read_profile("mine", [])
+    (tmp_path / "mine.yaml").write_text("profile: mine\nepochs: 1\n")
+    assert profiles.read_profile("mine", ["profile=other"]) == dict(profile="other", epochs=1)  # asked for

@@ -1,6 +1,7 @@
 """What a profile would take is said before it runs: at once, without torch, from rows or from a model of the cost."""
 
 import csv
+import json
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from conftest import quick
 from ovit_core import models
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.data import catalog, manifest
-from ovit_core.study import cost, grid, paths, plan, profiles, registry
+from ovit_core.study import cost, earlier, grid, machine, paths, plan, profiles, registry
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import World
@@ -128,6 +129,40 @@ def test_every_phase_has_an_estimate_of_its_own(monkeypatch):
     monkeypatch.setattr(cost, "speed", lambda: 1e15)  # at which nothing else counts than what is no pass
     few = {t.columns["shots"]: costs.of(t).seconds for t in b["linear"]}
     assert few[""] == one(cost.PROBE, abs=0.1) and few[5] == one(cost.PROBE / 8, abs=0.1)
+
+
+def test_published_seconds_are_for_the_size_and_the_budget_that_is_asked_for(tmp_path, monkeypatch):
+    """Half the epochs, a third of the images of recovery, a model of half the depth."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    folder = tmp_path / "figures" / "quick"
+    folder.mkdir(parents=True)
+    deep = dict(img_size=32, patch_size=4, embed_dim=64, depth=4, num_heads=2)
+    theirs = quick(NoWeightUpdate, f"model_args={deep}", "epochs=10", "recovery_images=3000")
+    told = theirs.values() | dict(dense=[dict(epochs=10, seconds=100.0)])
+    (folder / "no_weight_update.parameters.json").write_text(json.dumps(told))
+    where = "experiment,phase,dataset,method,seconds,sparsity_target"
+    lines = ["no_weight_update,one_shot,a,ovit,8,0.9", "no_weight_update,recovered,a,ovit,60,0.9"]
+    (folder / "results.csv").write_text("\n".join([where, *lines, "transfer,linear,a,ovit,5,0.9"]) + "\n")
+    seconds = lambda *configs: [row["seconds"] for row in earlier.published("quick", configs)]
+    assert seconds() == seconds(theirs) == [8.0, 60.0, 5.0] and earlier.dense_seconds(theirs) == [100.0]
+    other = theirs.replace(epochs=5, recovery_images=1000, model_args=deep | dict(depth=2))
+    assert seconds(other) == [4.0, 10.0, 5.0] and earlier.dense_seconds(other) == [25.0]
+
+
+def test_seconds_that_were_taken_with_their_rows_are_not_this_machine_s():
+    row = dict(run_id="x", phase="linear", dataset="a", method="ovit", seconds=3.0, device="fast")
+    here, nothing = row | dict(device="slow", seconds=9.0), row | dict(seconds=0.0)
+    assert earlier.own([row, here, nothing], [row | dict(seconds="3.0")]) == [here, nothing]
+
+
+@pytest.mark.parametrize(
+    "seen, device, count", [("0,1", "auto", 2), ("-1", "auto", 0), ("0,1", "cuda:1", 1), ("0", "cpu", 0)]
+)
+def test_without_torch_a_plan_knows_the_gpus(monkeypatch, seen, device, count):
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert machine.gpus(device) == count
+    assert machine.workers(0, device, 1) == (count or machine.cores()) and machine.workers(3, device, 1) == 3
 
 
 def test_units_are_taken_up_by_whoever_is_free():

@@ -17,7 +17,7 @@ from conftest import quick
 
 from ovit_core import progress
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.study import cost, course, paths, plan, registry
+from ovit_core.study import cost, course, earlier, paths, plan, registry
 from ovit_core.study.store import Store
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S.*")
@@ -136,7 +136,7 @@ def test_a_run_is_counted_over_all_stages_and_says_when_it_ends(tmp_path, monkey
     bar = SimpleNamespace(n=0, total=1, say=said.append, set_postfix_str=said.append)
     bar.set_description_str = lambda what, refresh: None
     way = course.Course(asked, Store("quick"), bar)
-    whole = plan.made(asked, [], cost.published("quick"))
+    whole = plan.made(asked, [], earlier.published("quick"))
     assert bar.total == whole.left > 100
     assert way.rest == pytest.approx(whole.seconds - sum(whole.dense) - cost.START - whole.pages)
     assert whole.pages == cost.PAGE

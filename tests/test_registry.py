@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import nbformat
 import pytest
 
 from ovit_core.ablations.transfer.parameters import Transfer
+from ovit_core.study import __main__ as command
 from ovit_core.study import profiles, registry
+from ovit_core.study.__main__ import main
 
 TOY = {
     "__init__.py": """
@@ -109,11 +112,12 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_ABLATIONS", str(folder.parent))
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path / "study"))
     yield folder
-    sys.modules.pop("ovit_ablation_toy", None)
+    for name in [name for name in sys.modules if name.startswith("ovit_ablation_toy")]:
+        del sys.modules[name]
 
 
 def test_it_is_registered_with_its_parameters_and_its_notebook(toy):
-    assert list(registry.ablations()) == ["no_weight_update", "transfer", "toy"]
+    assert list(registry.ablations()) == [*(name.rpartition(".")[2] for name in registry.BUILT_IN), "toy"]
     ablation = registry.get("toy")
     assert ablation.notebook == toy / "toy.ipynb" and list(ablation.figures) == ["toy_coin"]
     quick = profiles.read_profile("quick", ["throws=7"])
@@ -121,6 +125,61 @@ def test_it_is_registered_with_its_parameters_and_its_notebook(toy):
     assert registry.build(Transfer, quick).probe_Cs  # another ablation's parameters are accepted and left out
     with pytest.raises(ValueError, match=r"unknown parameter 'throw'; did you mean 'throws'\?"):
         registry.build(ablation.parameters, quick | dict(throw=1))
+
+
+def test_the_folder_of_ablations_may_be_named_from_where_one_stands(toy, monkeypatch):
+    """A notebook's kernel starts elsewhere."""
+    monkeypatch.chdir(toy.parent.parent)
+    monkeypatch.setenv("OVIT_ABLATIONS", "ablations")
+    assert "toy" in registry.ablations() and os.environ["OVIT_ABLATIONS"] == str(toy.parent)
+    monkeypatch.setenv("OVIT_ABLATIONS", "nowhere")
+    with pytest.raises(ValueError, match="OVIT_ABLATIONS must be a folder of packages, not 'nowhere'"):
+        registry.ablations()
+
+
+def test_a_profile_that_has_none_of_its_parameters_leaves_it_out(toy, capsys):
+    file = toy / "parameters.py"
+    file.write_text(file.read_text().replace("throws: Count = 10", "throws: Count"))
+    assert main(["plan", "quick"]) == 0
+    out, err = capsys.readouterr()
+    assert "toy, one_shot" not in out and "left out: toy, of whose parameters quick has none" in err
+    assert main(["plan", "quick", "--set", "throws=3"]) == 0
+    assert "toy, one_shot" in capsys.readouterr().out
+    assert main(["plan", "quick", "--only", "toy"]) == 2
+    assert "missing parameters: throws" in capsys.readouterr().err
+
+
+def test_what_needs_no_dense_model_is_planned_without(toy, capsys):
+    assert main(["plan", "quick", "--only", "toy"]) == 0
+    assert re.search(r"dense models +0 +0 +0 ", capsys.readouterr().out)
+
+
+def test_a_setting_of_another_ablation_is_refused(toy, capsys):
+    assert main(["plan", "quick", "--only", "transfer", "--set", "throws=3"]) == 2
+    assert "transfer has no parameter 'throws': it is of toy" in capsys.readouterr().err
+    assert main(["plan", "quick", "--only", "transfer", "--set", "thro=3"]) == 2
+    assert "unknown parameter 'thro'" in capsys.readouterr().err
+
+
+def test_without_its_notebook_nothing_is_measured(toy, capsys):
+    (toy / "toy.ipynb").unlink()
+    assert main(["quick", "--only", "toy", "--set", "profile=tiny"]) == 2
+    assert f"ablation toy needs a notebook, toy.ipynb, in {toy}" in capsys.readouterr().err
+
+
+@pytest.mark.notebook
+def test_a_kernel_that_is_killed_leaves_its_page_and_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    cells = [nbformat.v4.new_code_cell(code) for code in ("print('so far')", "import os; os.kill(os.getpid(), 9)")]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "dies.ipynb")
+    assert command._executed(tmp_path / "dies.ipynb", dict(profile="tiny")) is None
+    page = tmp_path / "runs" / "tiny" / "dies.ipynb"
+    assert f"its process was killed, by the system if memory ran out; the page as far as it came: {page}" in (
+        capsys.readouterr().err
+    )
+    assert "so far" in page.read_text() and [*page.parent.iterdir()] == [page]
 
 
 @pytest.mark.notebook

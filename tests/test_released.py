@@ -196,6 +196,36 @@ def test_a_cluster_s_driver_takes_it_up_too(clone, monkeypatch):
     assert len(list(paths.cache().glob("dense-*.safetensors"))) == 2 and rows
 
 
+def test_a_cluster_keeps_the_curve_and_the_notes_of_what_it_trains(tmp_path, monkeypatch):
+    """Each epoch may be trained on another machine, away from the cache."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    monkeypatch.setattr(unit, "_data", {})
+    config = quick(NoWeightUpdate, *SETTINGS, "epochs=2", "seeds=[0]")
+    store, here = Store("tiny"), lambda calls: (function(*arguments) for function, arguments in calls)
+    fingerprint = dense.read(config, config.upstream).fingerprint
+    with course.of([(ABLATION, config)], store) as way:
+        (found,) = engines.Cluster(config, store, way, here).dense_models(ABLATION, config, [0], fingerprint).values()
+    path = identity.dense_path(config, 0, fingerprint)
+    assert not found.failures and path.is_file() and not path.with_suffix(".resume.pt").exists()
+    (about,) = identity.about_dense(config)
+    assert about["seed"] == 0 and about["seconds"] > 0 and sorted(about["curve"]) == [1, 2]
+
+
+def test_weights_of_a_local_folder_are_known_by_what_they_are(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"first")
+    config = quick(NoWeightUpdate, "pretrained=true", f"model=local-dir:{folder}", "model_args={}")
+    before, elsewhere = identity.of_dense(config, 0, ""), quick(NoWeightUpdate, "pretrained=true", "model_args={}")
+    assert identity.of_dense(config, 0, "") == before and identity.of_dense(elsewhere, 0, "") != before
+    (folder / "model.safetensors").write_bytes(b"other")
+    assert identity.of_dense(config, 0, "") != before
+
+
+def test_a_dense_model_of_a_folder_with_spaces_has_a_name_to_publish():
+    assert released.NAME.fullmatch("dense-folder_my photos (2)-0123456789ab.safetensors")
+
+
 def left(config):
     """How many tasks a plan has left."""
     return plan.made([(ABLATION, config)], Store("tiny").rows(), []).left

@@ -54,7 +54,8 @@ def stored(folder):
 
 
 def command(name, settings):
-    return ["quick", "--only", name, *(word for setting in settings for word in ("--set", setting))]
+    mine = (setting for setting in settings if setting.partition("=")[0] in ABLATIONS[name].parameters.model_fields)
+    return ["quick", "--only", name, *(word for setting in mine for word in ("--set", setting))]
 
 
 def study(folder, *words):

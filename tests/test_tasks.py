@@ -7,9 +7,11 @@ from conftest import quick
 from ovit_core import training
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.study import dense, grid, identity, registry, unit
+from ovit_core.methods import METHODS, Method
+from ovit_core.study import dense, grid, identity, provenance, registry, unit
 from ovit_core.study.lambdas import Regime, chosen, near, place
 from ovit_core.study.tasks import HELD_OUT, KEY, VALIDATION, Found, World, best_of
+from ovit_core.study.tasks import task as listed_task
 
 SETTINGS = [
     "profile=tiny", "upstream=digits", "epochs=2", f"model_args={MODEL}", "seeds=[0]", "gradients=8", "batch_size=32",
@@ -49,7 +51,7 @@ FREE = {
 GIVEN = {"pretrained", "checkpoint", "masks_from_zeros", "mixup", "cutmix", "mixup_prob", "smoothing"}
 
 
-@pytest.mark.parametrize("kind", [NoWeightUpdate, Transfer])
+@pytest.mark.parametrize("kind", [ablation.parameters for ablation in registry.ablations().values()])
 def test_a_row_is_known_by_every_parameter_that_its_measurement_reads(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
     read = set()
@@ -105,6 +107,32 @@ def test_all_that_is_trained_is_trained_in_the_precision_that_is_asked_for(kind,
         rows += [one.row for task in stage(config, 0, world, rows) for one in seed.measure(task)]
     assert {*seen.values()} == {"bfloat16"}
     assert all(any(what in said for said in seen) for what in TRAINED[kind]), [*seen]
+
+
+def test_a_method_that_is_added_leaves_all_others_measured(monkeypatch):
+    """The published rows of photographs are days of work; a row more of the table changes none of their numbers."""
+    (path,) = provenance._files("ovit_core.methods")
+    text = provenance._TEXTS[path]
+    config, world = quick(NoWeightUpdate, *SETTINGS), World({"digits": ""}, {0: ""})
+    monkeypatch.setitem(METHODS, "mine", Method("diagonal", "independent", "mine"))
+
+    def known(method, text):
+        monkeypatch.setitem(provenance._TEXTS, path, text)
+        provenance.code.cache_clear()
+        provenance.added.cache_clear()
+        return listed_task(config, 0, world, "one_shot", ["top1"], phase="one_shot", method=method).columns["run_id"]
+
+    try:
+        more = text + 'METHODS |= {"mine": Method("diagonal", "independent", "mine")}\n'
+        before, mine = known("ovit", text), known("mine", more)
+        assert known("ovit", more) == before and provenance.added().keys() == {"mine"}
+        assert known("mine", more.replace('"independent"', '"joint"')) != mine
+        inside = text.replace("METHODS = {", 'METHODS = {"mine": Method("diagonal", "independent", "mine"), ')
+        assert known("ovit", inside) != before
+    finally:
+        monkeypatch.undo()
+        provenance.code.cache_clear()
+        provenance.added.cache_clear()
 
 
 def identity_key(task):

@@ -70,7 +70,7 @@ def _nobody_reads(error: Exception) -> bool:
 def _asked(words: list[str], about: str, prog: str) -> list[Asked]:
     """The ablations that a command line names, with their parameters."""
     args = _named(words, about, prog)
-    return _built(profiles.read_profile(args.profile, args.set), args.only)
+    return _built(args.profile, args.set, args.only)
 
 
 def _named(words: list[str], about: str, prog: str, *more: str) -> argparse.Namespace:
@@ -87,10 +87,19 @@ def _takes_settings(parser: Any, *more: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter (YAML)")
 
 
-def _built(parameters: dict[str, Any], only: str = "") -> list[Asked]:
-    """The ablations of a profile, or one of them, with their parameters checked for themselves."""
+def _built(profile: str, settings: list[str], only: str = "") -> list[Asked]:
+    """The ablations of a profile, or one of them, with their parameters checked for themselves; those of which the
+    profile has no parameter are left out, which is said.
+    """
+    parameters = profiles.read_profile(profile, settings)
     known = registry.ablations()
-    asked = [known[only]] if only else list(known.values())
+    if only:
+        registry.check_settings(known[only], profiles.settings_of(settings))
+        asked = [known[only]]
+    else:
+        asked = [a for a in known.values() if registry.has_parameters(a, parameters)] or list(known.values())
+        for ablation in (a for a in known.values() if a not in asked):
+            print(f"left out: {ablation.name}, of whose parameters {profile} has none", file=sys.stderr)
     return [(ablation, registry.build(ablation.parameters, parameters)) for ablation in asked]
 
 
@@ -101,7 +110,8 @@ def _study(words: list[str]) -> int:
         filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"))
     )
     asked = _asked(words, (__doc__ or "").partition("\n\n")[0], " ".join(WORDS))
-    for _, config in asked:
+    for ablation, config in asked:
+        ablation.check_notebook()
         checks.check(config)
 
     from ovit_core.study import grid, plan, plots  # also builds matplotlib's font cache here, not on a notebook's page
@@ -152,16 +162,15 @@ def _parameters(words: list[str]) -> int:
     if args.only == profiles.EXPLORER:
         values = _explored(args.profile, args.set)
     else:
-        values = _built(profiles.read_profile(args.profile, args.set), args.only)[0][1].values()
+        values = _built(args.profile, args.set, args.only)[0][1].values()
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
 def _explored(profile: str, settings: list[str]) -> dict[str, Any]:
     """The explorer's parameters by a profile that the ablations can take too."""
-    parameters = profiles.read_profile(profile, [])
-    _built(parameters)
-    return profiles.explored(parameters, settings)
+    _built(profile, [])
+    return profiles.explored(profiles.read_profile(profile, []), settings)
 
 
 def _lab(words: list[str]) -> int:
@@ -195,7 +204,7 @@ def _publish(words: list[str]) -> int:
 
     profile = args.profile
     if args.rows:
-        asked = _built(profiles.read_profile(profile, args.set), args.only)
+        asked = _built(profile, args.set, args.only)
         profile = asked[0][1].profile
         copied, removed = publish.rows_so_far(asked, args.incomplete, args.dirty)
     else:
@@ -259,13 +268,18 @@ def _report(words: list[str]) -> int:
 def _executed(notebook: Path, parameters: dict[str, Any]) -> Path | None:
     """The page of a notebook that was run; None, with the reason said, where a cell of it raised."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
-    begin = time.monotonic()
+    begin, page = time.monotonic(), paths.runs(parameters["profile"]) / notebook.name
     try:
         page = profiles.execute(notebook, parameters)
     except papermill.PapermillExecutionError as error:
         print(f"error in {notebook.stem}: {error.ename}: {error.evalue}", file=sys.stderr)
-        print(f"the page with the traceback: {paths.runs(parameters['profile']) / notebook.name}", file=sys.stderr)
+        print(f"the page with the traceback: {page}", file=sys.stderr)
+        return None
+    except DeadKernelError:
+        reason = "its process was killed, by the system if memory ran out"
+        print(f"error in {notebook.stem}: {reason}; the page as far as it came: {page}", file=sys.stderr)
         return None
     minutes = (time.monotonic() - begin) / 60
     print(f"{notebook.stem}: done in {minutes:.1f} min -> {page.relative_to(paths.home())}", flush=True)

@@ -94,6 +94,12 @@ class Ablation:
         beside = Path(str(import_module(self.package).__file__)).with_name(f"{self.name}.ipynb")
         return beside if beside.is_file() else paths.NOTEBOOKS / beside.name
 
+    def check_notebook(self) -> None:
+        """Raises FileNotFoundError if there is no notebook to show it with."""
+        if not self.notebook.is_file():
+            place = Path(str(import_module(self.package).__file__)).parent
+            raise FileNotFoundError(f"ablation {self.name} needs a notebook, {self.notebook.name}, in {place}")
+
     @property
     def analysis(self) -> ModuleType:
         return import_module(f"{self.package}.analysis")

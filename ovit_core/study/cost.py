@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
@@ -59,7 +58,7 @@ class Shape(NamedTuple):
         return self.depth * (24 * self.tokens * self.width**2 + 4 * self.tokens**2 * self.width)
 
 
-def shape(config: Parameters) -> Shape | None:
+def shape(config: Any) -> Shape | None:
     """The model's shape; None for one that is not called like a ViT or DeiT, or has not their arguments."""
     name = re.match(r"(?:vit|deit3?)_(tiny|small|base|large)\w*?_patch(\d+)(?:_\w*?(\d{2,4}))?", config.model)
     if not name:
@@ -233,15 +232,3 @@ def decoded(config: Parameters, images: int) -> float:
     """Gigabytes that so many images take at most in the cache, once small pictures among them are decoded."""
     one = shape(config)
     return 3 * one.pixels**2 * images / 1e9 if one and one.pixels <= catalog.IN_MEMORY else 0.0
-
-
-def published(profile: str) -> list[dict[str, Any]]:
-    """The rows of a profile that lie beside its figures, in the repository."""
-    path: Path = paths.ROOT / "figures" / profile / "results.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        number = lambda row, name: float(row.get(name) or 0)
-        return [
-            row | {name: number(row, name) for name in ("seconds", "sparsity_target")} for row in csv.DictReader(file)
-        ]

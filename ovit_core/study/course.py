@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ovit_core.progress import progress
-from ovit_core.study import cost, plan
+from ovit_core.study import earlier, plan
 from ovit_core.study.ablation import Asked
 from ovit_core.study.store import Store
 from ovit_core.study.tasks import Row
@@ -31,7 +31,7 @@ class Course:
 
     def __init__(self, asked: Sequence[Asked], store: Store, bar: Any):
         self.asked, self.bar, self.done = asked, bar, 0
-        self.published = cost.published(asked[0][1].profile)
+        self.published = earlier.published(asked[0][1].profile, [config for _, config in asked])
         every = {ablation.name: len(ablation.stages) for ablation, _ in asked}
         self.ahead(store.rows(), every)
 

@@ -155,20 +155,17 @@ class Cluster(Engine):
                 released.take(path, config.profile)
         failed: dict[int, Outcome] = {}
         while left := [seed for seed in seeds if not identity.is_sound(paths[seed]) and seed not in failed]:
-            resumes = {seed: paths[seed].with_suffix(".resume.pt") for seed in left}
-            states = [resumes[seed].read_bytes() if resumes[seed].is_file() else None for seed in left]
             given = self._of(ablation, config)
-            calls = [(unit.dense_epoch, (given, seed, state)) for seed, state in zip(left, states)]
+            calls = [(unit.dense_epoch, (given, seed, *map(_content, _beside(paths[seed])))) for seed in left]
             for i, outcome in self._shown(calls, "dense models, an epoch", counts=False):
                 if outcome.failures:
                     failed[left[i]] = outcome
                     continue
-                state, finished = outcome.value
-                if finished:
-                    disk.write(paths[left[i]], finished)
-                    resumes[left[i]].unlink(missing_ok=True)
-                else:
-                    disk.write(resumes[left[i]], state)
+                path = paths[left[i]]
+                for suffix, content in sorted(outcome.value.items(), key=lambda of: of[0] == path.suffix):
+                    disk.write(path.with_suffix(suffix), content)  # the model last: with it the training is over
+                if path.suffix in outcome.value:
+                    path.with_suffix(unit.RESUME).unlink(missing_ok=True)
         known = {s: Outcome((identity.of_dense(config, s, fingerprint), False)) for s in seeds if s not in failed}
         return known | failed
 
@@ -194,6 +191,15 @@ class Cluster(Engine):
                         weights[path] = path.read_bytes()
                     again.append((batch, task, weights[path]))
             todo = again
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """What lies beside a dense model that is being trained."""
+    return path.with_suffix(unit.RESUME), path.with_suffix(unit.CURVE)
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 def phases(batches: Sequence[Batch]) -> str:

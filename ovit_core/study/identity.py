@@ -37,16 +37,25 @@ def dense_path(config: Parameters, seed: int, fingerprint: str) -> Path:
 
 def of_dense(config: Parameters, seed: int, fingerprint: str) -> str:
     """What identifies the weights of a dense model: their file's content, in the cache or published, or timm's name and
-    version; "" where they are still to be trained.
+    version, with the content of what a local folder holds; "" where they are still to be trained. Weights of the hub are
+    known by their name: a revision (`hf-hub:OWNER/NAME@REVISION`) says which.
     """
     how = [config.model, config.model_args, config.masks_from_zeros]
     if config.pretrained:
-        return provenance.digest(how, "pretrained", version("timm"))
+        return provenance.digest(how, "pretrained", version("timm"), *_in_folder(config.model))
     path = config.checkpoint_path or dense_path(config, seed, fingerprint)
     if path.is_file():
         return provenance.digest(how, _sha256(path))
     file = None if config.checkpoint_path else released.find(path, config.profile)
     return provenance.digest(how, released.notes(file)["sha256"]) if file else ""
+
+
+def _in_folder(model: str) -> list[str]:
+    """What a model of timm's `local-dir:FOLDER` holds, the hash of each file; nothing for another one."""
+    prefix, _, folder = model.partition(":")
+    if prefix.replace("_", "-") != "local-dir":
+        return []
+    return [f"{file.name} {_sha256(file)}" for file in sorted(Path(folder).glob("*")) if file.is_file()]
 
 
 def is_sound(path: Path) -> bool:

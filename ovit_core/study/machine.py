@@ -3,6 +3,7 @@
 import getpass
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +36,24 @@ def threads(count: int) -> Iterator[None]:
     finally:
         if before != count:
             torch.set_num_threads(before)
+
+
+def gpus(device: str) -> int:
+    """GPUs that a study with a `device` uses, as far as can be told without importing torch for it."""
+    if device == "cpu":
+        return 0
+    if "torch" in sys.modules:
+        there = sys.modules["torch"].cuda.device_count()
+    elif (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        there = len([one for one in seen.split(",") if one.strip() not in ("", "-1")])
+    else:
+        there = len([file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()])
+    return 1 if device.startswith("cuda:") else there
+
+
+def workers(workers: int, device: str, threads: int) -> int:
+    """Processes at once: so many, else one a GPU, or as many as the cores give threads."""
+    return workers or gpus(device) or max(1, cores() // threads)
 
 
 WORKER = False  # whether this process is one of several that share the machine

@@ -3,7 +3,6 @@
 In seconds, without torch, and with data missing too: datasets are known by what they held when they were last read.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from ovit_core.data import catalog, manifest
-from ovit_core.study import checks, cost, identity, machine, paths, wanted
+from ovit_core.study import checks, cost, earlier, identity, machine, paths, wanted
 from ovit_core.study.ablation import Asked
 from ovit_core.study.cost import Costs, Estimate
 from ovit_core.study.parameters import Parameters
@@ -81,7 +80,7 @@ def _now(asked: Sequence[Asked]) -> tuple[Plan, str]:
     """The plan by the rows there are by now, and what its times come from."""
     config = asked[0][1]
     there = Store(config.profile).rows() if Store.exists(config.profile) else []
-    published = cost.published(config.profile)
+    published = earlier.published(config.profile, [c for _, c in asked])
     rows = "earlier rows" if there else f"the rows of figures/{config.profile}" if published else ""
     return made(asked, there, published), rows or "a model of the cost alone"
 
@@ -94,13 +93,15 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
     prints = {name: record.fingerprint if record else "" for name, record in known.items()}
     seeds = list(dict.fromkeys(map(config.dense_seed, config.seeds)))
     dense = {seed: identity.of_dense(config, seed, prints[config.upstream]) for seed in seeds}
-    one = Costs(config, there, images, published).dense(_trained(config))
-    untrained = [one for seed in seeds if not dense[seed]]
-    lines = [Line("dense models", len(seeds), len(seeds) - len(untrained), untrained)]
+    own, none = earlier.own(there, published), dict.fromkeys(seeds, "")
+    one = Costs(config, own, images, published).dense(earlier.dense_seconds(config))
+    wanted_dense = seeds if any(ablation.prunes for ablation, _ in asked) else []
+    untrained = [one for seed in wanted_dense if not dense[seed]]
+    lines = [Line("dense models", len(wanted_dense), len(wanted_dense) - len(untrained), untrained)]
     stages: dict[str, list[list[float]]] = {ablation.name: [] for ablation, _ in asked}
-    costs = {ablation.name: Costs(c, there, images, published) for ablation, c in asked}
+    costs = {ablation.name: Costs(c, own, images, published) for ablation, c in asked}
     for ablation, c in asked:
-        world, kinds = World(prints, dense), dict[str, list]()
+        world, kinds = World(prints, dense if ablation.prunes else none), dict[str, list]()
         for stage in ablation.stages:
             before, units = wanted.rows_of(ablation, c, world, found, before=stage), []
             for seed in c.seeds:
@@ -164,19 +165,11 @@ def _about(plan: Plan, told: str) -> str:
 
 
 def _workers(config: Parameters) -> int:
-    return config.workers or max(1, machine.cores() // config.threads)
+    return machine.workers(config.workers, config.device, config.threads)
 
 
 def _record(config: Parameters, name: str) -> manifest.Record | None:
     return manifest.known(paths.cache(), name, config.data_path)
-
-
-def _trained(config: Parameters) -> list[float]:
-    """Seconds that dense models of this profile took to train: of the published ones."""
-    found = []
-    for file in (paths.ROOT / "figures" / config.profile).glob("*.parameters.json"):
-        found += [model["seconds"] for model in json.loads(file.read_text()).get("dense", [])]
-    return found
 
 
 def _table(plan: Plan) -> list[str]:

@@ -43,7 +43,8 @@ _TEXTS = {path: path.read_text() for path in sorted((ROOT / "ovit_core").rglob("
 def code(*modules: str) -> str:
     """A hash of the code of modules and packages, so that numbers are never mistaken for those of other code.
 
-    Files are read, not imported. Imports, comments, docstrings, annotations and the wording of messages do not count.
+    Files are read, not imported. Imports, comments, docstrings, annotations and the wording of messages do not count; nor
+    do methods that were added, which change no number of the others (`added`).
     """
     return digest(
         [
@@ -82,9 +83,27 @@ def normal(text: str) -> str:
 
 
 def _silent(part: object) -> bool:
-    """Whether it is an import or a docstring."""
+    """Whether it is an import, a docstring, or methods that were added."""
     docstring = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
-    return docstring or isinstance(part, ast.Import | ast.ImportFrom)
+    return docstring or isinstance(part, ast.Import | ast.ImportFrom) or _adds_methods(part)
+
+
+def _adds_methods(part: object) -> bool:
+    """Whether it is a statement `METHODS |= {...}`."""
+    return isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Name) and part.target.id == "METHODS"
+
+
+@cache
+def added() -> dict[str, str]:
+    """name -> code of the methods that `METHODS |= {NAME: Method(...)}` has added to the table of `ovit_core.methods`: their
+    rows are known by that, and all others stay what they were.
+    """
+    (path,) = _files("ovit_core.methods")
+    found = {}
+    for node in ast.parse(_TEXTS.get(path) or path.read_text()).body:
+        if isinstance(node, ast.AugAssign) and _adds_methods(node) and isinstance(node.value, ast.Dict):
+            found |= {ast.literal_eval(k): ast.dump(v) for k, v in zip(node.value.keys, node.value.values) if k}
+    return found
 
 
 @cache  # of the code that was loaded: git is not asked again for each of many rows

@@ -6,7 +6,7 @@ points of the group `ovit_core.ablations`, or as folders in the one that OVIT_AB
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,7 +15,7 @@ from typing import Any
 
 from ovit_core.study import parameters
 from ovit_core.study.ablation import Ablation
-from ovit_core.study.parameters import P
+from ovit_core.study.parameters import P, Parameters
 
 BUILT_IN = ("ovit_core.ablations.no_weight_update", "ovit_core.ablations.transfer")
 GROUP = "ovit_core.ablations"
@@ -23,11 +23,19 @@ FOLDER = "OVIT_ABLATIONS"
 
 
 def ablations() -> dict[str, Ablation]:
-    """name -> ablation, in the order in which they run."""
+    """name -> ablation, in the order in which they run.
+
+    Raises:
+        ValueError: OVIT_ABLATIONS names no folder.
+    """
     records = [import_module(package).ABLATION for package in BUILT_IN]
     records += [point.load() for point in entry_points(group=GROUP)]
-    if folder := os.environ.get(FOLDER):
-        records += [_from_folder(path.parent) for path in sorted(Path(folder).glob("*/__init__.py"))]
+    if given := os.environ.get(FOLDER):
+        folder = Path(given).absolute()
+        if not folder.is_dir():
+            raise ValueError(f"{FOLDER} must be a folder of packages, not {given!r}")
+        os.environ[FOLDER] = str(folder)  # a notebook's kernel starts in another folder
+        records += [_from_folder(path.parent) for path in sorted(folder.glob("*/__init__.py"))]
     return {ablation.name: ablation for ablation in records}
 
 
@@ -48,6 +56,22 @@ def get(name: str) -> Ablation:
     if name not in known:
         raise ValueError(f"no ablation {name!r}; there are {', '.join(known)}")
     return known[name]
+
+
+def has_parameters(ablation: Ablation, values: Mapping[str, Any]) -> bool:
+    """Whether values are for an ablation too: they have one of the parameters that it alone must be given, if it has any."""
+    fields = ablation.parameters.model_fields.items()
+    own = {name for name, field in fields if field.is_required() and name not in Parameters.model_fields}
+    return not own or not own.isdisjoint(values)
+
+
+def check_settings(ablation: Ablation, names: Iterable[str]) -> None:
+    """Raises ValueError for the name of a parameter that others have, and the ablation, which is asked for alone, has not."""
+    for name in names:
+        if name not in ablation.parameters.model_fields:
+            owners = [a.name for a in ablations().values() if name in a.parameters.model_fields]
+            if owners:  # else it is none at all, which `build` says
+                raise ValueError(f"{ablation.name} has no parameter {name!r}: it is of {', '.join(owners)}")
 
 
 def build(kind: type[P], values: Mapping[str, Any]) -> P:

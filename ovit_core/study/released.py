@@ -18,7 +18,7 @@ from ovit_core.study import paths
 
 log = logging.getLogger(__name__)
 FOLDER, ENDING = "dense", ".xz"
-NAME = re.compile(r"dense-[\w.-]+\.safetensors")
+NAME = re.compile(r"dense-[^/\\\x00-\x1f]+\.safetensors")  # no other folder's
 LARGEST = 5_000_000  # bytes of a compressed model: more does not belong into a repository
 MOST = 8 * LARGEST  # bytes that one can become when it is read
 

@@ -70,7 +70,7 @@ class Store:
     """The rows of a profile, results/PROFILE.sqlite. On a local disk: SQLite's write-ahead log needs shared memory.
 
     Raises:
-        ValueError: the file is damaged, or no SQLite database.  OSError: it cannot be written, or the disk is full.
+        ValueError: the file is damaged, no SQLite database, or of other columns.  OSError: it cannot be written, or the disk is full.
     """
 
     def __init__(self, profile: str):
@@ -78,6 +78,12 @@ class Store:
         with self._connected() as db:
             disk.write_ahead(db)
             there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'split_of'").fetchone()[0]
+            known = {name for _, name, *_ in db.execute("PRAGMA table_info(rows)")}
+        if lacking := known and ", ".join(sorted({*COLUMNS} - known)):
+            raise ValueError(
+                f"{self.path} is of a study without the columns {lacking}: move it away, and the same command measures anew; "
+                f"`take {profile}` takes published rows"
+            )
         if not there:
             with self._writing() as db:
                 for statement in SCHEMA.split(";"):

@@ -110,6 +110,8 @@ def task(
     known = [world.fingerprints.get(name, "") for name in (config.upstream, *datasets)]
     code = provenance.code(*modules)
     told = {name: values[name] for name in ("prunable", *depends)}
+    if columns["method"] in (later := provenance.added()):
+        told["method"] = later[columns["method"]]
     run_id = provenance.digest(told, known, world.dense.get(dense_seed, ""), code, [dict(s.columns) for s in sources])
     pairs = tuple((metric, "all") if isinstance(metric, str) else metric for metric in metrics)
     chosen = (choose[0], tuple(choose[1])) if choose else None

@@ -23,6 +23,7 @@ from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import Found, Task, World
 
 GIVE_UP = 3  # failures of one method in one phase, one after the other: then others are no better
+RESUME, CURVE = ".resume.pt", ".curve.json"  # beside a dense model: what its training goes on from, and what it did
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
@@ -79,24 +80,23 @@ def dense_model(given: Given, seed: int, grid: str) -> Outcome:
     return _caught(f"dense model of seed {seed}", given, make, grid)
 
 
-def dense_epoch(given: Given, seed: int, state: bytes | None) -> Outcome:
-    """One epoch of a dense model's training away from its cache: the state after it, or the finished file's content."""
+def dense_epoch(given: Given, seed: int, state: bytes | None, curve: bytes | None) -> Outcome:
+    """One epoch of a dense model's training away from its cache: what then lies there, by what follows the model's name."""
     from ovit_core.study import dense
 
     key = provenance.digest(dict(given.values))
 
-    def train(config: Parameters) -> tuple[bytes | None, bytes | None]:
+    def train(config: Parameters) -> dict[str, bytes]:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "dense.safetensors"
-            resume = path.with_suffix(".resume.pt")
-            if state is not None:
-                resume.write_bytes(state)
+            for suffix, content in ((RESUME, state), (CURVE, curve)):
+                if content is not None:
+                    path.with_suffix(suffix).write_bytes(content)
             if key not in _data:
                 _data.clear()
                 _data[key] = dense.read(config, config.upstream)
-            if dense.train(config, _data[key], seed, path, at_most=1) is None:
-                return resume.read_bytes(), None
-            return None, path.read_bytes()
+            dense.train(config, _data[key], seed, path, at_most=1)
+            return {file.name.removeprefix("dense"): file.read_bytes() for file in Path(folder).glob("dense.*")}
 
     return _caught(f"dense model of seed {seed}", given, train)
 

@@ -22,14 +22,8 @@ Call = tuple[Callable, tuple]  # a function that can be pickled, and its argumen
 
 
 def count(config: Parameters, calls: int) -> int:
-    """Processes for some calls on this machine: `workers`, else one a GPU, or as many as the cores give threads."""
-    import torch
-
-    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-    if config.device.startswith("cuda:"):
-        gpus = 1
-    wanted = config.workers or gpus or max(1, machine.cores() // config.threads)
-    return max(1, min(wanted, calls))
+    """Processes for some calls on this machine."""
+    return max(1, min(machine.workers(config.workers, config.device, config.threads), calls))
 
 
 def local(calls: Sequence[Call], workers: int, threads: int) -> Iterator[Any]:
