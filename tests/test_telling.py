@@ -136,8 +136,8 @@ def test_families_are_listed_from_parameters_and_silent_where_a_set_tells_nothin
     config = quick(Transfer, "datasets=[digits, glyph_symbols]", "few_shots=[5]")
     listed = analysis.families(config)
     assert max(len(family.contrasts) for family in listed) <= families.MOST
-    assert len({family.name for family in listed}) == len(listed) == 2 * 3 * 2 + 1
-    assert listed[0].contrasts[0].weights == {"ovit": 1, "dense": -1}
+    assert len({family.name for family in listed}) == len(listed) == 2 * 3 * 2 + 3  # and upstream of both sources
+    assert listed[-1].contrasts[0].weights == {"ovit": 1, "dense": -1}
     rows = measured("digits", 0.8, 0.6, ovit=0.7, ovit_mask_only=0.5, magnitude=0.3)
     rows += measured("glyph_symbols", 0.5, 0.5, ovit=0.4, ovit_mask_only=0.3)
     results = Results(registry.get("transfer"), config, table(rows))
@@ -151,6 +151,16 @@ def test_families_are_listed_from_parameters_and_silent_where_a_set_tells_nothin
     lines = results.differences()  # published all the same
     published = lines[(lines.dataset == "glyph_symbols") & (lines.n > 0)]
     assert len(published) and set(published.verdict) == {"tells nothing"} and "resolved" in set(lines.verdict)
+
+
+def test_the_same_models_are_compared_upstream():
+    """Beside which what is lost downstream is read: each source at its own sparsity, for all seeds that it has."""
+    config = quick(Transfer, "transfer_sparsities=[0.8]", "source_sparsities=[0.9]", "damp_sparsity=0.8")
+    own, recovered = (family for family in analysis.families(config) if family.name.endswith("upstream"))
+    assert (own.title, recovered.title) == ("Upstream, as pruned at 80 %", "Upstream, recovered at 90 %")
+    assert own.later and recovered.margin == 0.01
+    where = recovered.contrasts[0].where
+    assert where == dict(phase="recovered", dataset=config.upstream, sparsity_target=0.9)
 
 
 def test_error_increase_averages_the_telling_datasets_within_a_seed():
@@ -499,7 +509,7 @@ def test_many_comparisons_are_two_figures_of_means_and_of_sets():
     listed = analysis.families(config)
     heard = lambda families: pd.DataFrame(dict(verdict=["resolved"] * sum(len(f.contrasts) for f in families)))
     mean, single = (drawn(listed, heard(listed), single) for single in (False, True))
-    assert all(family.name.endswith("over_sets") for family in mean) and len(mean) and len(single)
+    assert {f.name.rpartition("_")[2] for f in mean} == {"sets", "upstream"} and len(single)
     assert {f.name.partition("_")[0] for f in single} == {"linear", "full"}
     assert not any(family.name.endswith("over_sets") for family in single)
     few = analysis.families(config.replace(datasets=("digits",), full_datasets=("digits",), few_shots=()))

@@ -146,7 +146,8 @@ def test_full_finetuning_sees_the_validation_images_in_the_end():
 
 def test_what_starts_from_scratch_has_a_length_of_its_own_of_which_the_half_is_tried(tiny, monkeypatch):
     tiny.reset_classifier(10)
-    one, data, asked = run.Seed(quick(Transfer, "full_steps=6", "scratch_steps=10"), 0), load("digits"), []
+    small = "upstream=digits", f"model_args={TINY}", "epochs=0", "full_steps=6", "scratch_steps=10"
+    one, data, asked = run.Seed(quick(Transfer, *small), 0), load("digits"), []
     monkeypatch.setattr(one, "model", lambda _: tiny)
     monkeypatch.setattr(one, "data", lambda _: data)
     monkeypatch.setattr(run, "finetune", lambda _, images, *others: asked.append((others[3], len(images))) or tiny)

@@ -1,6 +1,6 @@
-"""The comparisons of ablation B, in families listed before anything is measured: one for each dataset, protocol and kind
-of source, at one sparsity; and where there are many datasets, one for their mean, and what protocols and training change
-of it.
+"""The comparisons of ablation B, in families: one for each dataset, protocol and kind of source, at one sparsity; and where
+there are many datasets, one for their mean, and what protocols and training change of it. Those upstream, of the same
+models, came after the first rows; they say so.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from ovit_core.study.families import ACCURACY, MOST, SILENT, Contrast, Family
 from ovit_core.study.lambdas import OVIT
 from ovit_core.study.statistics import share
 
-MARGIN = 0.02  # two points of accuracy: a difference inside them is none
+MARGIN, SMALL = 0.02, 0.01  # two points of accuracy, upstream one: a difference inside them is none
 # What oViT is compared with: nothing lost, its mask alone, then simpler methods.
 RIVALS = ("dense", "ovit_mask_only", "magnitude", "magnitude_joint", "ovit_no_update")
-OVER = "over_sets"  # of the name of a family about a mean
+OVER, UPSTREAM = "over_sets", "upstream"  # of the name of a family about a mean, and about the models themselves
 MANY = 3  # datasets, from which on their mean is a comparison of its own
 SHOWN = 60  # comparisons, that a figure has room for
 SOURCES = dict(one_shot="as pruned", recovered="recovered")
@@ -43,7 +43,7 @@ def families(config: Transfer) -> list[Family]:
     many = [(at, names) for at in protocols(config) if len(names := _asked(config, at)) >= MANY]
     single = [(at, (name,)) for at in protocols(config) for name in _asked(config, at)]
     of = lambda points: [family for at, names in points for family in _families(config, at, names)]
-    return [*of(many), *_by_protocol(config), *_by_training(config), *of(single)]
+    return [*of(many), *_by_protocol(config), *_by_training(config), *_upstream(config), *of(single)]
 
 
 def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[Family]:
@@ -51,8 +51,8 @@ def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[F
     sets, else those means; `single` gives the figure beside it, where there is none: set by set those of linear probes on
     all images and of full finetuning.
     """
-    mean = [family for family in listed if family.name.endswith(OVER)]
-    if not mean or (lines.verdict != SILENT).sum() <= SHOWN:
+    mean = [family for family in listed if family.name.endswith((OVER, UPSTREAM))]
+    if not any(family.name.endswith(OVER) for family in mean) or (lines.verdict != SILENT).sum() <= SHOWN:
         return [] if single else list(listed)
     return [f for f in listed if f not in mean and f.name.startswith(("linear_", "full_"))] if single else mean
 
@@ -160,3 +160,22 @@ def _by_training(config: Transfer) -> list[Family]:
     title = f"Less dense, recovered less as pruned, {one.words}, at {share(at)}"
     quiet = partial(silence_over, protocols=(one,), datasets=names)
     return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told)]
+
+
+def _upstream(config: Transfer) -> list[Family]:
+    """What the same models have upstream, beside which differences downstream are read."""
+    out, every = [], {source: one for asked in config.sources.values() for source, *one in asked}
+    every |= {source: one for source, *one in config.sources.get("linear", ())}
+    for source, (methods, sparsities) in every.items():
+        rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
+        if OVIT not in methods or not sparsities:
+            continue
+        at = headline(config, sparsities)
+        where = dict(phase=source, dataset=config.upstream, sparsity_target=at)
+        contrasts = [
+            Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY, short=f"against {r}")
+            for r in rivals
+        ]
+        title = f"Upstream, {SOURCES[source]} at {share(at)}"
+        out.append(Family(f"{source}_{UPSTREAM}", title, tuple(contrasts[:MOST]), SMALL, later=True))
+    return out

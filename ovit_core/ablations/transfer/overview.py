@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ovit_core.ablations.transfer import ranking
-from ovit_core.ablations.transfer.families import OVER, SOURCES
+from ovit_core.ablations.transfer.families import OVER, SOURCES, UPSTREAM
 from ovit_core.ablations.transfer.published import published
 from ovit_core.ablations.transfer.relations import transferred
 from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing, protocol, sets, too_few
@@ -36,6 +36,7 @@ def headline(results: "Results") -> str:
     rows, lines = results.rows, results.differences()
     if undecided(rows):
         return UNDECIDED
+    lines = lines[~lines.family.str.endswith(UPSTREAM)]
     mean = lines.family.str.endswith(OVER)
     over = lines[mean & (lines.n > 0) & lines.phase.isin(MEANS) & lines.shots.isna() & lines.source_phase.isin(SOURCES)]
     over, quiet = over[over.verdict != SILENT], over[over.verdict == SILENT]
