@@ -14,10 +14,10 @@ from sklearn.preprocessing import StandardScaler
 
 from ovit_core import masks
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
-from ovit_core.ablations.transfer import readout, run
+from ovit_core.ablations.transfer import readout, run, tasks
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.similarity import cka
-from ovit_core.ablations.transfer.tasks import DENSE, Model, models
+from ovit_core.ablations.transfer.tasks import DENSE, RATES, Model, models
 from ovit_core.data.files import ImageFiles
 from ovit_core.data.loading import load
 from ovit_core.pruning import prune
@@ -156,6 +156,37 @@ def test_what_starts_from_scratch_has_a_length_of_its_own_of_which_the_half_is_t
         assert all([*measure(task)] for measure in (one.rate, one.full_length, one.full))
     train, both = len(data.train), len(data.train) + len(data.val)
     assert asked == [(3, train), (6, train), (6, both), (5, train), (10, train), (10, both)]
+
+
+def test_a_list_of_rates_grows_twice_where_the_best_lies_at_its_edge():
+    """By the mean over seeds, once all have tried the list; what was found best then is what finetuning takes."""
+    config = quick(Transfer, "datasets=[digits]", "full_datasets=[digits]", "full_lrs=[1.0e-3, 3.0e-4, 3.0e-3]")
+    model, world = Model("ovit", 0.9, "one_shot"), World({"glyph_letters": "", "digits": ""}, {0: ""})
+    assert model in models(config, 0, world, "full")
+    where = dict(phase=RATES, metric=VALIDATION, method="ovit", sparsity_target=0.9, source_phase="one_shot")
+    made = lambda values, seeds=(0, 1): [
+        dict(where, dataset="digits", damp_rule="", lr=lr, value=value + 0.01 * seed, seed=seed)
+        for lr, value in values.items() for seed in seeds
+    ]  # fmt: skip
+    known = {3e-4: 0.1, 1e-3: 0.2, 3e-3: 0.3}
+    asked = lambda found, stage: [
+        t.columns["lr"] for t in stage(config, 0, world, found)
+        if (t.columns["method"], t.columns["source_phase"]) == ("ovit", "one_shot")
+    ]  # fmt: skip
+    assert asked([], tasks.rates) == [3e-4, 1e-3, 3e-3] and asked([], tasks.wider) == []
+    assert asked(made(known)[:-1], tasks.wider) == []  # a seed is still at it
+    assert asked(made(known), tasks.wider) == [9e-3] and asked(made(known), tasks.widest) == []
+    assert tasks.rate(config, made(known), model, "digits") == ""  # before the search is over
+    for more, then, best in ((0.2, [], 3e-3), (0.4, [2.7e-2], "")):
+        found = made(known | {9e-3: more})
+        assert asked(found, tasks.widest) == then and tasks.rate(config, found, model, "digits") == best
+    assert (
+        tasks.rate(config, made(known | {9e-3: 0.4, 2.7e-2: 0.5}), model, "digits") == 2.7e-2
+    )  # an edge, which is told
+    assert asked(made({3e-4: 0.3, 1e-3: 0.2, 3e-3: 0.1}), tasks.wider) == [9e-5]
+    assert asked(made({3e-4: 0.2, 1e-3: 0.3, 3e-3: 0.1}), tasks.wider) == []
+    alone = config.replace(full_lrs=(1e-3,))
+    assert tasks.rate(alone, [], model, "digits") == 1e-3 and not tasks.wider(alone, 0, world, [])
 
 
 def as_files(data):

@@ -17,6 +17,7 @@ MODULES = (
 )  # fmt: skip
 FULL = ("full_batch_size", "weight_decay", "augment", "amp_dtype")  # what full finetuning depends on, and its length
 RATES, LENGTH, FEATURES = "lr_search", "full_length", "features"  # phases beside those named as protocols
+WIDER = 2  # times that a list of rates gets one more, where the best lies at its edge
 Rows = Sequence[Row]
 
 
@@ -69,12 +70,30 @@ def upstream(config: Transfer, seed: int, world: World, found: Rows) -> list[Tas
 
 def rates(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
     """Every learning rate of full finetuning at half its length, where there is a choice, or a length to be judged."""
+    return _rates(config, seed, world, found, 0)
+
+
+def wider(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """One more for each model and set whose best rate lies at the edge of the list: its neighbour beyond."""
+    return _rates(config, seed, world, found, 1)
+
+
+def widest(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
+    """And once more, where the best lies at the new edge."""
+    return _rates(config, seed, world, found, WIDER)
+
+
+def _rates(config: Transfer, seed: int, world: World, found: Rows, times: int) -> list[Task]:
+    """The searches of rates that come with a list that was widened so many times."""
     asked = models(config, seed, world, "full") if "full" in config.protocols else []
-    return [
-        _full(config, seed, world, found, "rate", model, name, [VALIDATION], phase=RATES, lr=lr)
-        for model, name in product(asked, config.full_datasets) if model.decides or len(config.full_lrs) > 1
-        for lr in config.full_lrs
-    ]  # fmt: skip
+    out = []
+    for model, name in product(asked, config.full_datasets):
+        before = tried(config, found, model, name, times - 1) if times else ()
+        if model.decides or len(config.full_lrs) > 1:
+            lrs = [lr for lr in tried(config, found, model, name, times) if lr not in before]
+            how = "rate", model, name, [VALIDATION]
+            out += [_full(config, seed, world, found, *how, phase=RATES, lr=lr) for lr in lrs]
+    return out
 
 
 def measurements(config: Transfer, seed: int, world: World, found: Rows) -> list[Task]:
@@ -143,11 +162,29 @@ def _full(
     return task(config, seed, world, kind, metrics, **common | columns)
 
 
+def tried(config: Transfer, found: Rows, model: Model, name: str, times: int = WIDER) -> list[float]:
+    """The learning rates of full finetuning for a model on a set: those listed, and at most so many beyond, each as far
+    from its neighbour as that is from the next, while the best by the mean over seeds lies at an edge.
+    """
+    rates = sorted(config.full_lrs)
+    for _ in range(times if len(rates) > 1 else 0):
+        best = _best(found, rates, model, name)
+        if best == rates[-1]:
+            rates.append(float(f"{rates[-1] ** 2 / rates[-2]:.3g}"))
+        elif best == rates[0]:
+            rates.insert(0, float(f"{rates[0] ** 2 / rates[1]:.3g}"))
+    return rates
+
+
 def rate(config: Transfer, found: Rows, model: Model, name: str) -> float | str:
     """The learning rate with the best mean over seeds at half length, the smaller of equals; "" before the search."""
+    return _best(found, tried(config, found, model, name), model, name)
+
+
+def _best(found: Rows, rates: Sequence[float], model: Model, name: str) -> float | str:
     method, at, source = model
     where = dict(phase=RATES, method=method, sparsity_target=at, source_phase=source, dataset=name)
-    return recovery.best_rate(found, config.full_lrs, **where)
+    return recovery.best_rate(found, rates, **where)
 
 
-STAGES = (searches, recovery_rates, upstream, rates, measurements)
+STAGES = (searches, recovery_rates, upstream, rates, wider, widest, measurements)
