@@ -145,12 +145,14 @@ def test_a_damaged_store_is_one_line_before_any_work(copied, capsys, monkeypatch
     assert said.count("\n") == 0
 
 
-def test_a_store_without_a_column_is_named_and_is_no_full_disk(home):
-    """One that an older version of the study has made."""
+@pytest.mark.parametrize("change", ["DROP COLUMN n_test", "ADD COLUMN n_test_too NOT NULL DEFAULT 0"])
+def test_a_store_of_other_columns_is_named_and_is_no_full_disk(home, change):
+    """One that an older version of the study has made, or a newer one, in which no row would be kept."""
     Store("tiny")
     with closing(sqlite3.connect(paths.rows("tiny"))) as db:
-        db.execute("ALTER TABLE rows DROP COLUMN n_test")
-    with pytest.raises(ValueError, match=r"tiny.sqlite is of a study without the columns n_test: move it away"):
+        db.execute(f"ALTER TABLE rows {change}")
+    name = change.split()[2]
+    with pytest.raises(ValueError, match=rf"tiny.sqlite is of another version .* in the columns {name}: move it away"):
         Store("tiny")
 
 

@@ -125,6 +125,7 @@ def test_settings_of_the_curvature_stand_with_their_own_lambda():
     assert found[0]["test"].startswith("60.5 ±") and found[1]["test"].startswith("90.5 ±")
     assert found[0]["less own"].startswith("−30.0") and found[1]["less own"] == "" and "less `obc`" not in found[0]
     rows += [row("obc", s, 0.8 + 0.01 * s, allocation="uniform") for s in (0, 1, 2)]  # of the seeds that both have
+    rows += [row("obc", s, 0.3, allocation="uniform", pattern="1:10") for s in (0, 1, 2)]  # another 90 %
     found = lines(results(rows, *asked).guide(), "**Which block")
     assert found[0]["less `obc`"].startswith("−20.0") and found[1]["less `obc`"].startswith("+10.0")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from ovit_core import masks, training
-from ovit_core.ablations.no_weight_update import tasks
+from ovit_core.ablations.no_weight_update import scales, tasks
 from ovit_core.ablations.no_weight_update.acting import layers, overlap, place
 from ovit_core.ablations.no_weight_update.analysis import answers, families, not_run
 from ovit_core.ablations.no_weight_update.attribution import attribution, cells, parts_table, relation
@@ -377,7 +377,7 @@ def test_the_headline_says_what_the_interaction_is_on_another_scale():
     assert said.endswith(" +0.58 ± 0.01 in log-odds, 1.00 ± 0.00 nats more of cross-entropy.")
     alone = Results(results.ablation, config, points.assign(dataset="digits"))
     assert "nats" not in alone.headline()
-    assert "(below 0: less of it)** (listed once first rows had been seen)\n" in results.answers()
+    assert "(below 0: less of it)** (listed once first rows of the study had been seen)\n" in results.answers()
 
 
 def test_what_is_beyond_the_sum_in_log_odds_and_where_the_sum_exceeds_dense():
@@ -394,6 +394,12 @@ def test_what_is_beyond_the_sum_in_log_odds_and_where_the_sum_exceeds_dense():
     assert found.half.loc[0.9] == pytest.approx(stats.t.ppf(0.975, 2) * 0.02 / 3**0.5, rel=1e-3)
     assert found["mean"].loc[0.5] == pytest.approx(2 * np.log(0.3 / 0.7)) and ceiling(known) == []
     assert ceiling(pd.concat([known, dense])) == [0.5]  # 0.5 + 0.5 - 0.3 > 0.6
+    (said,) = scales.answer(known)
+    assert "+0.00 ± 0.05 (not resolved) at 90 %" in said.replace("−0.00", "+0.00")
+    missing = known[(known.method != "magnitude") | (known.seed > 0)]
+    assert set(log_odds(missing).sparsity_target) == {0.5, 0.9}  # of the seeds that all have
+    nothing = known.assign(value=known.value.where((known.method != "magnitude") | (known.seed > 0), 0.0))
+    assert log_odds(nothing).empty  # log-odds of nothing are none
 
 
 def test_a_setting_is_compared_between_its_values_seed_by_seed():

@@ -143,20 +143,23 @@ def test_published_seconds_are_for_the_size_and_the_budget_that_is_asked_for(tmp
     where = "experiment,phase,dataset,method,seconds,sparsity_target"
     lines = ["no_weight_update,one_shot,a,ovit,8,0.9", "no_weight_update,recovered,a,ovit,60,0.9"]
     (folder / "results.csv").write_text("\n".join([where, *lines, "transfer,linear,a,ovit,5,0.9"]) + "\n")
-    seconds = lambda *configs: [row["seconds"] for row in earlier.published("quick", configs)]
+    seconds = lambda *configs, what="seconds": [row[what] for row in earlier.published("quick", configs)]
     assert seconds() == seconds(theirs) == [8.0, 60.0, 5.0] and earlier.dense_seconds(theirs) == [100.0]
     other = theirs.replace(epochs=5, recovery_images=1000, model_args=deep | dict(depth=2))
-    assert seconds(other) == [4.0, 10.0, 5.0] and earlier.dense_seconds(other) == [25.0]
+    assert seconds(other) == [4.0, 10.0, 5.0] and seconds(other, what="told") == [8.0, 60.0, 5.0]
+    assert earlier.dense_seconds(other) == [25.0]
 
 
 def test_seconds_that_were_taken_with_their_rows_are_not_this_machine_s():
+    """Nor where other parameters make more of them."""
     row = dict(run_id="x", phase="linear", dataset="a", method="ovit", seconds=3.0, device="fast")
     here, nothing = row | dict(device="slow", seconds=9.0), row | dict(seconds=0.0)
-    assert earlier.own([row, here, nothing], [row | dict(seconds="3.0")]) == [here, nothing]
+    assert earlier.own([row, here, nothing], [row | dict(seconds=12.0, told=3.0)]) == [here, nothing]
 
 
 @pytest.mark.parametrize(
-    "seen, device, count", [("0,1", "auto", 2), ("-1", "auto", 0), ("0,1", "cuda:1", 1), ("0", "cpu", 0)]
+    "seen, device, count",
+    [("0,1", "auto", 2), ("0,-1,1", "auto", 1), ("-1", "auto", 0), ("0,1", "cuda:1", 1), ("0", "cpu", 0)],
 )
 def test_without_torch_a_plan_knows_the_gpus(monkeypatch, seen, device, count):
     monkeypatch.delitem(sys.modules, "torch")

@@ -9,6 +9,7 @@ import sys
 import nbformat
 import pytest
 
+from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.study import __main__ as command
 from ovit_core.study import profiles, registry
@@ -147,6 +148,10 @@ def test_a_profile_that_has_none_of_its_parameters_leaves_it_out(toy, capsys):
     assert "toy, one_shot" in capsys.readouterr().out
     assert main(["plan", "quick", "--only", "toy"]) == 2
     assert "missing parameters: throws" in capsys.readouterr().err
+    values = profiles.read_profile("quick", [])
+    alone = {name: value for name, value in values.items() if name in NoWeightUpdate.model_fields}
+    asked = [a.name for a in registry.ablations().values() if registry.has_parameters(a, alone)]
+    assert asked == ["no_weight_update"]  # both of ours train after pruning: what they share says nothing
 
 
 def test_what_needs_no_dense_model_is_planned_without(toy, capsys):

@@ -126,7 +126,15 @@ def test_a_method_that_is_added_leaves_all_others_measured(monkeypatch):
         more = text + 'METHODS |= {"mine": Method("diagonal", "independent", "mine")}\n'
         before, mine = known("ovit", text), known("mine", more)
         assert known("ovit", more) == before and provenance.added().keys() == {"mine"}
-        assert known("mine", more.replace('"independent"', '"joint"')) != mine
+        code = provenance.code("ovit_core.methods")
+        assert (
+            known("mine", text + 'METHODS |= {"mine": Method("diagonal", "independent", "mine", "inputs")}\n') != mine
+        )
+        assert provenance.code("ovit_core.methods") == code  # it is the row that tells them apart
+        guard = provenance.guard("ovit_core.methods")  # of workers, whose table may be another
+        assert known("ovit", more) == before and provenance.guard("ovit_core.methods") != guard
+        for other in ('METHODS |= dict(mine=Method("diagonal", "independent", "mine"))', "if 1:\n    METHODS |= {}"):
+            assert known("ovit", f"{text}{other}\n") != before  # code like all else
         inside = text.replace("METHODS = {", 'METHODS = {"mine": Method("diagonal", "independent", "mine"), ')
         assert known("ovit", inside) != before
     finally:

@@ -156,7 +156,7 @@ def test_families_are_listed_from_parameters_and_silent_where_a_set_tells_nothin
 def test_the_same_models_are_compared_upstream():
     """Beside which what is lost downstream is read: each source at its own sparsity, for all seeds that it has."""
     config = quick(Transfer, "transfer_sparsities=[0.8]", "source_sparsities=[0.9]", "damp_sparsity=0.8")
-    own, recovered = (family for family in analysis.families(config) if family.name.endswith("upstream"))
+    own, recovered = (family for family in analysis.families(config) if family.name.startswith("upstream"))
     assert (own.title, recovered.title) == ("Upstream, as pruned at 80 %", "Upstream, recovered at 90 %")
     assert own.later and recovered.margin == 0.01
     where = recovered.contrasts[0].where
@@ -507,14 +507,22 @@ def test_figures_and_table_show_every_source_at_its_own_sparsity():
 def test_many_comparisons_are_two_figures_of_means_and_of_sets():
     config = quick(Transfer, "datasets=[digits, glyph_symbols, glyph_typefaces]", "few_shots=[5, 20]")
     listed = analysis.families(config)
-    heard = lambda families: pd.DataFrame(dict(verdict=["resolved"] * sum(len(f.contrasts) for f in families)))
+    heard = lambda families: pd.DataFrame(
+        [dict(family=f.name, verdict="resolved") for f in families for _ in f.contrasts]
+    )
     mean, single = (drawn(listed, heard(listed), single) for single in (False, True))
-    assert {f.name.rpartition("_")[2] for f in mean} == {"sets", "upstream"} and len(single)
+    assert {f.name.endswith("over_sets") or f.name.partition("_")[0] for f in mean} == {True, "upstream"} and len(
+        single
+    )
+    named = analysis.families(quick(Transfer, "datasets=[folder:my_upstream, digits]", "full_datasets=[digits]"))
+    assert len([f for f in named if f.name.startswith("upstream_")]) == 2  # of a set that is called so they are none
     assert {f.name.partition("_")[0] for f in single} == {"linear", "full"}
     assert not any(family.name.endswith("over_sets") for family in single)
     few = analysis.families(config.replace(datasets=("digits",), full_datasets=("digits",), few_shots=()))
     assert drawn(few, heard(few), single=False) == few and drawn(few, heard(few), single=True) == []
-    assert drawn(listed, heard(listed).assign(verdict=SILENT), single=False) == listed  # their titles take little room
+    assert drawn(listed, heard(listed).assign(verdict=SILENT), single=False) == []
+    one = heard(listed).assign(verdict=lambda lines: np.where(lines.family == listed[0].name, "resolved", SILENT))
+    assert drawn(listed, one, single=False) == listed  # the titles of others take little room
     two = analysis.families(quick(Transfer, "datasets=[digits, glyph_symbols]", "few_shots=[5, 10, 20, 40]"))
     assert len(heard(two)) > 60 and drawn(two, heard(two), single=False) == two  # there are no means to fall back on
 

@@ -211,7 +211,7 @@ class Results:
                 continue
             lines = compared[compared.family == family.name]
             said = family.says(lines) if family.says else ""
-            later = " (listed once first rows had been seen)" * family.later
+            later = " (listed once first rows of the study had been seen)" * family.later
             out.append(f"- **{families.titled(family, lines)}**{later}" + f": {said}." * bool(said))
             out += [f"  - {sentence}" for sentence in families.sentences(lines)]
         rest = [f"- {sentence}" for sentence in self.ablation.analysis.answers(self.rows)]

@@ -16,18 +16,11 @@ from ovit_core.study.tasks import Row
 
 def own(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
     """The rows that were measured here: without those that were taken from a publication, whose seconds are of another
-    machine.
+    machine. `told` are the seconds of a published row as they were measured.
     """
-    which = lambda row: (
-        row["run_id"],
-        row["phase"],
-        row["dataset"],
-        row["method"],
-        float(row["seconds"] or 0),
-        row["device"],
-    )
-    taken = {which(row) for row in published if row["seconds"]}
-    return [row for row in rows if not row["seconds"] or which(row) not in taken]
+    which = lambda row: tuple(row[column] for column in ("run_id", "phase", "dataset", "method", "device"))
+    taken = {(*which(row), row["told"]) for row in published}
+    return [row for row in rows if not row["seconds"] or (*which(row), float(row["seconds"])) not in taken]
 
 
 def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str, Any]]:
@@ -46,7 +39,7 @@ def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str
         theirs, config = pairs.get(row["experiment"], (None, None))
         more = longer(row, theirs, config) if theirs and config and row["seconds"] else 1.0
         seconds, sparsity = (float(row.get(name) or 0) for name in ("seconds", "sparsity_target"))
-        found.append(row | dict(seconds=more * seconds, sparsity_target=sparsity))
+        found.append(row | dict(seconds=more * seconds, told=seconds, sparsity_target=sparsity))
     return found
 
 

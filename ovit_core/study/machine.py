@@ -45,7 +45,8 @@ def gpus(device: str) -> int:
     if "torch" in sys.modules:
         there = sys.modules["torch"].cuda.device_count()
     elif (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        there = len([one for one in seen.split(",") if one.strip() not in ("", "-1")])
+        named = [one.strip() for one in seen.split(",")]
+        there = next((i for i, one in enumerate(named) if one in ("", "-1")), len(named))  # as CUDA reads it
     else:
         there = len([file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()])
     return 1 if device.startswith("cuda:") else there

@@ -46,12 +46,17 @@ def code(*modules: str) -> str:
     Files are read, not imported. Imports, comments, docstrings, annotations and the wording of messages do not count; nor
     do methods that were added, which change no number of the others (`added`).
     """
-    return digest(
-        [
-            [name, [normal(_TEXTS.get(path) or path.read_text()) for path in _files(name)]]
-            for name in sorted(set(modules))
-        ]
-    )
+    return digest([[name, [_normal_of(path) for path in _files(name)]] for name in sorted(set(modules))])
+
+
+def _normal_of(path: Path) -> str:
+    """`normal` of a file of the package; of the table of methods without those that were added."""
+    text = _TEXTS.get(path) or path.read_text()
+    if path.stem != "methods":
+        return normal(text)
+    tree = ast.parse(text)
+    tree.body = [statement for statement in tree.body if not _adds_methods(statement)]
+    return normal(tree)
 
 
 def _files(module: str) -> list[Path]:
@@ -61,9 +66,9 @@ def _files(module: str) -> list[Path]:
     return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
 
 
-def normal(text: str) -> str:
+def normal(text: str | ast.Module) -> str:
     """Python code as far as it makes numbers: the tree of it, without what changes none."""
-    tree = ast.parse(text)
+    tree = ast.parse(text) if isinstance(text, str) else text
     for node in ast.walk(tree):
         for field, parts in ast.iter_fields(node):
             if isinstance(parts, list):
@@ -83,27 +88,35 @@ def normal(text: str) -> str:
 
 
 def _silent(part: object) -> bool:
-    """Whether it is an import, a docstring, or methods that were added."""
+    """Whether it is an import or a docstring."""
     docstring = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
-    return docstring or isinstance(part, ast.Import | ast.ImportFrom) or _adds_methods(part)
+    return docstring or isinstance(part, ast.Import | ast.ImportFrom)
 
 
-def _adds_methods(part: object) -> bool:
-    """Whether it is a statement `METHODS |= {...}`."""
-    return isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Name) and part.target.id == "METHODS"
+def _adds_methods(part: ast.stmt) -> bool:
+    """Whether it is a statement `METHODS |= {"NAME": ...}`; any other one is code like all else."""
+    if not (isinstance(part, ast.AugAssign) and isinstance(part.op, ast.BitOr) and isinstance(part.value, ast.Dict)):
+        return False
+    names = all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in part.value.keys)
+    return names and isinstance(part.target, ast.Name) and part.target.id == "METHODS"
 
 
 @cache
 def added() -> dict[str, str]:
-    """name -> code of the methods that `METHODS |= {NAME: Method(...)}` has added to the table of `ovit_core.methods`: their
-    rows are known by that, and all others stay what they were.
+    """name -> code of the methods that statements `METHODS |= {"NAME": Method(...)}` of `ovit_core.methods` have added to its
+    table: their rows are known by that, and all others stay what they were.
     """
     (path,) = _files("ovit_core.methods")
     found = {}
     for node in ast.parse(_TEXTS.get(path) or path.read_text()).body:
-        if isinstance(node, ast.AugAssign) and _adds_methods(node) and isinstance(node.value, ast.Dict):
+        if isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Dict) and _adds_methods(node):
             found |= {ast.literal_eval(k): ast.dump(v) for k, v in zip(node.value.keys, node.value.values) if k}
     return found
+
+
+def guard(*modules: str) -> str:
+    """A hash of the code of modules and of all methods: two processes that have another one are not of one study."""
+    return digest(code(*modules), added())
 
 
 @cache  # of the code that was loaded: git is not asked again for each of many rows

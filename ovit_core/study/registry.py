@@ -59,10 +59,11 @@ def get(name: str) -> Ablation:
 
 
 def has_parameters(ablation: Ablation, values: Mapping[str, Any]) -> bool:
-    """Whether values are for an ablation too: they have one of the parameters that it alone must be given, if it has any."""
-    fields = ablation.parameters.model_fields.items()
-    own = {name for name, field in fields if field.is_required() and name not in Parameters.model_fields}
-    return not own or not own.isdisjoint(values)
+    """Whether values are for an ablation too: they have a parameter that it alone has, or it must be given none."""
+    others = [Parameters, *(a.parameters for a in ablations().values() if a.name != ablation.name)]
+    shared = {name for kind in others for name in kind.model_fields}
+    own = {name: field for name, field in ablation.parameters.model_fields.items() if name not in shared}
+    return not own.keys().isdisjoint(values) or not any(field.is_required() for field in own.values())
 
 
 def check_settings(ablation: Ablation, names: Iterable[str]) -> None:

@@ -79,10 +79,10 @@ class Store:
             disk.write_ahead(db)
             there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'split_of'").fetchone()[0]
             known = {name for _, name, *_ in db.execute("PRAGMA table_info(rows)")}
-        if lacking := known and ", ".join(sorted({*COLUMNS} - known)):
+        if known and (odd := known ^ {"id", *COLUMNS}):  # a row of other columns would be left out without a word
             raise ValueError(
-                f"{self.path} is of a study without the columns {lacking}: move it away, and the same command measures anew; "
-                f"`take {profile}` takes published rows"
+                f"{self.path} is of another version of the study, which differs in the columns {', '.join(sorted(odd))}: move "
+                f"it away, and the same command measures anew; `take {profile}` takes published rows"
             )
         if not there:
             with self._writing() as db:

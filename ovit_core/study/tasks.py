@@ -116,7 +116,7 @@ def task(
     pairs = tuple((metric, "all") if isinstance(metric, str) else metric for metric in metrics)
     chosen = (choose[0], tuple(choose[1])) if choose else None
     columns = dict.fromkeys(KEY, "") | common | dict(scope="all") | columns | dict(run_id=run_id)
-    return Task(kind, columns, pairs, chosen, tuple(modules), code, tuple(sources))
+    return Task(kind, columns, pairs, chosen, tuple(modules), provenance.guard(*modules), tuple(sources))
 
 
 def identity_of(task: Task) -> tuple:

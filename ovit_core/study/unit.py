@@ -150,7 +150,7 @@ def one(
     """Does a single task; its rows, or None where this machine has not got the dense model, and needs its `weights`."""
 
     def measure(config: Parameters) -> list[Measured] | None:
-        if provenance.code(*task.modules) != task.code:
+        if provenance.guard(*task.modules) != task.code:
             raise RuntimeError(
                 f"the code of {task.modules[-1]}, or below it, is not that which listed the tasks: start anew"
             )

@@ -23,6 +23,8 @@ Call = tuple[Callable, tuple]  # a function that can be pickled, and its argumen
 
 def count(config: Parameters, calls: int) -> int:
     """Processes for some calls on this machine."""
+    import torch  # noqa: F401 (it says how many GPUs there are)
+
     return max(1, min(machine.workers(config.workers, config.device, config.threads), calls))
 
 

@@ -1,4 +1,4 @@
-"""The comparisons of ablation A, in families. Five came after the first rows on photographs; they say so."""
+"""The comparisons of ablation A, in families. Those that came after first rows say so: docs/design.md, how sure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -94,7 +94,7 @@ def _alone(config: NoWeightUpdate) -> list[Family]:
                  dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"at {words}")
         for regime, at, words in places
     ]  # fmt: skip
-    return _family("alone", "The update alone less oViT's score alone, one-shot", contrasts, c.methods)
+    return _family("alone", "The update alone less oViT's score alone, one-shot", contrasts, c.methods, later=True)
 
 
 def _diagonal(config: NoWeightUpdate) -> list[Family]:
@@ -133,7 +133,8 @@ def _along(config: NoWeightUpdate) -> list[Family]:
     return [
         *_family("interaction", own, along(**interaction, sparsities=high), c.methods, says=relation),
         *_family("interaction_shared", shared, along(**interaction, sparsities=high, rule="shared"), c.methods, says=relation),
-        *(_family("interaction_uniform", evenly, along(**interaction, sparsities=high, on=UNIFORM), c.methods, says=relation)
+        *(_family("interaction_uniform", evenly, along(**interaction, sparsities=high, on=UNIFORM), c.methods,
+                  says=relation, later=True)
           if "uniform" in c.regimes else []),
         *_family("dense", "oViT less dense, one-shot", dense, c.methods),
         *_family("update_shared", "The update on oViT's own mask (all at oViT's λ)", mask, c.methods),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, edges, level_of, levels
-from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds
+from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds, size
 from ovit_core.study.families import effect
 from ovit_core.study.statistics import share, spread
 
@@ -46,11 +46,11 @@ def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
         told.append(f"{effect(uniform)} in points with uniform sparsity")
     odds = log_odds(results.rows)
     for _, line in odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)].iterrows():
-        told.append(f"{spread(line['mean'], line.half, '+.2f', 1)} in log-odds".replace("-0", "−0"))
+        told.append(f"{size(line)} in log-odds")
     if nats is not None:
-        size = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
+        much = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
         unsure = " (not resolved)" * (nats.verdict != "resolved")
-        told.append(f"{size} nats {'less' if nats['mean'] < 0 else 'more'} of cross-entropy{unsure}")
+        told.append(f"{much} nats {'less' if nats['mean'] < 0 else 'more'} of cross-entropy{unsure}")
     return f" Beyond the sum of the two, which would give {summed}, both bring {', '.join(told)}."
 
 

@@ -201,8 +201,9 @@ def settings(results: "Results") -> str:
     if found.empty:
         return ""
     rows = accuracies(under(results.rows, "own"))
-    rows = rows[(rows.allocation == "uniform") & (rows.sparsity_target == c.sensitivity_sparsity)]
-    whole, lines = rows[(rows.method == ROWWISE) & (rows.phase == "one_shot")], []
+    evenly = (rows.allocation == "uniform") & (rows.pattern == GLOBAL.pattern) & (rows.phase == "one_shot")
+    whole = rows[evenly & (rows.method == ROWWISE) & (rows.sparsity_target == c.sensitivity_sparsity)]
+    lines = []
     for _, line in summary(found, ["column", "setting", "damp"]).sort_values(["column", "setting"]).iterrows():
         column, own = line.column, getattr(c, line.column)
         at = place(c.model_copy(update={column: type(own)(line.setting)}), OVIT)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts
-from ovit_core.study.statistics import accuracies, contrast, main, share, spread, summary, under
+from ovit_core.study.statistics import accuracies, contrast, main, same_seeds, share, spread, summary, under
 
 ON = ["dataset", "sparsity_target"]
 WEIGHTS = parts(TOP)["interaction"]
@@ -18,14 +18,16 @@ WEIGHTS = parts(TOP)["interaction"]
 def log_odds(rows: pd.DataFrame) -> pd.DataFrame:
     """The one-shot interaction of score and update in log-odds: `mean` and `half` of its interval per dataset and sparsity.
 
-    Each cell is at its own lambda, under one threshold. The mean is that of the seeds' log-odds; its interval is that of
+    Each cell is at its own lambda, under one threshold, of the seeds that all four have; nothing is said where one has an
+    accuracy of 0 or 1. The mean is that of the seeds' log-odds; its interval is that of
     the accuracies weighted with d ln(a / (1 - a)) / da = 1 / (a (1 - a)) (delta method), so that it covers new models and
     new images.
     """
     known, found = _one_shot(rows), []
     for _, here in known[known.method.isin(WEIGHTS)].groupby(ON, sort=False):
+        here = same_seeds(here, ON, ["method"])
         level = here.groupby("method").value.mean()
-        if {*WEIGHTS} <= {*level.index} and level.between(0, 1, inclusive="neither").all():
+        if {*WEIGHTS} <= {*level.index} and here.value.between(0, 1, inclusive="neither").all():
             slopes = {method: weight / (level[method] * (1 - level[method])) for method, weight in WEIGHTS.items()}
             plain = here.assign(value=np.log(here.value / (1 - here.value)), each=None)
             mean = contrast(plain, WEIGHTS, ON).value.mean()
@@ -49,15 +51,19 @@ def answer(rows: pd.DataFrame) -> list[str]:
     lines = log_odds(rows).sort_values("sparsity_target")
     if lines.empty:
         return []
-    told = ", ".join(
-        f"{spread(line['mean'], line.half, '+.2f', 1)} at {share(line.sparsity_target)}" for _, line in lines.iterrows()
-    )
+    told = ", ".join(f"{size(line)} at {share(line.sparsity_target)}" for _, line in lines.iterrows())
     if high := ", ".join(map(share, ceiling(rows))):
         high = f" At {high} the sum of both parts would exceed dense: a ceiling presses the interaction down."
     return [
-        f"Whether score and update are substitutes depends on the scale. In log-odds they bring, beyond each alone (one-shot, "
-        f"one threshold, each at its own λ): {told}.{high}"
+        f"In log-odds score and update together bring, beyond each alone (one-shot, one threshold, each at its own λ; 95 % "
+        f"intervals, each for itself): {told}.{high}"
     ]
+
+
+def size(line: pd.Series) -> str:
+    """A line of `log_odds` in words; its interval is one for itself, of no family."""
+    unsure = " (not resolved)" * (not abs(line["mean"]) > line.half)
+    return f"{spread(line['mean'], line.half, '+.2f', 1)}{unsure}".replace("-", "\N{MINUS SIGN}")
 
 
 def _one_shot(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The comparisons of ablation B, in families: one for each dataset, protocol and kind of source, at one sparsity; and where
-there are many datasets, one for their mean, and what protocols and training change of it. Those upstream, of the same
-models, came after the first rows; they say so.
+there are many datasets, one for their mean, and what protocols and training change of it. Those that came
+after first rows say so: docs/design.md, how sure.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from ovit_core.study.statistics import share
 MARGIN, SMALL = 0.02, 0.01  # two points of accuracy, upstream one: a difference inside them is none
 # What oViT is compared with: nothing lost, its mask alone, then simpler methods.
 RIVALS = ("dense", "ovit_mask_only", "magnitude", "magnitude_joint", "ovit_no_update")
-OVER, UPSTREAM = "over_sets", "upstream"  # of the name of a family about a mean, and about the models themselves
+OVER = "over_sets"  # how the name of a family about a mean ends,
+UPSTREAM = "upstream_"  # and how that of one about the models themselves begins, as none of a protocol does
 MANY = 3  # datasets, from which on their mean is a comparison of its own
 SHOWN = 60  # comparisons, that a figure has room for
 SOURCES = dict(one_shot="as pruned", recovered="recovered")
@@ -51,8 +52,11 @@ def drawn(listed: Sequence[Family], lines: pd.DataFrame, single: bool) -> list[F
     sets, else those means; `single` gives the figure beside it, where there is none: set by set those of linear probes on
     all images and of full finetuning.
     """
-    mean = [family for family in listed if family.name.endswith((OVER, UPSTREAM))]
-    if not any(family.name.endswith(OVER) for family in mean) or (lines.verdict != SILENT).sum() <= SHOWN:
+    above = [family for family in listed if family.name.startswith(UPSTREAM)]
+    if not (lines[~lines.family.isin([family.name for family in above])].verdict != SILENT).any():
+        return []
+    mean = [family for family in listed if family.name.endswith(OVER) or family in above]
+    if mean == above or (lines.verdict != SILENT).sum() <= SHOWN:
         return [] if single else list(listed)
     return [f for f in listed if f not in mean and f.name.startswith(("linear_", "full_"))] if single else mean
 
@@ -126,7 +130,13 @@ def _by_protocol(config: Transfer) -> list[Family]:
             among, quiet = partial(told_by, protocols=both), partial(silence_over, protocols=both, datasets=names)
             out.append(
                 Family(
-                    f"by_protocol_{source}_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=among
+                    f"by_protocol_{source}_{OVER}",
+                    title,
+                    tuple(contrasts[:MOST]),
+                    MARGIN,
+                    silent=quiet,
+                    among=among,
+                    later=True,
                 )
             )
     return out
@@ -159,7 +169,7 @@ def _by_training(config: Transfer) -> list[Family]:
     ]
     title = f"Less dense, recovered less as pruned, {one.words}, at {share(at)}"
     quiet = partial(silence_over, protocols=(one,), datasets=names)
-    return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told)]
+    return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told, later=True)]
 
 
 def _upstream(config: Transfer) -> list[Family]:
@@ -177,5 +187,5 @@ def _upstream(config: Transfer) -> list[Family]:
             for r in rivals
         ]
         title = f"Upstream, {SOURCES[source]} at {share(at)}"
-        out.append(Family(f"{source}_{UPSTREAM}", title, tuple(contrasts[:MOST]), SMALL, later=True))
+        out.append(Family(f"{UPSTREAM}{source}", title, tuple(contrasts[:MOST]), SMALL, later=True))
     return out

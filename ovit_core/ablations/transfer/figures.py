@@ -262,7 +262,7 @@ FIGURES = {
         "over classes); grey where dense is not clearly above transfer from nothing.",
     ),
     "transfer_effects": Drawing(
-        lambda results: effects(results, single=False), "oViT against other models, downstream",
+        lambda results: effects(results, single=False), "oViT against other models, downstream and upstream",
         "Paired differences with 95 % intervals, in the families in which they are judged; grey: the margin of no "
         "difference. Where there are many, the means over the sets that tell something.", True,
     ),

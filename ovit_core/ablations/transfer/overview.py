@@ -36,7 +36,7 @@ def headline(results: "Results") -> str:
     rows, lines = results.rows, results.differences()
     if undecided(rows):
         return UNDECIDED
-    lines = lines[~lines.family.str.endswith(UPSTREAM)]
+    lines = lines[~lines.family.str.startswith(UPSTREAM)]
     mean = lines.family.str.endswith(OVER)
     over = lines[mean & (lines.n > 0) & lines.phase.isin(MEANS) & lines.shots.isna() & lines.source_phase.isin(SOURCES)]
     over, quiet = over[over.verdict != SILENT], over[over.verdict == SILENT]
