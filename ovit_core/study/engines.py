@@ -195,7 +195,7 @@ class Cluster(Engine):
 
 def _beside(path: Path) -> tuple[Path, Path]:
     """What lies beside a dense model that is being trained."""
-    return path.with_suffix(unit.RESUME), path.with_suffix(unit.CURVE)
+    return path.with_suffix(unit.RESUME), released.curve_path(path)
 
 
 def _content(file: Path) -> bytes | None:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from ovit_core import disk
 from ovit_core.progress import told_to
-from ovit_core.study import identity, machine, provenance, registry
+from ovit_core.study import identity, machine, provenance, registry, released
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.store import Measured, Store
 from ovit_core.study.tasks import Found, Task, World
 
 GIVE_UP = 3  # failures of one method in one phase, one after the other: then others are no better
-RESUME, CURVE = ".resume.pt", ".curve.json"  # beside a dense model: what its training goes on from, and what it did
+RESUME = ".resume.pt"  # beside a dense model: what its training goes on from
 TELL = 1.0  # seconds between two words of a worker on what it is doing
 _one_at_a_time = threading.RLock()  # threads of a Dask worker share torch's settings
 _seeds: dict[tuple, Any] = {}  # the last seed of this process: stages ask for it again
@@ -89,9 +89,9 @@ def dense_epoch(given: Given, seed: int, state: bytes | None, curve: bytes | Non
     def train(config: Parameters) -> dict[str, bytes]:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "dense.safetensors"
-            for suffix, content in ((RESUME, state), (CURVE, curve)):
+            for file, content in ((path.with_suffix(RESUME), state), (released.curve_path(path), curve)):
                 if content is not None:
-                    path.with_suffix(suffix).write_bytes(content)
+                    file.write_bytes(content)
             if key not in _data:
                 _data.clear()
                 _data[key] = dense.read(config, config.upstream)
