@@ -402,6 +402,23 @@ def test_what_is_beyond_the_sum_in_log_odds_and_where_the_sum_exceeds_dense():
     assert log_odds(nothing).empty  # log-odds of nothing are none
 
 
+def test_log_odds_below_dense_are_those_of_its_share_and_their_interval_knows_that_dense_varies():
+    """The same odds of what each seed's dense model has: nothing beyond the sum there, whatever dense is, though something
+    in log-odds up to 100 %; with dense so spread that levels alone would be as unsure as it is.
+    """
+    shares = {m: o / (1 + o) for m, o in dict(magnitude=0.1, ovit_mask_only=0.3, magnitude_joint=0.2, ovit=0.6).items()}
+    ends = {0: 0.36, 1: 0.4, 2: 0.44}
+    known = rows({(m, s): part * end for m, part in shares.items() for s, end in ends.items()})
+    dense = rows({("dense", s): end for s, end in ends.items()}).assign(sparsity_target=0.0, damp_rule="")
+    both = pd.concat([known, dense])
+    (line,) = log_odds(both, "dense").itertuples()
+    assert line.mean == pytest.approx(0, abs=1e-9) and line.half == pytest.approx(0, abs=1e-9)
+    assert log_odds(both)["mean"].iloc[0] < -0.05 and log_odds(known, "dense").empty
+    assert "0.00 ± 0.00" in scales.answer(both)[0].partition("with dense's accuracy as the end")[2]
+    better = both.assign(value=both.value.where((both.method != "ovit") | (both.seed > 0), 0.37))
+    assert log_odds(better, "dense").empty  # where a seed's pruned model is better than its dense one
+
+
 def test_a_setting_is_compared_between_its_values_seed_by_seed():
     """Whether the update matters more at B = 16: a difference of differences, from a sweep's rows and the study's own."""
     value = {("ovit", 0): 0.8, ("ovit", 1): 0.9, ("ovit_mask_only", 0): 0.5, ("ovit_mask_only", 1): 0.4}

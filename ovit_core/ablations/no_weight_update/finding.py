@@ -44,9 +44,10 @@ def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
     nats, uniform = (_line(results, f"interaction_{name}", at) for name in ("cross_entropy", "uniform"))
     if uniform is not None:
         told.append(f"{effect(uniform)} in points with uniform sparsity")
-    odds = log_odds(results.rows)
-    for _, line in odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)].iterrows():
-        told.append(f"{size(line)} in log-odds")
+    for below, words in {"": "log-odds", "dense": "log-odds below dense"}.items():
+        odds = log_odds(results.rows, below)
+        odds = odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)]
+        told += [f"{size(line)} in {words}" for _, line in odds.iterrows()]
     if nats is not None:
         much = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
         unsure = " (not resolved)" * (nats.verdict != "resolved")

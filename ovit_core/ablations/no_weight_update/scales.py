@@ -1,8 +1,9 @@
 """Whether score and update are substitutes, or complements, on another scale than points of accuracy.
 
 Points end at 0 and at 100 %, and near dense's accuracy parts cannot add up. Log-odds, ln(a / (1 - a)), stretch the ends:
-what is the same factor of the odds for both is additive there. An interaction that keeps its sign on every scale is one;
-one that does not is a statement about points.
+what is the same factor of the odds for both is additive there. No pruned model comes near 100 %; with dense as the end,
+ln(a / (dense - a)), they stretch where these models end. An interaction that keeps its sign on every scale is one; one
+that does not is a statement about a scale.
 """
 
 import numpy as np
@@ -15,22 +16,30 @@ ON = ["dataset", "sparsity_target"]
 WEIGHTS = parts(TOP)["interaction"]
 
 
-def log_odds(rows: pd.DataFrame) -> pd.DataFrame:
+def log_odds(rows: pd.DataFrame, below: str = "") -> pd.DataFrame:
     """The one-shot interaction of score and update in log-odds: `mean` and `half` of its interval per dataset and sparsity.
 
     Each cell is at its own lambda, under one threshold, of the seeds that all four have; nothing is said where one has an
-    accuracy of 0 or 1. The mean is that of the seeds' log-odds; its interval is that of
-    the accuracies weighted with d ln(a / (1 - a)) / da = 1 / (a (1 - a)) (delta method), so that it covers new models and
-    new images.
+    accuracy of 0 or of the end. The mean is that of the seeds' log-odds; its interval is that of the accuracies weighted
+    with the derivatives of ln(a / (end - a)) (delta method), so that it covers new models and new images.
+
+    Args:
+        below: the method whose accuracy is the end of the scale, that of the same seed; "" for 100 %.
     """
     known, found = _one_shot(rows), []
-    for _, here in known[known.method.isin(WEIGHTS)].groupby(ON, sort=False):
+    ends = known[known.method == below]
+    for (dataset, at), here in known[known.method.isin(WEIGHTS)].groupby(ON, sort=False):
+        if below:
+            here = pd.concat([here, ends[ends.dataset == dataset].assign(sparsity_target=at)])
         here = same_seeds(here, ON, ["method"])
-        level = here.groupby("method").value.mean()
-        if {*WEIGHTS} <= {*level.index} and here.value.between(0, 1, inclusive="neither").all():
-            slopes = {method: weight / (level[method] * (1 - level[method])) for method, weight in WEIGHTS.items()}
-            plain = here.assign(value=np.log(here.value / (1 - here.value)), each=None)
-            mean = contrast(plain, WEIGHTS, ON).value.mean()
+        by = here.pivot(index="seed", columns="method", values="value").assign(**{"": 1.0})
+        if not {*WEIGHTS, below} <= {*by.columns} or by.empty:
+            continue
+        left = by[[*WEIGHTS]].rsub(by[below], axis=0)  # (seeds, methods) of what is above them
+        if (by[[*WEIGHTS]] > 0).all(axis=None) and (left > 0).all(axis=None):
+            slopes = {m: weight * (1 / by[m].mean() + 1 / left[m].mean()) for m, weight in WEIGHTS.items()}
+            slopes |= {below: -sum(weight / left[m].mean() for m, weight in WEIGHTS.items())} if below else {}
+            mean = sum(weight * np.log(by[m] / left[m]) for m, weight in WEIGHTS.items()).mean()
             found.append(summary(contrast(here, slopes, ON), ON).assign(mean=mean)[[*ON, "mean", "half"]])
     return pd.concat(found) if found else pd.DataFrame(columns=[*ON, "mean", "half"])
 
@@ -48,16 +57,22 @@ def ceiling(rows: pd.DataFrame) -> list[float]:
 
 def answer(rows: pd.DataFrame) -> list[str]:
     """Both in words; none where the four cells were not run."""
-    lines = log_odds(rows).sort_values("sparsity_target")
-    if lines.empty:
+    told = {below: _sizes(log_odds(rows, below)) for below in ("", "dense")}
+    if not told[""]:
         return []
-    told = ", ".join(f"{size(line)} at {share(line.sparsity_target)}" for _, line in lines.iterrows())
     if high := ", ".join(map(share, ceiling(rows))):
         high = f" At {high} the sum of both parts would exceed dense: a ceiling presses the interaction down."
+    dense = f"; with dense's accuracy as the end, ln(a / (dense − a)): {told['dense']}" if told["dense"] else ""
     return [
         f"In log-odds score and update together bring, beyond each alone (one-shot, one threshold, each at its own λ; 95 % "
-        f"intervals, each for itself): {told}.{high}"
+        f"intervals, each for itself): {told['']}{dense}.{high}"
     ]
+
+
+def _sizes(lines: pd.DataFrame) -> str:
+    """The lines of `log_odds` in words, the lowest sparsity first."""
+    lines = lines.sort_values("sparsity_target")
+    return ", ".join(f"{size(line)} at {share(line.sparsity_target)}" for _, line in lines.iterrows())
 
 
 def size(line: pd.Series) -> str:
