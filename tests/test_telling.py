@@ -343,7 +343,7 @@ def four_sets(last=0.60):
 def test_over_many_sets_the_mean_of_those_that_tell_is_a_comparison_of_its_own():
     results = Results(registry.get("transfer"), MANY, table(four_sets(last=0.79)))
     first = results.ablation.families(MANY)[0]
-    assert first.title == "Mean over the sets that tell something, linear probe, as pruned at 90 %"
+    assert first.title == "Mean over sets, linear probe, as pruned at 90 %"
     lines = results.differences().set_index(["family", "pair"]).loc["linear_one_shot_over_sets"]
     assert set(lines.dataset) == {"a, b, c"}
     mean = lines.loc["ovit - magnitude", "mean"]
@@ -395,8 +395,8 @@ def test_what_a_protocol_and_what_training_changes_are_comparisons_of_their_own(
     results = Results(registry.get("transfer"), BOTH, table(both_protocols()))
     lines = results.differences().set_index("family")
     by = lines.loc["by_protocol_recovered_over_sets"].set_index("pair")
-    pair = "ovit@linear - dense@linear - ovit@full + dense@full"
-    assert by["mean"][pair] == pytest.approx((0.75 - 0.8) - (0.89 - 0.9)) and by.dataset[pair] == "a, b, c, d"
+    pair = "ovit@full - dense@full - ovit@linear + dense@linear"
+    assert by["mean"][pair] == pytest.approx((0.89 - 0.9) - (0.75 - 0.8)) and by.dataset[pair] == "a, b, c, d"
     assert by.n[pair] == 3
     trained = lines.loc["by_training_over_sets"].set_index("pair")
     pair = "ovit@recovered - dense@recovered - ovit@one_shot + dense@one_shot"
@@ -674,16 +674,29 @@ def test_what_was_not_run_is_listed():
 
 def test_at_a_glance_the_same_models_stand_upstream_and_downstream():
     lines = measured("folder:a", 0.8, 0.6, ovit=0.7, magnitude=0.5) + measured("b", 0.8, 0.79, ovit=0.7, magnitude=0.6)
-    lines += [row | dict(sparsity_target=0.5, value=row["value"] + 0.05) for row in lines if "damp_rule" in row]
+    lines += [row | dict(sparsity_target=0.5, value=row["value"] + 0.05) for row in lines if row.get("sparsity_target")]
     up = upstream(dense=0.9, ovit=(0.8, 0.82), magnitude=0.3)
-    up += [row | dict(sparsity_target=0.5, value=0.88) for row in up if row["sparsity_target"]]
+    up += [row | dict(sparsity_target=0.5, value=0.88) for row in up if row.get("sparsity_target")]
+    again = [row for row in recovered(lines) if row.get("sparsity_target") != 0.5]
+    again += [row | dict(phase="recovered") for row in up if row.get("sparsity_target") != 0.5]
+    again = [row | dict(value=row["value"] + 0.1 * (row["method"] != "magnitude")) for row in again]
     fig = figures.FIGURES["glance"].make(table([*lines, *up]))
     assert [ax.get_title() for ax in fig.axes] == ["upstream", "a", "b"]
     curves = [{bars.get_label(): bars.lines[0].get_ydata().tolist() for bars in ax.containers} for ax in fig.axes]
-    assert curves[0]["ovit"] == pytest.approx([0.88, 0.81]) and curves[1]["magnitude"] == pytest.approx([0.55, 0.5])
+    assert curves[0]["ovit"] == pytest.approx([-0.02, -0.09]) and curves[1]["magnitude"] == pytest.approx([-0.25, -0.3])
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1  # what is lost upstream is seen beside what is lost downstream
     assert [ax.get_xlabel() for ax in fig.axes] == ["sparsity, %"] * 2 + ["sparsity, %\ntells nothing"]
-    assert "upstream at 90 %: ovit 81.0" in fig.get_label() and "a at 90 %: ovit 70.0" in fig.get_label()
+    assert (
+        "upstream at 90 % as pruned: ovit −9.0" in fig.get_label()
+        and "a at 90 % as pruned: ovit −10.0" in fig.get_label()
+    )
     assert " b at 90 %" not in fig.get_label()
     assert {bars.lines[0].get_color() for bars in fig.axes[2].containers} == {figures.GREY}
+    # Models that were trained on stand beside them, hollow, less a dense model trained on as long.
+    both = figures.FIGURES["glance"].make(table([*lines, *up, *again]))
+    for ax, magnitude in zip(both.axes, (-0.7, -0.4)):
+        marks = [bars.lines[0] for bars in ax.containers if bars.lines[0].get_markerfacecolor() == "white"]
+        assert marks[-1].get_ydata().tolist() == pytest.approx([magnitude])
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "90", "90\ntrained"]
     one = [row for row in (*lines, *up) if row.get("sparsity_target") != 0.5]
     assert figures.FIGURES["glance"].make(table(one)) is None

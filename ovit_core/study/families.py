@@ -218,10 +218,14 @@ def within(line: Mapping[str, Any]) -> bool:
 
 def titled(family: Family, lines: pd.DataFrame) -> str:
     """A family's title; of means over datasets that rows alone name, with their names."""
-    if family.among is None:
-        return family.title
+    names = over(family, lines)
+    return f"{family.title} ({names})" if names else family.title
+
+
+def over(family: Family, lines: pd.DataFrame) -> str:
+    """The datasets that a family's means are over, where rows alone name them; "" where its title says of what it is."""
     names = [name for name, n in zip(lines.dataset, lines.n) if n and ", " in name]
-    return f"{family.title} ({names[0]})" if names else family.title
+    return names[0] if family.among is not None and names else ""
 
 
 def sentences(lines: pd.DataFrame) -> list[str]:

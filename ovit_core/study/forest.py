@@ -1,7 +1,7 @@
 """A forest of comparisons: one line each with its interval, by family, marked where it is resolved after Holm."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from ovit_core.study.families import ACCURACY, SILENT, Family, titled, within
+from ovit_core.study.families import ACCURACY, SILENT, Family, over, within
 from ovit_core.study.plots import COLUMN, PAGE, bare
 from ovit_core.study.statistics import ACCURACIES, spread
 
@@ -61,6 +61,7 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     points: list[Block] = []
     others: list[Block] = []
     silent: list[str] = []
+    means: dict[str, list[str]] = {}  # which datasets -> the families that are means over them
     differences = differences[differences.family.isin([family.name for family in families])]
     for family in families:
         lines = differences[differences.family == family.name]
@@ -68,13 +69,15 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
         if SILENT in set(lines.verdict):
             silent.append(family.title)
         else:
+            means.setdefault(over(family, lines), []).append(family.title)
             (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
     if not (differences[differences.verdict != SILENT].n > 0).any():
         return None
     points, others = (points, others) if points else (others, points)
     below = _height(others) + HANG if others else 0.0
     columns = _columns(points, below)
-    notes = textwrap.wrap(f"Nothing is said of {_together(silent)}.", WRAP * len(columns)) if silent else []
+    below_all = [*_means(means), *([f"Nothing is said of {_together(silent)}."] if silent else [])]
+    notes = [line for note in below_all for line in textwrap.wrap(note, WRAP * len(columns))]
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
     marks = _marks({_kind(line) for _, line in differences.iterrows()})
     across = 3 if len(columns) > 1 else 2
@@ -90,6 +93,14 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     fig.text(0.01, 0.02 / height, "\n".join(notes), color="0.4", size=6.5, va="bottom")
     fig.set_label(told(differences))
     return fig
+
+
+def _means(families: Mapping[str, list[str]]) -> list[str]:
+    """Which datasets means are over: once, if all are over the same, else for each its families."""
+    found = {names: titles for names, titles in families.items() if names}
+    if len(found) == 1:
+        return [f"Means are over the sets that tell something: {bare(next(iter(found)))}."]
+    return [f"Over {bare(names)}: {_together(titles)}." for names, titles in found.items()]
 
 
 def _together(titles: Sequence[str]) -> str:
@@ -117,7 +128,7 @@ def _block(family: Family, lines: pd.DataFrame, scale: float) -> Block:
     """A family's heading and its lines, in its own unit."""
     scaled = lines.assign(**{name: scale * lines[name] for name in ("mean", "low", "high", "margin")})
     named = [Line(one.short or one.what, line) for one, (_, line) in zip(family.contrasts, scaled.iterrows())]
-    return _wrapped(bare(titled(family, lines))) + named
+    return _wrapped(bare(family.title)) + named
 
 
 def _height(blocks: Sequence[Block]) -> float:

@@ -88,7 +88,7 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
         how = f"{one.words}, {SOURCES[source]} at {share(at)}"
         known = f"{one.phase}{one.shots or ''}_{source}"
         if len(datasets) > 1:
-            title, name, among = f"Mean over the sets that tell something, {how}", OVER, told
+            title, name, among = f"Mean over sets, {how}", OVER, told
             quiet = partial(silence_over, protocols=(one,), datasets=datasets)
         else:
             title, name, among = f"{datasets[0]}, {how}", datasets[0].replace(":", "_"), None
@@ -98,7 +98,7 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
 
 
 def _by_protocol(config: Transfer) -> list[Family]:
-    """Whether a linear probe loses more than full finetuning, of the same models over the same sets."""
+    """How much of the distance to dense that a linear probe sees full finetuning takes away, over the same sets."""
     both, sources = (Protocol("linear"), Protocol("full")), config.sources
     names = config.full_datasets
     if not {"linear", "full"} <= {*sources} or len(names) < MANY:
@@ -115,8 +115,8 @@ def _by_protocol(config: Transfer) -> list[Family]:
         )
         contrasts = [
             Contrast(
-                f"{method} less dense, by linear probe less by full finetuning",
-                {f"{method}@linear": 1, "dense@linear": -1, f"{method}@full": -1, "dense@full": 1},
+                f"{method} nearer to dense by full finetuning than by linear probe",
+                {f"{method}@full": 1, "dense@full": -1, f"{method}@linear": -1, "dense@linear": 1},
                 where,
                 metric=ACCURACY,
                 by="phase",
@@ -126,7 +126,7 @@ def _by_protocol(config: Transfer) -> list[Family]:
             if method in others
         ]
         if contrasts:
-            title = f"Less dense, by linear probe less by full finetuning, {SOURCES[source]} at {share(at)}"
+            title = f"Nearer to dense by full finetuning than by linear probe, {SOURCES[source]} at {share(at)}"
             among, quiet = partial(told_by, protocols=both), partial(silence_over, protocols=both, datasets=names)
             out.append(
                 Family(
@@ -157,7 +157,7 @@ def _by_training(config: Transfer) -> list[Family]:
     where = dict(phase="linear", source_phase=(*SOURCES,), sparsity_target=at, shots=float("nan"), dataset=names)
     contrasts = [
         Contrast(
-            f"{method} less dense, recovered less as pruned",
+            f"{method} nearer to dense recovered than as pruned",
             {f"{method}@recovered": 1, "dense@recovered": -1, f"{method}@one_shot": -1, "dense@one_shot": 1},
             where,
             metric=ACCURACY,
@@ -167,7 +167,7 @@ def _by_training(config: Transfer) -> list[Family]:
         for method in dict.fromkeys((OVIT, *RIVALS, *methods))
         if method in methods
     ]
-    title = f"Less dense, recovered less as pruned, {one.words}, at {share(at)}"
+    title = f"Nearer to dense recovered than as pruned, {one.words}, at {share(at)}"
     quiet = partial(silence_over, protocols=(one,), datasets=names)
     return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told, later=True)]
 

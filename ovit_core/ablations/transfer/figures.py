@@ -254,7 +254,8 @@ def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D]
 FIGURES = {
     "glance": Drawing(
         glance, "Upstream and downstream at a glance",
-        "Models as pruned: accuracy upstream, and of probes on their features; dotted: transfer from nothing.",
+        "What models have less than dense, upstream with their own head, downstream with a new one on their features; hollow: "
+        "trained on, less dense trained on as long; dotted: transfer from nothing.",
     ),
     "transfer": Drawing(
         transfer, "How pruned models transfer",
