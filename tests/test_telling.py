@@ -489,17 +489,25 @@ def test_every_source_is_ranked_at_the_sparsity_at_which_it_was_measured():
 
 
 def test_figures_and_table_show_every_source_at_its_own_sparsity():
-    """λ is chosen at 70 %, recovered models are at 90 %: neither is left out."""
+    """λ is chosen at 70 %, recovered models are at 90 %: neither is left out, and beside the recovered ones stand those of
+    the same sparsity as pruned, or training would be taken for what sparsity does.
+    """
     lines = four_sets(last=0.79)
     pruned = [row for row in lines if row.get("sparsity_target")]
     recovered = [row | dict(source_phase="recovered", value=row["value"] / 2) for row in pruned]
-    lower = [row | dict(sparsity_target=0.7) for row in pruned]
+    lower = [row | dict(sparsity_target=0.7, value=row["value"] + 0.05) for row in pruned]
+    less = [row | dict(sparsity_target=0.5, value=0.02) for row in pruned]  # spoken of by nobody
     chosen = [dict(phase="lambda_search", method="ovit", metric=VALIDATION, sparsity_target=0.7, seed=0, value=0.5)]
-    rows = table([*chosen, *lines, *lower, *recovered])
+    rows = table([*chosen, *lines, *lower, *less, *recovered])
     fig = figures.transfer(rows)
-    assert fig.axes[0].get_title() == "linear probe\n70 % as pruned,\n90 % recovered"
-    drawn_at = {round(float(v), 6) for bars in fig.axes[1].containers for v in bars.lines[0].get_xdata()}
-    assert {0.7, 0.35} <= drawn_at  # oViT on b, as pruned and recovered
+    assert [text.get_text() for text in fig.legends[0].texts[:3]] == [
+        "as pruned at 70 %", "as pruned at 90 %", "recovered at 90 %"
+    ]  # fmt: skip
+    marks = [bars.lines[0] for bars in fig.axes[1].containers]
+    drawn_at = {round(float(mark.get_xdata()[0]), 6): mark for mark in marks}
+    at_70, at_90, after = (drawn_at[value] for value in (0.75, 0.7, 0.35))  # oViT on b
+    assert 0.02 not in drawn_at and at_70.get_markersize() > at_90.get_markersize() == after.get_markersize()
+    assert [mark.get_markerfacecolor() == "white" for mark in (at_70, at_90, after)] == [False, False, True]
     text = analysis.tables(rows)
     assert all(f"| {models} |" in text for models in ("as pruned, 70 %", "recovered, 90 %", "as pruned, 90 %"))
 

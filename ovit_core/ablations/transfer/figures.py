@@ -1,6 +1,6 @@
 """Ablation B's figures: accuracy by dataset, protocol and source, every comparison, errors relative to dense, and what
 goes with transfer. Grey is a dataset that tells nothing by a protocol. Means are over the seeds that all of a panel's
-points have. Filled are models as pruned, hollow recovered ones.
+points have. Filled are models as pruned, hollow recovered ones; the sparser, the smaller.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from ovit_core.ablations.transfer.glance import GREY, glance
 from ovit_core.ablations.transfer.relations import (
     FEWEST,
     MODEL,
+    beside_each_other,
     beside_similarity,
     beside_upstream,
     correlation,
     error_increase,
-    spoken_of,
     transferred,
 )
 from ovit_core.ablations.transfer.telling import (
@@ -45,7 +45,7 @@ from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
 ACROSS = 4  # panels beside each other
-LARGEST, SMALLEST = 5.5, 2.5  # points: the marks of the least and of the greatest sparsity
+LARGEST, SMALLEST = 4.6, 2.7  # points: the marks of the least and of the greatest sparsity
 
 
 def short(one: Protocol) -> str:
@@ -67,7 +67,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
     pruned = every[(every.sparsity_target > 0) & every.source_phase.isin(SOURCES)]
     if pruned.empty:
         return None
-    every = spoken_of(rows, every)
+    every = beside_each_other(rows, every)
     kinds, datasets, methods = protocols(pruned), list(pruned.dataset.unique()), ["dense", *shown(pruned)]
     fig, grid = _rows_of_methods(len(datasets), len(kinds), methods)
     for (dataset, line), (one, j) in product(zip(datasets, grid), zip(kinds, range(len(kinds)))):
@@ -76,31 +76,27 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
             line[j].set_axis_off()
             continue
         _floor(line[j], nothing(every[every.dataset == dataset], one))
-        _panel(line[j], here, methods, None if dataset in known else GREY)
+        _panel(line[j], here, methods, sources(every), None if dataset in known else GREY)
         percent(line[j], accuracy=False, axes="x")
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         if dataset not in known:
             line[j].set_xlabel(silent(rows, one, dataset), labelpad=1, color="0.35", size=6)
-    at = {one: at_which(of(every, one)) for one in kinds}
-    everywhere = len({*at.values()}) == 1 and "\n" not in at[kinds[0]]
     for one, ax in zip(kinds, grid[0]):
-        ax.set_title(short(one) if everywhere else f"{short(one)}\n{at[one]}")
+        ax.set_title(short(one))
     for dataset, line in zip(datasets, grid):
         line[0].set_ylabel(bare(dataset))
     floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
-    where = f"{at[kinds[0]]} sparsity" if everywhere else "the sparsity above each column"
-    _sources(fig, pruned.source_phase, f"Test accuracy at {where}, each panel on its own axis", [floor])
+    _sources(fig, every, "Test accuracy, each panel on its own axis", [floor])
     none = {one: "undecided" if undecided(rows, one, datasets) else "none" for one in kinds}
     told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or none[one]}" for one in kinds]
     fig.set_label(f"Sets that tell something by {'; '.join(told)}.")
     return fig
 
 
-def at_which(models: pd.DataFrame) -> str:
-    """The sparsities of pruned models in words: one for all sources, or as pruned, then recovered."""
-    by = models[models.sparsity_target > 0].groupby("source_phase").sparsity_target.max()
-    each = [share(by[source]) for source in SOURCES if source in by]
-    return each[0] if len({*each}) == 1 else ",\n".join(f"{a} {SOURCES[b]}" for a, b in zip(each, SOURCES))
+def sources(models: pd.DataFrame) -> list[tuple[str, float]]:
+    """(source, sparsity) of pruned models, as pruned first, the least sparse first."""
+    found = models[models.sparsity_target > 0]
+    return [(s, at) for s in SOURCES for at in sorted(set(found.sparsity_target[found.source_phase == s]))]
 
 
 def errors(rows: pd.DataFrame) -> Figure | None:
@@ -111,20 +107,20 @@ def errors(rows: pd.DataFrame) -> Figure | None:
     found = found[found.datasets.str.contains(", ")]
     if found.empty:
         return None
-    found = spoken_of(rows, found)
+    found = beside_each_other(rows, found)
     kinds, methods = protocols(found), shown(found)
     fig, grid = _rows_of_methods(1, len(kinds), methods)
     for one, ax in zip(kinds, grid[0]):
         here = of(found, one)
         ax.axvline(0, color="black", lw=0.8)
-        _marks(ax, here, methods)
+        _marks(ax, here, methods, sources(found))
         count = len(here.datasets.iloc[0].split(", "))
-        ax.set_title(f"{short(one)}, {count} sets\n{at_which(here)}", fontsize=6)
+        ax.set_title(f"{short(one)}, {count} sets")
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    _sources(fig, found.source_phase, "Errors more than dense of the same source makes")
+    _sources(fig, found, "Errors more than dense of the same source makes")
     told = [
-        f"{short(protocol(x.phase, x.shots))}, {x.method} {SOURCES[x.source_phase]} {t} %"
+        f"{short(protocol(x.phase, x.shots))}, {x.method} {SOURCES[x.source_phase]} at {share(x.sparsity_target)} {t} %"
         for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
     ]
     over = "; ".join(f"{short(one)}: {of(found, one).datasets.iloc[0]}" for one in kinds)
@@ -169,9 +165,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
         for one in sorted(found.itertuples(), key=lambda one: (methods.index(one.method), one.source_phase)):
             style = _look(one.method, one.source_phase, None if tells else GREY)
-            points = LARGEST - (LARGEST - SMALLEST) * sparsities.index(one.sparsity_target) / max(
-                len(sparsities) - 1, 1
-            )
+            points = _size(one.sparsity_target, [("", at) for at in sparsities])
             name = unnamed.pop(one.method, None) if tells or not coloured else None
             ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=name, ms=points, **style)
         ax.set_title(title, fontsize=6)
@@ -204,28 +198,37 @@ def _rank(line: pd.Series) -> str:
 
 def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
     """(lines, columns) panels that have the methods from above to below."""
-    size = (max(COLUMN, min(PAGE, 1.4 + 1.5 * columns)), 0.7 + lines * (0.35 + 0.16 * len(methods)))
+    size = (max(COLUMN, min(PAGE, 1.4 + 1.5 * columns)), 0.7 + lines * (0.35 + 0.18 * len(methods)))
     fig, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     grid[0, 0].set_yticks(range(len(methods)), methods)
     grid[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     return fig, grid
 
 
-def _panel(ax: Axes, here: pd.DataFrame, methods: Sequence[str], colour: str | None) -> None:
-    """Means over the seeds that all models of a source have, and dense's interval as a band."""
+def _panel(ax: Axes, here: pd.DataFrame, methods: Sequence[str], kinds: Sequence, colour: str | None) -> None:
+    """Means over the seeds that all models of a source have."""
     parts = [
         summary(same_seeds(here[here.source_phase == source], ["dataset"], MODEL[1:]), MODEL)
         for source in SOURCES if (here.source_phase == source).any()
     ]  # fmt: skip
-    _marks(ax, pd.concat(parts), methods, colour)
+    _marks(ax, pd.concat(parts), methods, kinds, colour)
 
 
-def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], colour: str | None = None) -> None:
-    """A mark and an interval per method and source, side by side."""
-    sources = [source for source in SOURCES if (found.source_phase == source).any()]
-    for (y, method), (i, source) in product(enumerate(methods), enumerate(sources)):
-        for one in found[(found.method == method) & (found.source_phase == source)].fillna({"half": 0}).itertuples():
-            ax.errorbar(one.mean, y + aside(i, len(sources), 0.5), xerr=one.half, **_look(method, source, colour))
+def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], kinds: Sequence, colour: str | None = None) -> None:
+    """A mark and an interval per method and (source, sparsity) of `kinds`, side by side; dense beside its source's first."""
+    first = dict(reversed(kinds))
+    for (y, method), (i, (source, at)) in product(enumerate(methods), enumerate(kinds)):
+        known = found[(found.method == method) & (found.source_phase == source)]
+        known = known[known.sparsity_target.isin((at, 0.0) if at == first[source] else (at,))]
+        for one in known.fillna({"half": 0}).itertuples():
+            style = _look(method, source, colour) | dict(ms=_size(at, kinds))
+            ax.errorbar(one.mean, y + aside(i, len(kinds), 0.6), xerr=one.half, **style)
+
+
+def _size(at: float, kinds: Sequence) -> float:
+    """The mark of a sparsity in points: the sparser, the smaller."""
+    every = sorted({sparsity for _, sparsity in kinds})
+    return LARGEST - (LARGEST - SMALLEST) * every.index(at) / max(len(every) - 1, 1)
 
 
 def _look(method: str, source: str, colour: str | None) -> dict:
@@ -240,14 +243,17 @@ def _floor(ax: Axes, floors: pd.DataFrame) -> None:
         ax.axvline(level(floors), color="black", ls=":", lw=0.8)
 
 
-def _sources(fig: Figure, sources: pd.Series, about: str, more: Sequence[Line2D] = ()) -> None:
-    """What is along the axes, and what filled and hollow marks are."""
+def _sources(fig: Figure, models: pd.DataFrame, about: str, more: Sequence[Line2D] = ()) -> None:
+    """What is along the axes, and what filled and hollow, large and small marks are."""
+    kinds = sources(models)
     marks = [
-        Line2D([], [], ls="", marker="o", color="black", mfc="black" if source == "one_shot" else "white", label=f"models {words}")
-        for source, words in SOURCES.items() if source in set(sources)
+        Line2D([], [], ls="", marker="o", color="black", mfc="black" if source == "one_shot" else "white",
+               ms=_size(at, kinds), label=f"{SOURCES[source]} at {share(at)}")
+        for source, at in kinds
     ]  # fmt: skip
+    every = [*marks, *more]
     fig.legend(
-        handles=[*marks, *more], loc="outside lower center", ncols=3, columnspacing=1, title=about, title_fontsize=7
+        handles=every, loc="outside lower center", ncols=len(every), columnspacing=1, title=about, title_fontsize=7
     )
 
 

@@ -41,6 +41,14 @@ def spoken_of(rows: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts) if parts else models
 
 
+def beside_each_other(rows: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """Those of some models that are at the `headline` of any source of their protocol, so that what training does is not
+    taken for what sparsity does; what has no sparsity stays.
+    """
+    at = spoken_of(rows, models)[[*SPOKEN[:2], "sparsity_target"]].drop_duplicates()
+    return models.merge(at, on=[*SPOKEN[:2], "sparsity_target"])
+
+
 def error_increase(rows: pd.DataFrame) -> pd.DataFrame:
     """`summary` of (error - dense error) / dense error (0.1 is a tenth more errors), averaged over the telling datasets
     of each seed, with their names as `datasets`, per phase, shots and MODEL. Dense is the one of the same source:
