@@ -54,6 +54,7 @@ def test_validation_decides_and_test_accuracy_stands_beside_it():
     (line,) = lines(results(rows).guide())
     assert (line["pruned"], line["best"], line["λ"], line["seeds"]) == ("90 %", "`obert_joint`", "1e-5", "2")
     assert line["top-1, %"].startswith("70.5 ±") and line["validation cannot tell"] == ""
+    assert line["next best"].startswith("`ovit` +20.0")  # by validation, whatever test says
     assert line["diagonal, Wanda"].startswith("`diag_fisher` −10.0") and line["magnitude"].startswith(
         "`magnitude` −30.0"
     )
@@ -66,6 +67,7 @@ def test_what_validation_does_not_tell_from_the_best_stands_beside_it():
     rows += [row("obert_joint", s, value, **near) for s, value in ((0, 0.83), (1, 0.75))]
     (line,) = lines(results(rows).guide())
     assert line["best"] == "`ovit`" and line["validation cannot tell"].startswith("`obert_joint` −20.0")
+    assert line["next best"].startswith("`obert` −20.0")  # what it can tell, and no other column has
 
 
 def test_what_was_measured_does_not_choose():

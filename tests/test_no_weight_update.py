@@ -374,7 +374,9 @@ def test_the_headline_says_what_the_interaction_is_on_another_scale():
     results = Results(registry.get("no_weight_update"), config, both.assign(dataset="digits"))
     said = results.headline()
     assert "Beyond the sum of the two, which would give 30.0 %, both bring +20.1 ± 0.2 in points, " in said
-    assert said.endswith(" +0.58 ± 0.01 in log-odds, 1.00 ± 0.00 nats more of cross-entropy.")
+    assert said.endswith(
+        " +0.58 ± 0.01 in log-odds, +0.65 ± 0.01 in log-odds below dense, 1.00 ± 0.00 nats more of cross-entropy."
+    )
     alone = Results(results.ablation, config, points.assign(dataset="digits"))
     assert "nats" not in alone.headline()
     assert "(below 0: less of it)** (listed once first rows of the study had been seen)\n" in results.answers()

@@ -224,8 +224,9 @@ def titled(family: Family, lines: pd.DataFrame) -> str:
 
 def over(family: Family, lines: pd.DataFrame) -> str:
     """The datasets that a family's means are over, where rows alone name them; "" where its title says of what it is."""
-    names = [name for name, n in zip(lines.dataset, lines.n) if n and ", " in name]
-    return names[0] if family.among is not None and names else ""
+    if family.among is None:
+        return ""
+    return next((name for name, n in zip(lines.dataset, lines.n) if n and ", " in name), "")
 
 
 def sentences(lines: pd.DataFrame) -> list[str]:

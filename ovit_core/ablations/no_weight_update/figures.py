@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
 
 DRAWN = {  # more would be too many to tell apart; all are in the tables
-    "global": ("ovit", "ovit_mask_only", "ovit_no_update", "obert", "magnitude", "magnitude_joint", "diag_fisher"),
-    "uniform": ("ovit", "ovit_mask_only", "obc", "obc_mask_only", "obc_sequential", "wanda", "magnitude"),
+    "global": ("ovit", "ovit_mask_only", "obert", "magnitude", "magnitude_joint", "diag_fisher", "diagonal_joint"),
+    "uniform": ("ovit", "ovit_mask_only", "obc", "wanda", "magnitude", "magnitude_joint", "diagonal_joint"),
 }
 AFTER = dict(one_shot="as pruned", recovered="trained", gradual="pruned gradually")
 
@@ -72,7 +72,9 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
     """
     known = main(under(rows, "own"))
     known = known[(known.phase == "one_shot") & (known.scope == "all") & (known.experiment != "sensitivity")]
-    titles = dict(cross_entropy="Cross-entropy, nats", expected_calibration_error="Expected calibration error")
+    titles = dict(
+        cross_entropy="Cross-entropy, nats (log axis)", expected_calibration_error="Expected calibration error"
+    )
     fig, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     told = []
     for ax, (metric, title) in zip(axes, titles.items()):
@@ -95,8 +97,8 @@ def calibration(rows: pd.DataFrame) -> Figure | None:
 
 
 def trained(results: "Results") -> Figure | None:
-    """Top-1 before training, after each length of it, and of models that were pruned gradually: a panel each, with an
-    axis of its own, for what differs by tens of points before may differ by one afterwards. A line per sparsity.
+    """Top-1 before training, after each length of it, and of models that were pruned gradually: a panel each, on one
+    axis, so that it is seen how differences shrink. A line per sparsity.
     """
     rows, images = results.rows, results.config.recovery_images
     rows = rows[rows.seed.isin(rows[rows.phase == "recovered"].seed)]  # the same models before and after
@@ -110,7 +112,7 @@ def trained(results: "Results") -> Figure | None:
     columns += [("gradual", np.nan)] if len(gradual) else []
     methods = shown(recovered)
     size = (PAGE, 0.45 + len(at) * (0.35 + 0.19 * len(methods)))
-    fig, grid = plt.subplots(len(at), len(columns), figsize=size, squeeze=False, sharey=True)
+    fig, grid = plt.subplots(len(at), len(columns), figsize=size, squeeze=False, sharex=True, sharey=True)
     grid[0, 0].set_yticks(range(len(methods)), methods)
     grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     for sparsity, line in zip(at, grid):
@@ -129,7 +131,7 @@ def trained(results: "Results") -> Figure | None:
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
             ax.set_title(AFTER[phase] + (f" on\n{length * images:,.0f} images" if length == length else ""))
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
-    about = f"top-1 on {rows.upstream.iloc[0]} (test), {seeds(rows.seed.nunique())}, each panel on its own axis"
+    about = f"top-1 on {rows.upstream.iloc[0]} (test), {seeds(rows.seed.nunique())}"
     fig.supxlabel(f"{about}; line: dense, as long trained", fontsize=7)
     last = recovered[(recovered.epochs == recovered.epochs.max()) & recovered.sparsity_target.eq(at[-1])]
     fig.set_label(f"After the longest training, {levels(last, 'sparsity_target', at[-1])}")
@@ -216,7 +218,7 @@ FIGURES = {
     "finding": Drawing(
         finding, "What each part is worth",
         "Score × update, each cell at its own λ, so that a score's mask may differ along its line; arrows and slopes are "
-        "paired differences with 95 % intervals.", True,
+        "paired differences with 95 % intervals; hollow: what both parts alone add up to.", True,
     ),
     "effects": Drawing(
         lambda results: effects(results, beyond=False), "What each part brings in one shot",

@@ -86,13 +86,13 @@ def methods(results: "Results") -> str:
         "**Which method.** The best by validation, one-shot among methods with a λ of their own, its test accuracy, and what "
         "others have less on test: methods that factorize nothing (the diagonal Fisher; Wanda), magnitude, which needs no "
         f"images, and those that validation ({results.config.search_images:,} images for λ) cannot tell from the best, which does "
-        "not make them the same. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
+        "not make them the same; then the next best by validation of those that it can tell. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
         f"at {share(results.config.damp_sparsity)} (N:M at its own), one-shot; for layer inputs (OBC) it is relative to the "
         "mean diagonal."
     )
     table = [
-        "| pruned | training | seeds | best | λ | top-1, % | diagonal, Wanda | magnitude | validation cannot tell |",
-        f"|{'---|' * 9}",
+        "| pruned | training | seeds | best | λ | top-1, % | diagonal, Wanda | magnitude | validation cannot tell | next best |",
+        f"|{'---|' * 10}",
     ]
     return "\n".join([head, "", *table, *lines]) + _at_once(results)
 
@@ -143,10 +143,12 @@ def _line(results: "Results", at: Mapping[str, Any]) -> str:
             "-", "\N{MINUS SIGN}"
         )
 
-    alike = [m for m in mean.sort_values(ascending=False).index if m != best and _alike(known, best, m)]
+    others = [m for m in mean.sort_values(ascending=False).index if m != best]
+    alike = [m for m in others if _alike(known, best, m)]
     simple = [[m for m in names if (tested.method == m).any() and m != best] for names in SIMPLE]
+    rest = [m for m in others if m not in (*alike, *simple[0], *simple[1])][:1]
     alike = [m for m in alike if not any(m in names for names in simple)]
-    losses = ["; ".join(f"`{m}` {told({m: 1, best: -1}, '+.1f')}" for m in names) for names in (*simple, alike)]
+    losses = ["; ".join(f"`{m}` {told({m: 1, best: -1}, '+.1f')}" for m in names) for names in (*simple, alike, rest)]
     cells = [
         _pruned(at), _training(results, at), str(tested[tested.method == best].seed.nunique()), f"`{best}`",
         decimal(tested[tested.method == best].damp.iloc[0]), told({best: 1}, ".1f"), *losses,

@@ -63,9 +63,13 @@ def finding(results: "Results") -> Figure | None:
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
                 va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
+    summed = cell[TOP, "none"]["mean"] + cell[PLAIN, "joint"]["mean"] - cell[PLAIN, "none"]["mean"]
+    summed = [summed] if lowest < summed < max(every) else []  # of what would be above dense the words say so
+    ax.plot([1] * len(summed), summed, marker="o", mfc="white", mec="0.4", ls="", zorder=2)
     for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
         taken = [level["dense"]["mean"]] if "dense" in level else []
-        _side(ax, x, [cell[s, update] for s in (PLAIN, TOP)], effect(known[edge]), taken, 0.15 * room)
+        two, worth = [cell[s, update] for s in (PLAIN, TOP)], effect(known[edge])
+        _side(ax, x, two, worth, taken, 0.15 * room, summed if x else [])
     if "dense" in level:
         ax.axhline(level["dense"]["mean"], color="black", lw=0.8)
         ax.text(-1.08, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")
@@ -82,17 +86,19 @@ def finding(results: "Results") -> Figure | None:
     return fig
 
 
-def _side(ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[float], gap: float) -> None:
-    """Beside a column of the plane: both accuracies, clear of each other and of the lines that are `taken`; further out
-    an arrow from the plain score's to the other's.
+def _side(
+    ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[float], gap: float, summed: list[float]
+) -> None:
+    """Beside a column of the plane: both accuracies, and what their parts add up to if it is given, clear of each other and
+    of the lines that are `taken`; further out an arrow from the plain score's to the other's.
     """
     out, side = (1, "left") if x else (-1, "right")
     low, high = (one["mean"] for one in cells)
-    below = [min(y, line - 0.6 * gap) if y <= line else y for y in (low, high) for line in taken or [np.inf]]
-    for one, y in zip(cells, apart(below, gap)):
-        ax.text(
-            x + 0.07 * out, y, _stacked(level_of(one)), ha=side, va="center", weight="bold", size=6.5, linespacing=1
-        )
+    below = [min(y, line - 0.6 * gap) if y <= line else y for y in (low, high, *summed) for line in taken or [np.inf]]
+    texts = [*(_stacked(level_of(one)) for one in cells), *(f"sum\n{100 * y:.1f}" for y in summed)]
+    looks = [dict(weight="bold")] * len(cells) + [dict(color="0.4")] * len(summed)
+    for text, style, y in zip(texts, looks, apart(below, gap)):
+        ax.text(x + 0.07 * out, y, text, ha=side, va="center", size=6.5, linespacing=1, **style)
     ends = dict(xy=(x + 0.42 * out, high), xytext=(x + 0.42 * out, low))
     ax.annotate("", **ends, arrowprops=dict(arrowstyle="->", lw=0.8, shrinkA=0, shrinkB=0))
     text = "score\n" + _stacked(worth)
