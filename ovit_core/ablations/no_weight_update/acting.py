@@ -48,7 +48,7 @@ def layers(rows: pd.DataFrame) -> Figure | None:
     grid[0, 0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     grid[1, 0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     grid[0, 0].set_ylabel(f"weights left, at {share(at)}")
-    grid[1, 0].set_ylabel("share of the correction")
+    grid[1, 0].set_ylabel("share of the correction's\nsquared norm")
     legend(fig)
     mine = (
         found[(found.metric == "sparsity") & (found.method == PAIR[0])]
