@@ -1,7 +1,8 @@
 """The explorer in a real browser: JupyterLab's own server, Debian's Chromium, keys and clicks.
 
 `OVIT_LATENCIES=FOLDER python -m pytest tests/test_browser.py -s -k latencies` measures the notebook's own model, cached in
-FOLDER (what OVIT_STUDY_DIR names), in place of the tiny one. OVIT_SCREENSHOT=FILE keeps a picture of the panel.
+FOLDER (what OVIT_STUDY_DIR names), in place of the tiny one, or that of a profile, OVIT_PROFILE=NAME. OVIT_SCREENSHOT=FILE
+keeps a picture of the panel.
 """
 
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 
@@ -58,6 +60,15 @@ def lab(folder: Path, home: Path, more: str = ""):
     finally:
         running.terminate()
         running.wait(30)
+
+
+def profile(name: str) -> str:
+    """What a profile sets in the explorer's notebook; "" for none."""
+    if not name:
+        return ""
+    words = [sys.executable, "-m", "ovit_core.study", "parameters", name, "--only", "explore"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return "\n" + "\n".join(f"{parameter} = {value!r}" for parameter, value in yaml.safe_load(said).items())
 
 
 class Reader:
@@ -237,7 +248,7 @@ def test_errors_can_be_read_in_both_themes(reader):
 
 def test_latencies(browser, tmp_path, place):
     """A key press shows its picture: measured in the browser, with whatever else the machine does."""
-    home, more = (Path(REAL), "") if REAL else (place, TINY)
+    home, more = (Path(REAL), profile(os.environ.get("OVIT_PROFILE", ""))) if REAL else (place, TINY)
     with lab(tmp_path, home, more) as address:
         reader = Reader(browser, address)
         print(f"panel after {reader.run_all():.2f} s")
@@ -261,5 +272,6 @@ def test_latencies(browser, tmp_path, place):
             reader.page.set_viewport_size(dict(width=1240, height=1500))
             reader.page.keyboard.press("Control+b")  # folds the list of files
             reader.page.wait_for_timeout(1500)
+            reader.rest(600)
             reader.page.locator(".jp-OutputArea-output:has(.widget-tab)").last.screenshot(path=picture)
         reader.page.close()

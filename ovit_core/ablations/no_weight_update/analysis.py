@@ -171,5 +171,7 @@ def not_run(config: NoWeightUpdate) -> str:
         out.append(f"sensitivity to {', '.join(absent)}")
     if {*config.finetune_seeds} < {*config.seeds}:
         seeds = [seed for seed in config.seeds if seed not in config.finetune_seeds]
-        out.append(f"anything trained after pruning for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, in this ablation")
+        out.append(
+            f"anything trained after pruning for seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, in this ablation"
+        )
     return f"Not run: {'; '.join(out)}." if out else ""
