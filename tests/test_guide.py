@@ -68,6 +68,9 @@ def test_what_validation_does_not_tell_from_the_best_stands_beside_it():
     (line,) = lines(results(rows).guide())
     assert line["best"] == "`ovit`" and line["validation cannot tell"].startswith("`obert_joint` −20.0")
     assert line["next best"].startswith("`obert` −20.0")  # what it can tell, and no other column has
+    rows += both("diag_fisher", 1e-5, 0.75, 0.5) + both("obert_mask_only", 1e-5, 0.6, 0.4)
+    (line,) = lines(results(rows).guide())
+    assert line["next best"].startswith("`obert` −20.0") and line["diagonal, Wanda"].startswith("`diag_fisher` −40.0")
 
 
 def test_what_was_measured_does_not_choose():

@@ -379,6 +379,16 @@ def test_the_headline_says_what_the_interaction_is_on_another_scale():
     )
     alone = Results(results.ablation, config, points.assign(dataset="digits"))
     assert "nats" not in alone.headline()
+    beside = {text.get_text(): text.get_position()[1] for text in results.figure("finding", save=False).axes[0].texts}
+    assert beside["sum\n30.0"] == pytest.approx(0.3, abs=0.02)
+    hollow = [x.get_ydata() for x in results.figure("finding", save=False).axes[0].lines if x.get_mfc() == "white"]
+    assert [y.tolist() for y in hollow] == [[pytest.approx(0.3)]]
+    # Near dense the labels are moved, in their order, and stay below its line.
+    near = both.assign(value=both.value.where(both.metric != "top1", both.method.map(
+        dict(dense=0.9, magnitude=0.1, ovit_mask_only=0.5, magnitude_joint=0.45, ovit=0.884)) + 1e-4 * both.seed))  # fmt: skip
+    fig = Results(results.ablation, config, near.assign(dataset="digits")).figure("finding", save=False)
+    beside = {text.get_text().partition("\n± ")[0]: text.get_position()[1] for text in fig.axes[0].texts}
+    assert beside["45.0"] < beside["sum\n85.0"] < beside["88.4"] < 0.9
     assert "(below 0: less of it)** (listed once first rows of the study had been seen)\n" in results.answers()
 
 
@@ -417,6 +427,17 @@ def test_log_odds_below_dense_are_those_of_its_share_and_their_interval_knows_th
     assert line.mean == pytest.approx(0, abs=1e-9) and line.half == pytest.approx(0, abs=1e-9)
     assert log_odds(both)["mean"].iloc[0] < -0.05 and log_odds(known, "dense").empty
     assert "0.00 ± 0.00" in scales.answer(both)[0].partition("with dense's accuracy as the end")[2]
+    again = pd.concat([both, both[both.method == "magnitude"]])  # a sweep asks for it too
+    assert log_odds(again, "dense")["mean"].iloc[0] == pytest.approx(line.mean)
+    best = (0.3599, 0.33, 0.32)  # one seed a hundredth of a point below dense: its odds are far off
+    near = rows(
+        {("ovit", s): value for s, value in enumerate(best)}
+        | {(m, s): 0.1 for m in shares if m != "ovit" for s in ends}
+    )
+    near = pd.concat([near, rows({("dense", s): 0.36 for s in ends}).assign(sparsity_target=0.0, damp_rule="")])
+    (bent,) = log_odds(near, "dense").itertuples()
+    each = [np.log(value / (0.36 - value)) for value in best]
+    assert bent.half == pytest.approx(stats.t.ppf(0.975, 2) * np.std(each, ddof=1) / 3**0.5, rel=1e-6)
     better = both.assign(value=both.value.where((both.method != "ovit") | (both.seed > 0), 0.37))
     assert log_odds(better, "dense").empty  # where a seed's pruned model is better than its dense one
 

@@ -8,7 +8,7 @@ from conftest import quick
 from ovit_core.ablations.transfer import analysis, figures, ranking, relations, telling
 from ovit_core.ablations.transfer.families import drawn
 from ovit_core.ablations.transfer.parameters import FLOORS, Transfer
-from ovit_core.study import families, registry
+from ovit_core.study import families, plots, registry
 from ovit_core.study.ablation import Results
 from ovit_core.study.families import SILENT
 from ovit_core.study.tasks import COLUMNS, HELD_OUT, NUMBERS, VALIDATION
@@ -693,11 +693,17 @@ def test_at_a_glance_the_same_models_stand_upstream_and_downstream():
     curves = [{bars.get_label(): bars.lines[0].get_ydata().tolist() for bars in ax.containers} for ax in fig.axes]
     assert curves[0]["ovit"] == pytest.approx([-0.02, -0.09]) and curves[1]["magnitude"] == pytest.approx([-0.25, -0.3])
     assert len({ax.get_ylim() for ax in fig.axes}) == 1  # what is lost upstream is seen beside what is lost downstream
-    assert [ax.get_xlabel() for ax in fig.axes] == ["sparsity, %"] * 2 + ["sparsity, %\ntells nothing"]
-    assert (
-        "upstream at 90 % as pruned: ovit −9.0" in fig.get_label()
-        and "a at 90 % as pruned: ovit −10.0" in fig.get_label()
-    )
+    assert [ax.get_xlabel() for ax in fig.axes] == ["sparsity, % (log axis)"] * 2 + [
+        "sparsity, % (log axis)\ntells nothing"
+    ]
+    assert "upstream at 90 % as pruned (2 seeds): ovit −9.0 ± " in fig.get_label()
+    assert "a at 90 % as pruned (2 seeds): ovit −10.0" in fig.get_label()
+    assert curves[0].keys() == {"ovit", "magnitude"}  # no other was measured
+    (floor,) = [line for line in fig.axes[1].lines if line.get_linestyle() == ":"]
+    assert floor.get_ydata()[0] == pytest.approx(0.6 - 0.8)  # on the axis of what is lost
+    bars = next(bars for bars in fig.axes[0].containers if bars.get_label() == "ovit")
+    low, high = bars[2][0].get_segments()[1][:, 1]
+    assert high - low > 0.01  # oViT's interval at 90 %, from 0.80 and 0.82
     assert " b at 90 %" not in fig.get_label()
     assert {bars.lines[0].get_color() for bars in fig.axes[2].containers} == {figures.GREY}
     # Models that were trained on stand beside them, hollow, less a dense model trained on as long.
@@ -706,5 +712,36 @@ def test_at_a_glance_the_same_models_stand_upstream_and_downstream():
         marks = [bars.lines[0] for bars in ax.containers if bars.lines[0].get_markerfacecolor() == "white"]
         assert marks[-1].get_ydata().tolist() == pytest.approx([magnitude])
         assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "90", "90\ntrained"]
+    # What is missing on one set takes nothing from the others.
+    on_b = lambda row: row["dataset"] == "b" and row.get("metric") != HELD_OUT
+    for missing, titles in (
+        (lambda row: on_b(row) and row["sparsity_target"], ["upstream", "a"]),  # dense alone was measured
+        (lambda row: on_b(row) and row["method"] == "dense", ["upstream", "a"]),
+        (lambda row: on_b(row) and row["source_phase"] == "recovered", ["upstream", "a", "b"]),
+        (lambda row: on_b(row) and row["sparsity_target"] == 0.5, ["upstream", "a", "b"]),
+    ):
+        usual = dict(sparsity_target=0, source_phase="one_shot")
+        left = [row for row in (*lines, *up, *again) if not missing(usual | row)]
+        fig = figures.FIGURES["glance"].make(table(left))
+        assert [ax.get_title() for ax in fig.axes] == titles
+        assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["50", "90", "90\ntrained"]
     one = [row for row in (*lines, *up) if row.get("sparsity_target") != 0.5]
     assert figures.FIGURES["glance"].make(table(one)) is None
+
+
+@pytest.mark.parametrize("protocols", [["linear"], ["linear", "knn"]])
+def test_the_legend_of_a_narrow_figure_is_whole(protocols):
+    """Three kinds of models and the floor are wider than a column."""
+    rows = []
+    for protocol in protocols:
+        lines = four_sets(last=0.79)
+        pruned = [row for row in lines if row.get("sparsity_target")]
+        lines += recovered(lines) + [row | dict(sparsity_target=0.7) for row in pruned]
+        rows += [row | dict(phase=protocol) for row in lines]
+    chosen = [dict(phase="lambda_search", method="ovit", metric=VALIDATION, sparsity_target=0.7, seed=0, value=0.5)]
+    with plots.style(**plots.PAPER):
+        for make in (figures.transfer, figures.errors):
+            fig = make(table([*chosen, *rows]))
+            fig.draw_without_rendering()
+            box = fig.legends[0].get_window_extent().transformed(fig.dpi_scale_trans.inverted())
+            assert len(fig.legends[0].texts) >= 3 and box.x0 >= -0.01 and box.x1 <= fig.get_figwidth() + 0.01

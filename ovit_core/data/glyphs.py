@@ -44,7 +44,8 @@ def faces(families: tuple[str, ...], characters: str) -> dict[str, list[str]]:
 @cache
 def _glyph(face: str, character: str) -> np.ndarray:
     """(CANVAS, CANVAS) uint8 coverage, the glyph's box centred, as large as a letter of 56 pixels per em."""
-    font = ImageFont.truetype(FONT.format(face), 56)
+    # Pillow's other layout, where the system has a library for it, sets some glyphs otherwise.
+    font = ImageFont.truetype(FONT.format(face), 56, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("L", (CANVAS, CANVAS))
     at = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
@@ -56,7 +57,7 @@ def render(pairs: list[tuple[str, str]], seed: int) -> Tensor:
     """(n, 3, 32, 32) uint8 images of (face, character) pairs, each with its own colours, pose and noise.
 
     In double precision, whose rounding differs between processors as single's does, but by a billionth of what
-    would change a pixel: every machine renders the same bytes, and so finds the rows that another has measured.
+    would change a pixel: every processor renders the same bytes, and so finds the rows that another has measured.
     """
     g = torch.Generator().manual_seed(seed)
     n = len(pairs)

@@ -61,7 +61,7 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     points: list[Block] = []
     others: list[Block] = []
     silent: list[str] = []
-    means: dict[str, list[str]] = {}  # which datasets -> the families that are means over them
+    means: dict[tuple[str, ...], list[str]] = {}  # datasets -> the families that are means over them
     differences = differences[differences.family.isin([family.name for family in families])]
     for family in families:
         lines = differences[differences.family == family.name]
@@ -69,7 +69,8 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
         if SILENT in set(lines.verdict):
             silent.append(family.title)
         else:
-            means.setdefault(over(family, lines), []).append(family.title)
+            if names := over(family, lines):
+                means.setdefault(tuple(sorted(names.split(", "), key=bare)), []).append(family.title)
             (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
     if not (differences[differences.verdict != SILENT].n > 0).any():
         return None
@@ -95,12 +96,12 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     return fig
 
 
-def _means(families: Mapping[str, list[str]]) -> list[str]:
+def _means(families: Mapping[tuple[str, ...], list[str]]) -> list[str]:
     """Which datasets means are over: once, if all are over the same, else for each its families."""
-    found = {names: titles for names, titles in families.items() if names}
-    if len(found) == 1:
-        return [f"Means are over the sets that tell something: {bare(next(iter(found)))}."]
-    return [f"Over {bare(names)}: {_together(titles)}." for names, titles in found.items()]
+    names = {names: bare(", ".join(names)) for names in families}
+    if len(names) == 1:
+        return [f"Means are over the sets that tell something: {', '.join(names.values())}."]
+    return [f"Over {names[these]}: {_together(titles)}." for these, titles in families.items()]
 
 
 def _together(titles: Sequence[str]) -> str:

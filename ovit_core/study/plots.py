@@ -158,11 +158,16 @@ def legend(fig: Figure) -> None:
     if not handles:
         return
     labels = sorted(handles, key=lambda label: label in STYLE)
+    columns = across(fig, labels)
+    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns, columnspacing=1)
+
+
+def across(fig: Figure, labels: Sequence[str]) -> int:
+    """How many labels of a legend a figure has room for beside each other, in lines as even as it goes."""
     size = plt.rcParams["font.size"]
     widest = max(map(len, labels)) * 0.56 * size + 4 * size  # points: letters, and what stands before them
     columns = int(np.clip(72 * fig.get_figwidth() // widest, 1, len(labels)))
-    columns = -(-len(labels) // -(-len(labels) // columns))  # as even as it goes
-    fig.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns, columnspacing=1)
+    return -(-len(labels) // -(-len(labels) // columns))
 
 
 def laid_out(fig: Figure | None) -> Figure | None:

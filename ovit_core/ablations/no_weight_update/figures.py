@@ -129,6 +129,7 @@ def trained(results: "Results") -> Figure | None:
                     ax.errorbar(one["mean"], y, xerr=np.nan_to_num(one.half), **look(method, line=False))
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
+            ax.tick_params(labelbottom=True)  # the panel below may not be there
             ax.set_title(AFTER[phase] + (f" on\n{length * images:,.0f} images" if length == length else ""))
         line[0].set_ylabel(f"pruned to {share(sparsity)}")
     about = f"top-1 on {rows.upstream.iloc[0]} (test), {seeds(rows.seed.nunique())}"
@@ -218,7 +219,8 @@ FIGURES = {
     "finding": Drawing(
         finding, "What each part is worth",
         "Score × update, each cell at its own λ, so that a score's mask may differ along its line; arrows and slopes are "
-        "paired differences with 95 % intervals; hollow: what both parts alone add up to.", True,
+        "paired differences with 95 % intervals; hollow: what both parts alone add up to, where "
+        "that is below dense.", True,
     ),
     "effects": Drawing(
         lambda results: effects(results, beyond=False), "What each part brings in one shot",

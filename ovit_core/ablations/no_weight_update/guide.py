@@ -86,7 +86,7 @@ def methods(results: "Results") -> str:
         "**Which method.** The best by validation, one-shot among methods with a λ of their own, its test accuracy, and what "
         "others have less on test: methods that factorize nothing (the diagonal Fisher; Wanda), magnitude, which needs no "
         f"images, and those that validation ({results.config.search_images:,} images for λ) cannot tell from the best, which does "
-        "not make them the same; then the next best by validation of those that it can tell. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
+        "not make them the same; then the next best by validation of those that no other column has. In points, 95 % intervals, each for itself. λ is one for all sparsities of a regime, chosen "
         f"at {share(results.config.damp_sparsity)} (N:M at its own), one-shot; for layer inputs (OBC) it is relative to the "
         "mean diagonal."
     )

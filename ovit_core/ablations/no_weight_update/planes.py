@@ -94,10 +94,13 @@ def _side(
     """
     out, side = (1, "left") if x else (-1, "right")
     low, high = (one["mean"] for one in cells)
-    below = [min(y, line - 0.6 * gap) if y <= line else y for y in (low, high, *summed) for line in taken or [np.inf]]
-    texts = [*(_stacked(level_of(one)) for one in cells), *(f"sum\n{100 * y:.1f}" for y in summed)]
-    looks = [dict(weight="bold")] * len(cells) + [dict(color="0.4")] * len(summed)
-    for text, style, y in zip(texts, looks, apart(below, gap)):
+    told = [(one["mean"], _stacked(level_of(one)), dict(weight="bold")) for one in cells]
+    told += [(y, f"sum\n{100 * y:.1f}", dict(color="0.4")) for y in summed]
+    told.sort(key=lambda one: one[0])
+    highest = min([line - 0.6 * gap for line in taken if line >= told[-1][0]], default=np.inf)
+    room = highest - gap * np.arange(len(told))[::-1]  # of each, with the others above it
+    places = np.minimum(apart([y for y, _, _ in told], gap), room)
+    for (_, text, style), y in zip(told, places):
         ax.text(x + 0.07 * out, y, text, ha=side, va="center", size=6.5, linespacing=1, **style)
     ends = dict(xy=(x + 0.42 * out, high), xytext=(x + 0.42 * out, low))
     ax.annotate("", **ends, arrowprops=dict(arrowstyle="->", lw=0.8, shrinkA=0, shrinkB=0))

@@ -10,7 +10,18 @@ import numpy as np
 import pandas as pd
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts
-from ovit_core.study.statistics import accuracies, contrast, main, same_seeds, share, spread, summary, under
+from ovit_core.study import intervals
+from ovit_core.study.statistics import (
+    accuracies,
+    contrast,
+    main,
+    one_a_seed,
+    same_seeds,
+    share,
+    spread,
+    summary,
+    under,
+)
 
 ON = ["dataset", "sparsity_target"]
 WEIGHTS = parts(TOP)["interaction"]
@@ -21,7 +32,8 @@ def log_odds(rows: pd.DataFrame, below: str = "") -> pd.DataFrame:
 
     Each cell is at its own lambda, under one threshold, of the seeds that all four have; nothing is said where one has an
     accuracy of 0 or of the end. The mean is that of the seeds' log-odds; its interval is that of the accuracies weighted
-    with the derivatives of ln(a / (end - a)) (delta method), so that it covers new models and new images.
+    with the derivatives of ln(a / (end - a)) (delta method), so that it covers new models and new images, and not narrower
+    than Student's of the log-odds themselves, which bend where an accuracy is near an end.
 
     Args:
         below: the method whose accuracy is the end of the scale, that of the same seed; "" for 100 %.
@@ -31,7 +43,7 @@ def log_odds(rows: pd.DataFrame, below: str = "") -> pd.DataFrame:
     for (dataset, at), here in known[known.method.isin(WEIGHTS)].groupby(ON, sort=False):
         if below:
             here = pd.concat([here, ends[ends.dataset == dataset].assign(sparsity_target=at)])
-        here = same_seeds(here, ON, ["method"])
+        here = same_seeds(one_a_seed(here, [*ON, "method"]), ON, ["method"])
         by = here.pivot(index="seed", columns="method", values="value").assign(**{"": 1.0})
         if not {*WEIGHTS, below} <= {*by.columns} or by.empty:
             continue
@@ -39,8 +51,10 @@ def log_odds(rows: pd.DataFrame, below: str = "") -> pd.DataFrame:
         if (by[[*WEIGHTS]] > 0).all(axis=None) and (left > 0).all(axis=None):
             slopes = {m: weight * (1 / by[m].mean() + 1 / left[m].mean()) for m, weight in WEIGHTS.items()}
             slopes |= {below: -sum(weight / left[m].mean() for m, weight in WEIGHTS.items())} if below else {}
-            mean = sum(weight * np.log(by[m] / left[m]) for m, weight in WEIGHTS.items()).mean()
-            found.append(summary(contrast(here, slopes, ON), ON).assign(mean=mean)[[*ON, "mean", "half"]])
+            odds = sum(weight * np.log(by[m] / left[m]) for m, weight in WEIGHTS.items())  # (seeds,)
+            one = summary(contrast(here, slopes, ON), ON)
+            half = np.fmax(one.half, intervals.interval(odds.to_numpy()).half)
+            found.append(one.assign(mean=odds.mean(), half=half)[[*ON, "mean", "half"]])
     return pd.concat(found) if found else pd.DataFrame(columns=[*ON, "mean", "half"])
 
 
@@ -57,9 +71,14 @@ def ceiling(rows: pd.DataFrame) -> list[float]:
 
 def answer(rows: pd.DataFrame) -> list[str]:
     """Both in words; none where the four cells were not run."""
-    told = {below: _sizes(log_odds(rows, below)) for below in ("", "dense")}
+    lines = {below: log_odds(rows, below) for below in ("", "dense")}
+    told = {below: _sizes(found) for below, found in lines.items()}
     if not told[""]:
         return []
+    if beyond := sorted({*lines[""].sparsity_target} - {*lines["dense"].sparsity_target}):
+        told["dense"] += f" (none at {', '.join(map(share, beyond))}: a pruned model reaches its dense one)" * bool(
+            told["dense"]
+        )
     if high := ", ".join(map(share, ceiling(rows))):
         high = f" At {high} the sum of both parts would exceed dense: a ceiling presses the interaction down."
     dense = f"; with dense's accuracy as the end, ln(a / (dense − a)): {told['dense']}" if told["dense"] else ""

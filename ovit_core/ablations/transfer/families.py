@@ -115,7 +115,7 @@ def _by_protocol(config: Transfer) -> list[Family]:
         )
         contrasts = [
             Contrast(
-                f"{method} nearer to dense by full finetuning than by linear probe",
+                f"{method} gains on dense by full finetuning over linear probe",
                 {f"{method}@full": 1, "dense@full": -1, f"{method}@linear": -1, "dense@linear": 1},
                 where,
                 metric=ACCURACY,
@@ -126,7 +126,7 @@ def _by_protocol(config: Transfer) -> list[Family]:
             if method in others
         ]
         if contrasts:
-            title = f"Nearer to dense by full finetuning than by linear probe, {SOURCES[source]} at {share(at)}"
+            title = f"Gained on dense by full finetuning over linear probe, {SOURCES[source]} at {share(at)}"
             among, quiet = partial(told_by, protocols=both), partial(silence_over, protocols=both, datasets=names)
             out.append(
                 Family(
@@ -157,7 +157,7 @@ def _by_training(config: Transfer) -> list[Family]:
     where = dict(phase="linear", source_phase=(*SOURCES,), sparsity_target=at, shots=float("nan"), dataset=names)
     contrasts = [
         Contrast(
-            f"{method} nearer to dense recovered than as pruned",
+            f"{method} gains on dense by training",
             {f"{method}@recovered": 1, "dense@recovered": -1, f"{method}@one_shot": -1, "dense@one_shot": 1},
             where,
             metric=ACCURACY,
@@ -167,7 +167,7 @@ def _by_training(config: Transfer) -> list[Family]:
         for method in dict.fromkeys((OVIT, *RIVALS, *methods))
         if method in methods
     ]
-    title = f"Nearer to dense recovered than as pruned, {one.words}, at {share(at)}"
+    title = f"Gained on dense by training, {one.words}, at {share(at)}"
     quiet = partial(silence_over, protocols=(one,), datasets=names)
     return [Family(f"by_training_{OVER}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=told, later=True)]
 

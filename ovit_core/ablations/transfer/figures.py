@@ -40,7 +40,7 @@ from ovit_core.ablations.transfer.telling import (
 )
 from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
-from ovit_core.study.plots import COLUMN, PAGE, aside, bare, legend, look, percent, shown
+from ovit_core.study.plots import COLUMN, PAGE, across, aside, bare, legend, look, percent, shown
 from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
@@ -221,7 +221,7 @@ def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], kinds: Sequenc
         known = found[(found.method == method) & (found.source_phase == source)]
         known = known[known.sparsity_target.isin((at, 0.0) if at == first[source] else (at,))]
         for one in known.fillna({"half": 0}).itertuples():
-            style = _look(method, source, colour) | dict(ms=_size(at, kinds))
+            style = _look(method, source, colour) | dict(ms=_size(at, kinds) if method != "dense" else LARGEST)
             ax.errorbar(one.mean, y + aside(i, len(kinds), 0.6), xerr=one.half, **style)
 
 
@@ -234,7 +234,8 @@ def _size(at: float, kinds: Sequence) -> float:
 def _look(method: str, source: str, colour: str | None) -> dict:
     """How a model is drawn: in its method's colour if no other is given, hollow if it was recovered."""
     style = look(method, line=False) | ({"color": colour} if colour else {})
-    return style | dict(mfc=style["color"] if source == "one_shot" else "white", mew=0.9)
+    # A star is so thin that a usual edge would fill it.
+    return style | dict(mfc=style["color"] if source == "one_shot" else "white", mew=0.5 if method == "dense" else 0.9)
 
 
 def _floor(ax: Axes, floors: pd.DataFrame) -> None:
@@ -252,16 +253,16 @@ def _sources(fig: Figure, models: pd.DataFrame, about: str, more: Sequence[Line2
         for source, at in kinds
     ]  # fmt: skip
     every = [*marks, *more]
-    fig.legend(
-        handles=every, loc="outside lower center", ncols=len(every), columnspacing=1, title=about, title_fontsize=7
-    )
+    columns = across(fig, [str(one.get_label()) for one in every])
+    fig.legend(handles=every, loc="outside lower center", ncols=columns, columnspacing=1, title=about, title_fontsize=7)
 
 
 FIGURES = {
     "glance": Drawing(
         glance, "Upstream and downstream at a glance",
-        "What models have less than dense, upstream with their own head, downstream with a new one on their features; hollow: "
-        "trained on, less dense trained on as long; dotted: transfer from nothing.",
+        "Accuracy minus that of dense, upstream with their own head, downstream with a new one on their features; hollow: "
+        "trained on, minus dense trained on as long; dotted: transfer from nothing, so that the distance to it is all there "
+        "is to lose.",
     ),
     "transfer": Drawing(
         transfer, "How pruned models transfer",

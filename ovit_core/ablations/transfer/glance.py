@@ -9,84 +9,99 @@ from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
 from ovit_core.ablations.transfer.relations import MODEL, beside_upstream, transferred
-from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, level, nothing, silent, telling
+from ovit_core.ablations.transfer.telling import NAMES, Protocol, level, nothing, of, silent, telling
 from ovit_core.study.plots import PAGE, aside, bare, left, legend, look
-from ovit_core.study.statistics import contrast, same_seeds, seeds, share, spreads, summary
+from ovit_core.study.statistics import contrast, same_seeds, seeds, share, spread, summary
 
 GREY = "0.62"  # of what tells nothing
 DRAWN = ("ovit", "ovit_mask_only", "magnitude_joint", "magnitude")  # each score with the update and without
-ON = [*POINT, "source_phase", "sparsity_target"]
+UPSTREAM = "upstream"
+ON = ["source_phase", "sparsity_target"]
 
 
 def glance(rows: pd.DataFrame) -> Figure | None:
-    """What models have less than dense against sparsity, upstream and on every dataset by one protocol (linear probes,
-    where they were run), a panel each and one axis for all: as pruned, and hollow beside them trained on, less dense
-    trained on as long. Dotted what transfer from nothing gives. None for fewer than two sparsities.
+    """The accuracy of models minus dense's against sparsity, upstream and on every dataset by one protocol (linear probes,
+    where they were run), a panel each and one axis for all: as pruned, and hollow beside them trained on, minus that of
+    dense trained on as long. Dotted what transfer from nothing gives. None for fewer than two sparsities.
     """
     both = beside_upstream(rows)
     both = both[both.source_phase.isin(list(SOURCES)) & both.shots.isna() & both.method.isin(("dense", *DRAWN))]
     phase = next((phase for phase in NAMES if (both.phase == phase).any()), "")
-    both = both[both.phase == phase]
-    here = same_seeds(both, [*POINT, "source_phase"], MODEL[1:])
-    pruned = here[here.sparsity_target > 0]
-    if pruned[pruned.source_phase == "one_shot"].sparsity_target.nunique() < 2:
-        return None
-    datasets, one, every = list(here.dataset.unique()), Protocol(phase), transferred(rows)
+    both, one, every = both[both.phase == phase], Protocol(phase), transferred(rows)
     known = telling(rows, one)
-    fig, axes = plt.subplots(1, 1 + len(datasets), figsize=(PAGE, 2.4), squeeze=False, sharex=True, sharey=True)
-    first = here[here.dataset == datasets[0]]
-    told = [
-        _panel(axes[0, 0], first.assign(value=first.upstream_top1, each=first.upstream_each, labels=None), "upstream")
-    ]
-    for ax, name in zip(axes[0, 1:], datasets):
-        tells, mine = name in known, here[here.dataset == name]
-        said = _panel(ax, mine, bare(name), None if tells else GREY)
-        if tells:
-            told.append(said)
-        else:
-            ax.set_xlabel(f"{ax.get_xlabel()}\n{silent(rows, one, name)}")
-        floor = nothing(every[every.dataset == name], one)
-        if len(floor):
-            dense = mine[(mine.method == "dense") & (mine.source_phase == "one_shot")].value.mean()
-            ax.axhline(level(floor) - dense, color="black", ls=":", lw=0.8, label="transfer from nothing")
-    axes[0, 0].set_ylabel("points less dense (test)")
-    axes[0, 0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes[0, 0].yaxis.set_major_formatter(
-        lambda fraction, _: f"{100 * fraction:+.3g}".replace("-", "−").replace("+0", "0")
-    )
+    above = both.drop_duplicates([*MODEL, "seed"])
+    above = above.assign(value=above.upstream_top1, each=above.upstream_each, labels=None)
+    panels = {UPSTREAM: less_dense(above)} | {n: less_dense(here) for n, here in both.groupby("dataset", sort=False)}
+    panels = {name: lines for name, lines in panels.items() if len(lines)}
+    drawn = pd.concat(panels.values()) if panels else pd.DataFrame(columns=ON)
+    kinds = {source: sorted(set(drawn.sparsity_target[drawn.source_phase == source])) for source in SOURCES}
+    if UPSTREAM not in panels or len(panels) < 2 or len(kinds["one_shot"]) < 2:
+        return None
+    places = _places(kinds)
+    fig, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.4), sharex=True, sharey=True)
+    for ax, (name, lines) in zip(axes, panels.items()):
+        tells = name == UPSTREAM or name in known
+        _panel(ax, lines, places, None if tells else GREY)
+        said = "" if tells else f"\n{silent(rows, one, name)}"
+        ax.set(title=bare(name), xlabel=f"sparsity, % (log axis){said}")
+        here = every[every.dataset == name]
+        dense, floor = of(here, one), nothing(here, one)
+        dense = dense[(dense.method == "dense") & (dense.source_phase == "one_shot")].value
+        if len(floor) and len(dense):
+            ax.axhline(level(floor) - dense.mean(), color="black", ls=":", lw=0.8, label="transfer from nothing")
+    axes[0].set_xticks(list(places.values()), [f"{100 * at:g}" + "\ntrained" * (s != "one_shot") for s, at in places])
+    axes[0].set_ylabel("accuracy minus dense's, points")
+    axes[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes[0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}".replace("-", "−") if v else "0")
     legend(fig)
-    count = seeds(here.groupby(["source_phase", "dataset"]).seed.nunique().min())
-    fig.set_label(f"{count}; downstream by {one.words}. {' '.join(told)}")
+    told = [_words(name, lines, kinds) for name, lines in panels.items() if name == UPSTREAM or name in known]
+    fig.set_label(f"Minus dense; downstream by {one.words}. {' '.join(told)}")
     return fig
 
 
-def _panel(ax: Axes, here: pd.DataFrame, title: str, colour: str | None = None) -> str:
-    """A dataset's curves as pruned and marks trained on, in one colour if it is given; returns what the former are at the
-    highest sparsity in words.
+def less_dense(models: pd.DataFrame) -> pd.DataFrame:
+    """`summary` of the accuracy of each of DRAWN minus that of dense of the same source, per ON and `method`, over the seeds
+    that all models of a source have; none where dense was not measured.
     """
-    parts = [
-        summary(contrast(here[here.method.isin(("dense", m))], {m: 1, "dense": -1}, ON), ON).assign(method=m)
-        for m in DRAWN
-        if (here.method == m).any()
-    ]
-    found = pd.concat(parts)
-    pruned, trained = (found[found.source_phase == source] for source in SOURCES)
-    at, after = sorted(set(pruned.sparsity_target)), sorted(set(trained.sparsity_target))
-    places = left(pd.Series(at)).to_numpy()
-    step = np.diff(places).mean()
-    beyond = places[-1] + step * (1 + np.arange(len(after)))
-    for i, method in enumerate(DRAWN):
-        for lines, x, source in ((pruned, dict(zip(at, places)), "one_shot"), (trained, dict(zip(after, beyond)), "")):
-            f = lines[lines.method == method].sort_values("sparsity_target")
-            style = look(method, line=bool(source)) | (dict(color=colour) if colour else {})
-            style |= {} if source else dict(mfc="white", mew=0.9)
-            label = method if source and not colour else None
-            moved = f.sparsity_target.map(x) + aside(i, len(DRAWN), 0.3 * step)
-            ax.errorbar(moved, f["mean"], f.half.fillna(0), label=label, **style)
+    here, found = same_seeds(models, ["source_phase"], MODEL[1:]), []
+    for method in DRAWN:
+        both = here[here.method.isin(("dense", method))]
+        if {"dense", method} <= {*both.method}:
+            found.append(summary(contrast(both, {method: 1, "dense": -1}, ON), ON).assign(method=method))
+    return pd.concat(found) if found else pd.DataFrame(columns=[*ON, "mean", "half", "seeds", "method"])
+
+
+def _places(kinds: dict[str, list[float]]) -> dict[tuple[str, float], float]:
+    """(source, sparsity) -> where it lies along the axis: as pruned by what is left, trained on beyond all of them."""
+    pruned = left(pd.Series(kinds["one_shot"])).to_numpy()
+    beyond = pruned[-1] + np.diff(pruned).mean() * (1 + np.arange(len(kinds["recovered"])))
+    return {
+        (source, at): x
+        for source, xs in (("one_shot", pruned), ("recovered", beyond))
+        for at, x in zip(kinds[source], xs)
+    }
+
+
+def _panel(ax: Axes, lines: pd.DataFrame, places: dict[tuple[str, float], float], colour: str | None) -> None:
+    """A dataset's curves as pruned and marks trained on, in one colour if it is given."""
+    step = np.diff([x for (source, _), x in places.items() if source == "one_shot"]).mean()
+    for (source, method), f in lines.groupby(["source_phase", "method"], sort=False):
+        pruned = source == "one_shot"
+        style = look(method, line=pruned) | (dict(color=colour) if colour else {})
+        style |= {} if pruned else dict(mfc="white", mew=0.9)
+        f = f.sort_values("sparsity_target")
+        x = np.array([places[source, at] for at in f.sparsity_target]) + aside(
+            DRAWN.index(method), len(DRAWN), 0.3 * step
+        )
+        ax.errorbar(x, f["mean"], f.half.fillna(0), label=method if pruned and not colour else None, **style)
     ax.axhline(0, color="black", lw=0.8, label="dense")
-    names = [f"{100 * s:g}" for s in at] + [f"{100 * s:g}\ntrained" for s in after]
-    ax.set_xticks([*places, *beyond], names)
-    ax.set(title=title, xlabel="sparsity, %")
-    last = pruned[pruned.sparsity_target == at[-1]]
-    levels = ", ".join(f"{method} {text}" for method, text in zip(last.method, spreads(last)))
-    return f"{title} at {share(at[-1])} as pruned: {levels}.".replace("-", "−")
+
+
+def _words(name: str, lines: pd.DataFrame, kinds: dict[str, list[float]]) -> str:
+    """A panel's models as pruned at the highest sparsity."""
+    at = kinds["one_shot"][-1]
+    last = lines[(lines.source_phase == "one_shot") & (lines.sparsity_target == at)]
+    if last.empty:
+        return f"{bare(name)} at {share(at)} as pruned: not run."
+    each = ", ".join(f"{one.method} {spread(one.mean, one.half).replace('-', '−')}" for one in last.itertuples())
+    return f"{bare(name)} at {share(at)} as pruned ({seeds(last.seeds.max())}): {each}."
