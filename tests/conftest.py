@@ -5,6 +5,7 @@ import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for models this small threads only wait for each other
 
+import matplotlib.pyplot as plt
 import pytest
 import timm
 import torch
@@ -60,6 +61,13 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVIT_STUDY_DIR", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    """Figures that a test opens end with it: matplotlib warns of twenty, whichever tests those are of."""
+    yield
+    plt.close("all")
 
 
 LEFT_OUT = pytest.StashKey[int]()  # how many slow tests
