@@ -18,8 +18,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
+from ovit_core.study import profiles
 from ovit_core.study.paths import NOTEBOOKS, ROOT
 
 TINY = """
@@ -64,11 +64,8 @@ def lab(folder: Path, home: Path, more: str = ""):
 
 def profile(name: str) -> str:
     """What a profile sets in the explorer's notebook; "" for none."""
-    if not name:
-        return ""
-    words = [sys.executable, "-m", "ovit_core.study", "parameters", name, "--only", "explore"]
-    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    return "\n" + "\n".join(f"{parameter} = {value!r}" for parameter, value in yaml.safe_load(said).items())
+    values = profiles.explored(profiles.read_profile(name, []), []) if name else {}
+    return "".join(f"\n{parameter} = {value!r}" for parameter, value in values.items())
 
 
 class Reader:

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from ovit_core.study.families import ACCURACY, SILENT, Family, over, within
-from ovit_core.study.plots import COLUMN, PAGE, bare
+from ovit_core.study.plots import COLUMN, PAGE, bare, signed
 from ovit_core.study.statistics import ACCURACIES, spread
 
 LINE, TOP, AXIS = 0.132, 0.06, 0.36  # inches: of a line, above all, below an axis
@@ -61,7 +61,7 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     points: list[Block] = []
     others: list[Block] = []
     silent: list[str] = []
-    means: dict[tuple[str, ...], list[str]] = {}  # datasets -> the families that are means over them
+    means: dict[str, list[str]] = {}  # datasets -> the families that are means over them
     differences = differences[differences.family.isin([family.name for family in families])]
     for family in families:
         lines = differences[differences.family == family.name]
@@ -69,16 +69,16 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
         if SILENT in set(lines.verdict):
             silent.append(family.title)
         else:
-            if names := over(family, lines):
-                means.setdefault(tuple(sorted(names.split(", "), key=bare)), []).append(family.title)
+            if names := bare(over(family, lines)):
+                means.setdefault(", ".join(sorted(names.split(", "))), []).append(family.title)
             (points if accuracy else others).append(_block(family, lines, 100 if accuracy else 1))
     if not (differences[differences.verdict != SILENT].n > 0).any():
         return None
     points, others = (points, others) if points else (others, points)
     below = _height(others) + HANG if others else 0.0
     columns = _columns(points, below)
-    below_all = [*_means(means), *([f"Nothing is said of {_together(silent)}."] if silent else [])]
-    notes = [line for note in below_all for line in textwrap.wrap(note, WRAP * len(columns))]
+    said = [*_means(means), *([f"Nothing is said of {_together(silent)}."] if silent else [])]
+    notes = [line for note in said for line in textwrap.wrap(note, WRAP * len(columns))]
     rows = max(_height(blocks) + below * (blocks is columns[-1]) for blocks in columns)
     marks = _marks({_kind(line) for _, line in differences.iterrows()})
     across = 3 if len(columns) > 1 else 2
@@ -96,12 +96,11 @@ def forest(families: Sequence[Family], differences: pd.DataFrame) -> Figure | No
     return fig
 
 
-def _means(families: Mapping[tuple[str, ...], list[str]]) -> list[str]:
+def _means(families: Mapping[str, list[str]]) -> list[str]:
     """Which datasets means are over: once, if all are over the same, else for each its families."""
-    names = {names: bare(", ".join(names)) for names in families}
-    if len(names) == 1:
-        return [f"Means are over the sets that tell something: {', '.join(names.values())}."]
-    return [f"Over {names[these]}: {_together(titles)}." for these, titles in families.items()]
+    if len(families) == 1:
+        return [f"Means are over the sets that tell something: {next(iter(families))}."]
+    return [f"Over {names}: {_together(titles)}." for names, titles in families.items()]
 
 
 def _together(titles: Sequence[str]) -> str:
@@ -197,19 +196,15 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], sides:
     if max(map(abs, limits)) > WIDE:
         ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.6)
         ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
-        ax.set_xticks(ticks, map(_signed, ticks), size=6)  # ±10 and ±30 lie close to each other
+        ax.set_xticks(ticks, map(signed, ticks), size=6)  # ±10 and ±30 lie close to each other
         ax.xaxis.set_minor_locator(NullLocator())
     else:
         ax.locator_params(axis="x", nbins=5)
-        ax.xaxis.set_major_formatter(lambda v, _: _signed(v))
+        ax.xaxis.set_major_formatter(lambda v, _: signed(v))
     ax.set_xlim(limits)
     metric = blocks[-1][-1].of.metric
     bent = f", linear within ±{LINEAR:g}" if ax.get_xscale() == "symlog" else ""
     ax.set_xlabel(UNITS.get(metric, metric) + bent, labelpad=1)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def _mark(ax: Axes, y: float, line: pd.Series) -> None:

@@ -12,7 +12,7 @@ parts cannot add up, and on another scale (logits, cross-entropy) the sign may b
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -149,6 +149,12 @@ def levels(results: "Results", sparsity: float) -> dict[str, pd.Series]:
     rows = main(results.rows[results.rows.phase == "one_shot"])
     found = accuracy(rows[rows.sparsity_target.isin((0, sparsity)) & (rows.dataset == results.config.upstream)])
     return {line.method: line for _, line in found.iterrows() if line.method in ("dense", *CELLS.values())}
+
+
+def summed(means: Mapping[str, Any]) -> Any:
+    """What magnitude has and both parts alone, added up, from the methods' mean accuracies."""
+    score, update, plain = (means[CELLS[cell]] for cell in ((TOP, "none"), (PLAIN, "joint"), (PLAIN, "none")))
+    return score + update - plain
 
 
 def level_of(line: pd.Series) -> str:

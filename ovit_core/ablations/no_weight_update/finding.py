@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, edges, level_of, levels
+from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, edges, level_of, levels, summed
 from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds, size
 from ovit_core.study.families import effect
 from ovit_core.study.statistics import share, spread
@@ -37,9 +37,9 @@ def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
     points = _line(results, "interaction", at)
     if points is None:
         return ""
-    score, update, plain = (level[CELLS[cell]]["mean"] for cell in ((TOP, "none"), (PLAIN, "joint"), (PLAIN, "none")))
+    both = summed({method: line["mean"] for method, line in level.items()})
     pressed = ", more than dense has: a ceiling presses it down" * (at in ceiling(results.rows))
-    summed = f"{100 * (score + update - plain):.1f} %{pressed}"
+    would = f"{100 * both:.1f} %{pressed}"
     told = [f"{effect(points)} in points"]
     nats, uniform = (_line(results, f"interaction_{name}", at) for name in ("cross_entropy", "uniform"))
     if uniform is not None:
@@ -52,7 +52,7 @@ def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
         much = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
         unsure = " (not resolved)" * (nats.verdict != "resolved")
         told.append(f"{much} nats {'less' if nats['mean'] < 0 else 'more'} of cross-entropy{unsure}")
-    return f" Beyond the sum of the two, which would give {summed}, both bring {', '.join(told)}."
+    return f" Beyond the sum of the two, which would give {would}, both bring {', '.join(told)}."
 
 
 def _line(results: "Results", family: str, at: float) -> pd.Series | None:

@@ -143,11 +143,10 @@ def _line(results: "Results", at: Mapping[str, Any]) -> str:
             "-", "\N{MINUS SIGN}"
         )
 
-    others = [m for m in mean.sort_values(ascending=False).index if m != best]
-    alike = [m for m in others if _alike(known, best, m)]
     simple = [[m for m in names if (tested.method == m).any() and m != best] for names in SIMPLE]
-    rest = [m for m in others if m not in (*alike, *simple[0], *simple[1])][:1]
-    alike = [m for m in alike if not any(m in names for names in simple)]
+    others = [m for m in mean.sort_values(ascending=False).index if m not in (best, *simple[0], *simple[1])]
+    alike = [m for m in others if _alike(known, best, m)]
+    rest = [m for m in others if m not in alike][:1]
     losses = ["; ".join(f"`{m}` {told({m: 1, best: -1}, '+.1f')}" for m in names) for names in (*simple, alike, rest)]
     cells = [
         _pruned(at), _training(results, at), str(tested[tested.method == best].seed.nunique()), f"`{best}`",

@@ -20,6 +20,7 @@ from ovit_core.ablations.no_weight_update.attribution import (
     edges,
     level_of,
     levels,
+    summed,
 )
 from ovit_core.ablations.no_weight_update.finding import in_words
 from ovit_core.study.families import effect
@@ -63,13 +64,13 @@ def finding(results: "Results") -> Figure | None:
                 transform_rotates_text=True, rotation_mode="anchor", ha="center",
                 va="bottom" if score == upper else "top", color=drawn["color"], zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
-    summed = cell[TOP, "none"]["mean"] + cell[PLAIN, "joint"]["mean"] - cell[PLAIN, "none"]["mean"]
-    summed = [summed] if lowest < summed < max(every) else []  # of what would be above dense the words say so
-    ax.plot([1] * len(summed), summed, marker="o", mfc="white", mec="0.4", ls="", zorder=2)
+    both = summed({method: line["mean"] for method, line in level.items()})
+    both = [both] if lowest < both < max(every) else []  # of what would be above dense the words say so
+    ax.plot([1] * len(both), both, marker="o", mfc="white", mec="0.4", ls="", zorder=2)
     for x, update, edge in ((0, "none", "score"), (1, "joint", "score_updated")):
         taken = [level["dense"]["mean"]] if "dense" in level else []
         two, worth = [cell[s, update] for s in (PLAIN, TOP)], effect(known[edge])
-        _side(ax, x, two, worth, taken, 0.15 * room, summed if x else [])
+        _side(ax, x, two, worth, taken, 0.15 * room, both if x else [])
     if "dense" in level:
         ax.axhline(level["dense"]["mean"], color="black", lw=0.8)
         ax.text(-1.08, level["dense"]["mean"] + 0.015 * room, f"dense {level_of(level['dense'])} %", va="bottom")
@@ -87,7 +88,7 @@ def finding(results: "Results") -> Figure | None:
 
 
 def _side(
-    ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[float], gap: float, summed: list[float]
+    ax: Axes, x: int, cells: list[pd.Series], worth: str, taken: list[float], gap: float, added: list[float]
 ) -> None:
     """Beside a column of the plane: both accuracies, and what their parts add up to if it is given, clear of each other and
     of the lines that are `taken`; further out an arrow from the plain score's to the other's.
@@ -95,7 +96,7 @@ def _side(
     out, side = (1, "left") if x else (-1, "right")
     low, high = (one["mean"] for one in cells)
     told = [(one["mean"], _stacked(level_of(one)), dict(weight="bold")) for one in cells]
-    told += [(y, f"sum\n{100 * y:.1f}", dict(color="0.4")) for y in summed]
+    told += [(y, f"sum\n{100 * y:.1f}", dict(color="0.4")) for y in added]
     told.sort(key=lambda one: one[0])
     highest = min([line - 0.6 * gap for line in taken if line >= told[-1][0]], default=np.inf)
     room = highest - gap * np.arange(len(told))[::-1]  # of each, with the others above it

@@ -9,7 +9,7 @@ that does not is a statement about a scale.
 import numpy as np
 import pandas as pd
 
-from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts
+from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts, summed
 from ovit_core.study import intervals
 from ovit_core.study.statistics import (
     accuracies,
@@ -64,27 +64,25 @@ def ceiling(rows: pd.DataFrame) -> list[float]:
     cells = [CELLS[cell] for cell in ((TOP, "none"), (PLAIN, "joint"), (PLAIN, "none"))]
     if not {"dense", *cells} <= {*level.index.get_level_values("method")}:
         return []
-    score, update, magnitude = (level[cell] for cell in cells)
-    summed = (score + update - magnitude).dropna()
-    return [at for at in summed.index if summed[at] > level["dense"].iloc[0]]
+    both = summed(level).dropna()
+    return [at for at in both.index if both[at] > level["dense"].iloc[0]]
 
 
 def answer(rows: pd.DataFrame) -> list[str]:
     """Both in words; none where the four cells were not run."""
-    lines = {below: log_odds(rows, below) for below in ("", "dense")}
-    told = {below: _sizes(found) for below, found in lines.items()}
-    if not told[""]:
+    lines, below = log_odds(rows), log_odds(rows, "dense")
+    if lines.empty:
         return []
-    if beyond := sorted({*lines[""].sparsity_target} - {*lines["dense"].sparsity_target}):
-        told["dense"] += f" (none at {', '.join(map(share, beyond))}: a pruned model reaches its dense one)" * bool(
-            told["dense"]
-        )
+    dense = ""
+    if len(below):
+        none = ", ".join(map(share, sorted({*lines.sparsity_target} - {*below.sparsity_target})))
+        none = f" (none at {none}: a pruned model reaches its dense one)" if none else ""
+        dense = f"; with dense's accuracy as the end, ln(a / (dense − a)): {_sizes(below)}{none}"
     if high := ", ".join(map(share, ceiling(rows))):
         high = f" At {high} the sum of both parts would exceed dense: a ceiling presses the interaction down."
-    dense = f"; with dense's accuracy as the end, ln(a / (dense − a)): {told['dense']}" if told["dense"] else ""
     return [
         f"In log-odds score and update together bring, beyond each alone (one-shot, one threshold, each at its own λ; 95 % "
-        f"intervals, each for itself): {told['']}{dense}.{high}"
+        f"intervals, each for itself): {_sizes(lines)}{dense}.{high}"
     ]
 
 

@@ -3,7 +3,7 @@ goes with transfer. Grey is a dataset that tells nothing by a protocol. Means ar
 points have. Filled are models as pruned, hollow recovered ones; the sparser, the smaller.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -45,6 +45,7 @@ from ovit_core.study.statistics import same_seeds, share, spreads, summary
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
 ACROSS = 4  # panels beside each other
+Kinds = Sequence[tuple[str, float]]  # source and sparsity of pruned models
 LARGEST, SMALLEST = 4.6, 2.7  # points: the marks of the least and of the greatest sparsity
 
 
@@ -69,6 +70,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
         return None
     every = beside_each_other(rows, every)
     kinds, datasets, methods = protocols(pruned), list(pruned.dataset.unique()), ["dense", *shown(pruned)]
+    models = sources(every)
     fig, grid = _rows_of_methods(len(datasets), len(kinds), methods)
     for (dataset, line), (one, j) in product(zip(datasets, grid), zip(kinds, range(len(kinds)))):
         here, known = of(every[every.dataset == dataset], one), telling(rows, one)
@@ -76,7 +78,7 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
             line[j].set_axis_off()
             continue
         _floor(line[j], nothing(every[every.dataset == dataset], one))
-        _panel(line[j], here, methods, sources(every), None if dataset in known else GREY)
+        _panel(line[j], here, methods, models, None if dataset in known else GREY)
         percent(line[j], accuracy=False, axes="x")
         line[j].xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         if dataset not in known:
@@ -86,15 +88,15 @@ def transfer(rows: pd.DataFrame) -> Figure | None:
     for dataset, line in zip(datasets, grid):
         line[0].set_ylabel(bare(dataset))
     floor = Line2D([], [], color="black", ls=":", lw=0.8, label="transfer from nothing")
-    _sources(fig, every, "Test accuracy, each panel on its own axis", [floor])
+    _sources(fig, models, "Test accuracy, each panel on its own axis", [floor])
     none = {one: "undecided" if undecided(rows, one, datasets) else "none" for one in kinds}
     told = [f"{one.words}: {', '.join(sorted(telling(rows, one))) or none[one]}" for one in kinds]
     fig.set_label(f"Sets that tell something by {'; '.join(told)}.")
     return fig
 
 
-def sources(models: pd.DataFrame) -> list[tuple[str, float]]:
-    """(source, sparsity) of pruned models, as pruned first, the least sparse first."""
+def sources(models: pd.DataFrame) -> Kinds:
+    """The kinds of pruned models, as pruned first, the least sparse first."""
     found = models[models.sparsity_target > 0]
     return [(s, at) for s in SOURCES for at in sorted(set(found.sparsity_target[found.source_phase == s]))]
 
@@ -108,17 +110,17 @@ def errors(rows: pd.DataFrame) -> Figure | None:
     if found.empty:
         return None
     found = beside_each_other(rows, found)
-    kinds, methods = protocols(found), shown(found)
+    kinds, methods, models = protocols(found), shown(found), sources(found)
     fig, grid = _rows_of_methods(1, len(kinds), methods)
     for one, ax in zip(kinds, grid[0]):
         here = of(found, one)
         ax.axvline(0, color="black", lw=0.8)
-        _marks(ax, here, methods, sources(found))
+        _marks(ax, here, methods, models)
         count = len(here.datasets.iloc[0].split(", "))
         ax.set_title(f"{short(one)}, {count} sets")
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    _sources(fig, found, "Errors more than dense of the same source makes")
+    _sources(fig, models, "Errors more than dense of the same source makes")
     told = [
         f"{short(protocol(x.phase, x.shots))}, {x.method} {SOURCES[x.source_phase]} at {share(x.sparsity_target)} {t} %"
         for x, t in zip(found.itertuples(), spreads(found, "+.0f"))
@@ -165,7 +167,7 @@ def beside(rows: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame], col
         found = found[found.method.isin(methods)].fillna({"half": 0, "half_x": 0})
         for one in sorted(found.itertuples(), key=lambda one: (methods.index(one.method), one.source_phase)):
             style = _look(one.method, one.source_phase, None if tells else GREY)
-            points = _size(one.sparsity_target, [("", at) for at in sparsities])
+            points = _size(one.sparsity_target, sparsities)
             name = unnamed.pop(one.method, None) if tells or not coloured else None
             ax.errorbar(one.mean_x, one.mean, one.half, one.half_x, label=name, ms=points, **style)
         ax.set_title(title, fontsize=6)
@@ -205,29 +207,29 @@ def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[
     return fig, grid
 
 
-def _panel(ax: Axes, here: pd.DataFrame, methods: Sequence[str], kinds: Sequence, colour: str | None) -> None:
+def _panel(ax: Axes, here: pd.DataFrame, methods: Sequence[str], models: Kinds, colour: str | None) -> None:
     """Means over the seeds that all models of a source have."""
     parts = [
         summary(same_seeds(here[here.source_phase == source], ["dataset"], MODEL[1:]), MODEL)
         for source in SOURCES if (here.source_phase == source).any()
     ]  # fmt: skip
-    _marks(ax, pd.concat(parts), methods, kinds, colour)
+    _marks(ax, pd.concat(parts), methods, models, colour)
 
 
-def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], kinds: Sequence, colour: str | None = None) -> None:
-    """A mark and an interval per method and (source, sparsity) of `kinds`, side by side; dense beside its source's first."""
-    first = dict(reversed(kinds))
-    for (y, method), (i, (source, at)) in product(enumerate(methods), enumerate(kinds)):
+def _marks(ax: Axes, found: pd.DataFrame, methods: Sequence[str], models: Kinds, colour: str | None = None) -> None:
+    """A mark and an interval per method and kind of model, side by side; dense beside the first of its source."""
+    first, every = dict(reversed(models)), [at for _, at in models]
+    for (y, method), (i, (source, at)) in product(enumerate(methods), enumerate(models)):
         known = found[(found.method == method) & (found.source_phase == source)]
         known = known[known.sparsity_target.isin((at, 0.0) if at == first[source] else (at,))]
         for one in known.fillna({"half": 0}).itertuples():
-            style = _look(method, source, colour) | dict(ms=_size(at, kinds) if method != "dense" else LARGEST)
-            ax.errorbar(one.mean, y + aside(i, len(kinds), 0.6), xerr=one.half, **style)
+            style = _look(method, source, colour) | dict(ms=LARGEST if method == "dense" else _size(at, every))
+            ax.errorbar(one.mean, y + aside(i, len(models), 0.6), xerr=one.half, **style)
 
 
-def _size(at: float, kinds: Sequence) -> float:
-    """The mark of a sparsity in points: the sparser, the smaller."""
-    every = sorted({sparsity for _, sparsity in kinds})
+def _size(at: float, sparsities: Iterable[float]) -> float:
+    """The mark of one of some sparsities in points: the sparser, the smaller."""
+    every = sorted({*sparsities})
     return LARGEST - (LARGEST - SMALLEST) * every.index(at) / max(len(every) - 1, 1)
 
 
@@ -244,13 +246,13 @@ def _floor(ax: Axes, floors: pd.DataFrame) -> None:
         ax.axvline(level(floors), color="black", ls=":", lw=0.8)
 
 
-def _sources(fig: Figure, models: pd.DataFrame, about: str, more: Sequence[Line2D] = ()) -> None:
+def _sources(fig: Figure, models: Kinds, about: str, more: Sequence[Line2D] = ()) -> None:
     """What is along the axes, and what filled and hollow, large and small marks are."""
-    kinds = sources(models)
+    sparsities = [at for _, at in models]
     marks = [
         Line2D([], [], ls="", marker="o", color="black", mfc="black" if source == "one_shot" else "white",
-               ms=_size(at, kinds), label=f"{SOURCES[source]} at {share(at)}")
-        for source, at in kinds
+               ms=_size(at, sparsities), label=f"{SOURCES[source]} at {share(at)}")
+        for source, at in models
     ]  # fmt: skip
     every = [*marks, *more]
     columns = across(fig, [str(one.get_label()) for one in every])

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.transfer.families import SOURCES
-from ovit_core.ablations.transfer.relations import MODEL, beside_upstream, transferred
+from ovit_core.ablations.transfer.relations import MODEL, beside_upstream, transferred, upstream
 from ovit_core.ablations.transfer.telling import NAMES, Protocol, level, nothing, of, silent, telling
-from ovit_core.study.plots import PAGE, aside, bare, left, legend, look
+from ovit_core.study.plots import PAGE, aside, bare, left, legend, look, signed
 from ovit_core.study.statistics import contrast, same_seeds, seeds, share, spread, summary
 
 GREY = "0.62"  # of what tells nothing
@@ -29,8 +29,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     phase = next((phase for phase in NAMES if (both.phase == phase).any()), "")
     both, one, every = both[both.phase == phase], Protocol(phase), transferred(rows)
     known = telling(rows, one)
-    above = both.drop_duplicates([*MODEL, "seed"])
-    above = above.assign(value=above.upstream_top1, each=above.upstream_each, labels=None)
+    above = upstream(both.drop_duplicates([*MODEL, "seed"]))
     panels = {UPSTREAM: less_dense(above)} | {n: less_dense(here) for n, here in both.groupby("dataset", sort=False)}
     panels = {name: lines for name, lines in panels.items() if len(lines)}
     drawn = pd.concat(panels.values()) if panels else pd.DataFrame(columns=ON)
@@ -52,7 +51,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     axes[0].set_xticks(list(places.values()), [f"{100 * at:g}" + "\ntrained" * (s != "one_shot") for s, at in places])
     axes[0].set_ylabel("accuracy minus dense's, points")
     axes[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes[0].yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.3g}".replace("-", "−") if v else "0")
+    axes[0].yaxis.set_major_formatter(lambda v, _: signed(100 * v))
     legend(fig)
     told = [_words(name, lines, kinds) for name, lines in panels.items() if name == UPSTREAM or name in known]
     fig.set_label(f"Minus dense; downstream by {one.words}. {' '.join(told)}")
@@ -65,9 +64,8 @@ def less_dense(models: pd.DataFrame) -> pd.DataFrame:
     """
     here, found = same_seeds(models, ["source_phase"], MODEL[1:]), []
     for method in DRAWN:
-        both = here[here.method.isin(("dense", method))]
-        if {"dense", method} <= {*both.method}:
-            found.append(summary(contrast(both, {method: 1, "dense": -1}, ON), ON).assign(method=method))
+        if {"dense", method} <= {*here.method}:
+            found.append(summary(contrast(here, {method: 1, "dense": -1}, ON), ON).assign(method=method))
     return pd.concat(found) if found else pd.DataFrame(columns=[*ON, "mean", "half", "seeds", "method"])
 
 

@@ -81,6 +81,11 @@ def beside_upstream(rows: pd.DataFrame) -> pd.DataFrame:
     return transferred(rows).merge(top1.drop_duplicates([*MODEL, "seed"]), on=[*MODEL, "seed"])
 
 
+def upstream(both: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `beside_upstream` with what they have upstream as their `value`."""
+    return both.assign(value=both.upstream_top1, each=both.upstream_each, labels=None)
+
+
 def beside_similarity(rows: pd.DataFrame) -> pd.DataFrame:
     """Every model's probe accuracy beside its features' CKA with the dense model's: `value`, `cka` per POINT, MODEL and
     seed.
@@ -152,12 +157,11 @@ def better(rows: pd.DataFrame) -> pd.DataFrame:
     if both.empty:
         return pd.DataFrame(columns=[*key, "mean", "half", "upstream", "upstream_half"])
     found, on = [], [*POINT, "source_phase", "sparsity_target"]
+    seen = upstream(both)
     for method in both[both.sparsity_target > 0].method.unique():
-        gain = contrast(both[both.method.isin(("dense", method))], {method: 1, "dense": -1}, on)
-        seen = both.assign(value=both.upstream_top1, each=both.upstream_each, labels=None)
-        gap = contrast(seen[seen.method.isin(("dense", method))], {method: 1, "dense": -1}, on)
-        upstream = summary(gap, on)[[*on, "mean", "half"]].rename(columns=dict(mean="upstream", half="upstream_half"))
-        found.append(summary(gain, on).merge(upstream, on=on).assign(method=method))
+        gain, gap = (contrast(models, {method: 1, "dense": -1}, on) for models in (both, seen))
+        above = summary(gap, on)[[*on, "mean", "half"]].rename(columns=dict(mean="upstream", half="upstream_half"))
+        found.append(summary(gain, on).merge(above, on=on).assign(method=method))
     every = pd.concat(found)
     every = every.assign(p_holm=holm(every.p.tolist()))
     return every[(every["mean"] > 0) & (every.p_holm < 0.05) & (every.upstream + every.upstream_half < 0)]
