@@ -110,12 +110,12 @@ def test_all_lines_are_corrected_together():
 
 
 def test_transfer_of_recovered_models_on_sets_that_others_had():
-    cifar = ["-2.3 (cifar10)", "-2.0 ± 0.1 (folder:cifar10_10k)", "the same |"]
-    caltech = ["-0.6 (caltech101)", "+3.0 ± 0.1 (caltech101)", "none published; above 0 here |"]
+    cifar = ["−2.3 (cifar10)", "−2.0 ± 0.1 (folder:cifar10_10k)", "the same |"]
+    caltech = ["−0.6 (caltech101)", "+3.0 ± 0.1 (caltech101)", "none published; above 0 here |"]
     assert shown(recovered()) == [cifar, caltech]
     text = transfer.published(recovered())
     assert "pruned to 90 % and recovered" in text and "Not run here: food101, fgvc_aircraft, oxford_pets." in text
-    silent = ["-2.3 (cifar10)", "", "folder:cifar10_10k tells nothing here |"]
+    silent = ["−2.3 (cifar10)", "", "folder:cifar10_10k tells nothing here |"]
     assert shown(recovered(lambda name: name != "folder:cifar10_10k")) == [silent, caltech]
     assert shown(recovered().assign(metric=lambda rows: rows.metric.replace("mean_per_class", "top1"))) == [cifar]
     assert transfer.published(recovered().assign(source_phase="one_shot")) == ""

@@ -14,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from ovit_core.ablations.no_weight_update.attribution import EDGES, edges, levels
-from ovit_core.study import paths, plots, profiles, report, statistics
+from ovit_core.study import paths, plots, profiles, report, wording
 from ovit_core.study.families import Contrast, Family
 from ovit_core.study.forest import MARKS, forest
 
@@ -46,7 +46,7 @@ def page(place, results):
 
 
 def texts(fig) -> str:
-    return "\n".join(text.get_text() for ax in fig.axes for text in ax.texts).replace("−", "-")
+    return "\n".join(text.get_text() for ax in fig.axes for text in ax.texts)
 
 
 def test_the_first_figure_shows_the_comparisons_and_the_accuracies_of_its_cells(results):
@@ -56,13 +56,13 @@ def test_the_first_figure_shows_the_comparisons_and_the_accuracies_of_its_cells(
     at, shown = known["both"].sparsity_target, texts(fig).replace("\n", " ")
     assert at == mine.config.damp_sparsity and f"{100 * at:g} %" in fig.axes[0].get_title(loc="left")
     for name, line in known.items():
-        size = statistics.spread(line["mean"], line.high - line["mean"])
+        size = wording.spread(line["mean"], line.high - line["mean"])
         assert size in (fig.get_label() if name == "both" else shown), name
     cells = levels(mine, at)
     drawn = {round(float(y), 9) for ax in fig.axes for line in ax.lines for y in line.get_ydata()}
     for method in ("ovit", "ovit_mask_only", "magnitude", "magnitude_joint", "dense"):
         assert round(cells[method]["mean"], 9) in drawn
-        assert statistics.spread(cells[method]["mean"], cells[method].half, ".1f") in shown
+        assert wording.spread(cells[method]["mean"], cells[method].half, ".1f") in shown
 
 
 def test_what_is_not_resolved_is_said_to_be_in_the_first_figure(results):
@@ -97,7 +97,7 @@ def test_forests_have_a_line_for_every_comparison_filled_where_it_is_resolved(re
     assert faces.count("black") == (lines.verdict == "resolved").sum() and 0 < faces.count("white") < len(lines)
     for line, unit in zip(lines.itertuples(), scale):
         form = "+.1f" if unit == 100 else "+.3f"
-        assert statistics.spread(lines["mean"][line.Index], line.high - lines["mean"][line.Index], form, unit) in shown
+        assert wording.spread(lines["mean"][line.Index], line.high - lines["mean"][line.Index], form, unit) in shown
     counts = [re.search(r"(\d+) resolved after Holm", fig.get_label()) for fig in figs]
     assert sum(int(count[1]) for count in counts if count) == (lines.verdict == "resolved").sum()
 
@@ -121,6 +121,9 @@ def test_a_forest_is_linear_where_differences_are_of_one_order():
         fig = forest([family], pd.DataFrame([line | dict(mean=mean, low=0.5 * mean, high=1.5 * mean)]))
         low, high = fig.axes[0].get_xlim()
         assert fig.axes[0].get_xscale() == scale and low < 0 < 150 * mean < high  # nothing is clipped
+        fig.canvas.draw()
+        ticks = [tick.get_text() for tick in fig.axes[0].get_xticklabels() if low <= tick.get_position()[0] <= high]
+        assert {"0", "+2" if scale == "linear" else "+30"} <= set(ticks), ticks  # as they are said, no decimals
         assert fig.get_label() == "Of 1 comparisons: 1 resolved after Holm."
     missing = pd.DataFrame([line | dict(n=0, mean=np.nan, low=np.nan, high=np.nan, verdict="not run")])
     assert forest([family], missing) is None

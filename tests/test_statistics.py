@@ -7,7 +7,7 @@ from conftest import quick
 from scipy import stats
 
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.study import statistics
+from ovit_core.study import statistics, wording
 from ovit_core.study.tasks import COLUMNS
 
 FIXED = dict.fromkeys(COLUMNS, "") | dict(
@@ -148,5 +148,23 @@ def test_a_page_says_how_many_seeds_each_training_has():
     assert statistics.setting(rows[rows.phase == "one_shot"], quick(Transfer)).startswith("5 seeds. All seeds share")
 
 
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (-1.25, "+.1f", "−1.2"),
+        (1.25, "+.1f", "+1.2"),
+        (-0.04, "+.1f", "0.0"),  # what is printed has no sign, for nothing of it is left
+        (0.04, "+.1f", "0.0"),
+        (0.04, ".2f", "0.04"),
+        (-20, "+g", "−20"),
+        (0, "+g", "0"),
+        (-1e-9, "+.0e", "−1e−09"),
+        (float("nan"), "+.1f", "+nan"),
+    ],
+)
+def test_a_number_has_a_sign_where_it_is_one_of_its_digits(value, form, text):
+    assert wording.signed(value, form) == text
+
+
 def test_one_seed_is_not_seeds():
-    assert [statistics.seeds(n) for n in (1, np.int64(1), np.float64(3))] == ["1 seed", "1 seed", "3 seeds"]
+    assert [wording.seeds(n) for n in (1, np.int64(1), np.float64(3))] == ["1 seed", "1 seed", "3 seeds"]

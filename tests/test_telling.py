@@ -142,7 +142,7 @@ def test_families_are_listed_from_parameters_and_silent_where_a_set_tells_nothin
     rows += measured("glyph_symbols", 0.5, 0.5, ovit=0.4, ovit_mask_only=0.3)
     results = Results(registry.get("transfer"), config, table(rows))
     said = results.answers()
-    assert "`ovit - ovit_mask_only` = +20.0" in said and "`ovit - dense` = -10.0" in said
+    assert "`ovit - ovit_mask_only` = +20.0" in said and "`ovit - dense` = −10.0" in said
     silent = [line for line in said.splitlines() if "nothing is said about transfer here" in line]
     assert (
         len(silent) == 1 and "glyph_symbols" in silent[0] and said.count("for the same reason") == 1
@@ -539,7 +539,7 @@ def test_damage_that_helps_is_said_even_where_a_set_tells_nothing():
     up = upstream(dense=0.9, ovit=0.8, magnitude=0.2, obert=0.95)
     said = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.8, obert=0.8) + up))
     (found,) = [s for s in said if "transfer BETTER than dense" in s]
-    assert "`magnitude` (at 90 %, as pruned) by +30.0" in found and "(-70.0 ± 5.2 upstream)" in found
+    assert "`magnitude` (at 90 %, as pruned) by +30.0" in found and "(−70.0 ± 5.2 upstream)" in found
     assert "ovit" not in found and "obert" not in found  # as good as dense; better upstream too
     none = analysis.answers(table(measured("a", 0.5, 0.7, ovit=0.5, magnitude=0.4) + up))
     assert not any("BETTER" in s for s in none)
@@ -575,7 +575,7 @@ def test_finetuning_is_long_enough_where_half_of_it_is_nearly_as_good():
     short = table(lengths(0.915, 0.90) + measured("a", 0.9, 0.1))
     assert not analysis.length(short).enough.any()
     (said,) = [s for s in analysis.answers(short) if "full finetuning is NOT long enough" in s]
-    assert "90.0 and 91.5 %" in said and "short training; dense is ahead of its floor (from scratch) by +0.0" in said
+    assert "90.0 and 91.5 %" in said and "short training; dense is ahead of its floor (from scratch) by 0.0" in said
 
 
 def test_a_floor_that_is_not_at_its_end_is_not_taken_for_a_short_finetuning():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ovit_core.study.families import Contrast, Family, differences, holm, verdict, within
-from ovit_core.study.statistics import spread
+from ovit_core.study.wording import signed, spread
 
 CLEAR = 0.01  # a point: published differences below it are too small to have a direction
 
@@ -47,7 +47,7 @@ def table(rows: pd.DataFrame, claims: Sequence[Claim], source: str, margin: floa
 
 
 def _theirs(claim: Claim) -> str:
-    return ", ".join(f"{100 * value:+.1f} ({where})" for where, value in claim.theirs.items())
+    return ", ".join(f"{signed(100 * value)} ({where})" for where, value in claim.theirs.items())
 
 
 def _ours(line: Mapping) -> str:

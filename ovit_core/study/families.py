@@ -17,21 +17,9 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from ovit_core.study import intervals
-from ovit_core.study.statistics import (
-    ACCURACIES,
-    FREE,
-    VARIANTS,
-    WHERE,
-    behind,
-    contrast,
-    pair,
-    share,
-    spread,
-    under,
-    without,
-    worded,
-)
+from ovit_core.study.statistics import ACCURACIES, FREE, VARIANTS, WHERE, behind, contrast, pair, under, without
 from ovit_core.study.tasks import NUMBERS
+from ovit_core.study.wording import share, spread, worded
 
 MOST = 5  # contrasts of a family
 LEVEL = 0.05  # the error rate of a family
@@ -264,7 +252,7 @@ def sentence(line: Mapping[str, Any], named: Iterable[str] = POINT) -> str:
 
 def effect(line: Mapping[str, Any]) -> str:
     """A line's difference with its interval in points, and that it is not resolved where it is not."""
-    size = spread(line["mean"], line["high"] - line["mean"]).replace("-", "−")
+    size = spread(line["mean"], line["high"] - line["mean"])
     return size + {"resolved": "", "same": " (no difference)"}.get(line["verdict"], " (not resolved)")
 
 

@@ -16,8 +16,9 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from ovit_core.study.families import ACCURACY, SILENT, Family, over, within
-from ovit_core.study.plots import COLUMN, PAGE, bare, signed
-from ovit_core.study.statistics import ACCURACIES, spread
+from ovit_core.study.plots import COLUMN, PAGE, bare
+from ovit_core.study.statistics import ACCURACIES
+from ovit_core.study.wording import signed, spread
 
 LINE, TOP, AXIS = 0.132, 0.06, 0.36  # inches: of a line, above all, below an axis
 INDENT = 0.14  # left of a label and of a number
@@ -196,11 +197,11 @@ def _draw(ax: Axes, blocks: Sequence[Block], limits: tuple[float, float], sides:
     if max(map(abs, limits)) > WIDE:
         ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.6)
         ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
-        ax.set_xticks(ticks, map(signed, ticks), size=6)  # ±10 and ±30 lie close to each other
+        ax.set_xticks(ticks, [signed(tick, "+g") for tick in ticks], size=6)  # ±10 and ±30 lie close to each other
         ax.xaxis.set_minor_locator(NullLocator())
     else:
         ax.locator_params(axis="x", nbins=5)
-        ax.xaxis.set_major_formatter(lambda v, _: signed(v))
+        ax.xaxis.set_major_formatter(lambda v, _: signed(v, "+g"))
     ax.set_xlim(limits)
     metric = blocks[-1][-1].of.metric
     bent = f", linear within ±{LINEAR:g}" if ax.get_xscale() == "symlog" else ""
@@ -223,7 +224,7 @@ def _numbers(line: pd.Series) -> str:
     if line.verdict not in MARKS:
         return WORDS[line.verdict]
     form = "+.1f" if line.margin == line.margin else "+.3f"
-    return spread(line["mean"], line.high - line["mean"], form, 1).replace("-", "−")
+    return spread(line["mean"], line.high - line["mean"], form, 1)
 
 
 def _kind(line: pd.Series) -> str:

@@ -81,11 +81,6 @@ def bare(name: str) -> str:
     return name.replace("folder:", "")
 
 
-def signed(value: float) -> str:
-    """A difference at a tick."""
-    return f"{value:+g}".replace("-", "−") if value else "0"
-
-
 def left(sparsity: pd.Series) -> pd.Series:
     """Where a sparsity lies on an axis: at the logarithm of what is left, for that is what runs out."""
     return -np.log10(1 - sparsity)

@@ -15,12 +15,10 @@ import pandas as pd
 from ovit_core.study import intervals
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import KEY
+from ovit_core.study.wording import WORDS, seeds, share, spreads, worded
 
 WHERE = ["phase", "dataset", "allocation", "pattern"]
-VARIANTS = ["source_phase", "shots", "epochs", "recomputations"]  # what else tells measurements of a phase apart
-WORDS = dict(
-    source_phase="source {}", shots="{:g} images a class", epochs="trained {:g}", recomputations="{:g} recomputations"
-)
+VARIANTS = list(WORDS)  # what else tells measurements of a phase apart
 FREE = ("source_phase", "epochs", "recomputations")  # of which a method may have none; images a class it always has
 CURVE = [*WHERE, *VARIANTS, "method", "sparsity_target"]
 ACCURACIES = ("top1", "mean_per_class")
@@ -206,31 +204,6 @@ def paired(rows: pd.DataFrame, others: pd.DataFrame, on: list[str]) -> pd.DataFr
     """`rows` less `others`: their `value` minus that of the row (`other`) that is the same in `on`; over seeds only."""
     both = rows.merge(others[[*on, "value"]].rename(columns=dict(value="other")), on=on)
     return both.drop(columns=OBJECTS, errors="ignore").assign(value=both.value - both.other)
-
-
-def share(sparsity: float) -> str:
-    """A sparsity as it is written."""
-    return f"{100 * sparsity:g} %"
-
-
-def seeds(count: int) -> str:
-    """So many seeds, as it is written."""
-    return f"{count:g} seed" + ("" if count == 1 else "s")
-
-
-def worded(column: str, value: float | str) -> str:
-    """A value of one of VARIANTS as it is written; "" for none."""
-    return "" if value in ("", None) or value != value else WORDS[column].format(value).replace("_", "-")
-
-
-def spread(mean: float, half: float, form: str = "+.1f", scale: float = 100) -> str:
-    """A mean with its interval where there is one, by default a difference of fractions in percentage points."""
-    return f"{scale * mean:{form}}" + ("" if np.isnan(half) else f" ± {scale * half:{form.lstrip('+')}}")
-
-
-def spreads(found: pd.DataFrame, form: str = "+.1f", scale: float = 100) -> list[str]:
-    """`spread` of every row of a `summary`."""
-    return [spread(mean, half, form, scale) for mean, half in zip(found["mean"], found.half)]
 
 
 def table(rows: pd.DataFrame, phase: str, dataset: str, regimes: bool = False) -> pd.DataFrame | None:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from ovit_core.study import lambdas
 from ovit_core.study.parameters import Parameters
-from ovit_core.study.statistics import share
 from ovit_core.study.tasks import best_of
+from ovit_core.study.wording import share
 
 # What tells one search from another; the columns of what is searched are `damp`, `lr` and `C`.
 SEARCH = [

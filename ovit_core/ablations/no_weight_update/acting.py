@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from ovit_core.ablations.no_weight_update.analysis import chosen_at
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.study.plots import COLUMN, PAGE, STYLE, curves, legend
-from ovit_core.study.statistics import share, summary
+from ovit_core.study.statistics import summary
+from ovit_core.study.wording import share
 
 ACTING = ("ovit", "ovit_mask_only", "magnitude", "diag_fisher")  # whose masks are shown by layer,
 CORRECTING = ("ovit", "obert", "magnitude_joint")  # and whose corrections

@@ -13,10 +13,11 @@ from ovit_core.ablations.no_weight_update.scales import answer as scales
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT
 from ovit_core.methods import METHODS
 from ovit_core.study import lambdas, tuning
-from ovit_core.study.statistics import main, share, summary
+from ovit_core.study.statistics import main, summary
 from ovit_core.study.statistics import tables as every_table
 from ovit_core.study.tasks import VALIDATION
 from ovit_core.study.tuning import LONG_ENOUGH
+from ovit_core.study.wording import share
 
 __all__ = [
     "answers",

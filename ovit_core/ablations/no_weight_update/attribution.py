@@ -18,7 +18,8 @@ import pandas as pd
 
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
-from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, share, spread, summary, under
+from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, summary, under
+from ovit_core.study.wording import share, spread, spreads
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -100,7 +101,7 @@ def parts_table(rows: pd.DataFrame) -> pd.DataFrame | None:
     found = pd.concat([part for part in both if len(part)] or both)
     if found.empty:
         return None
-    found = found.assign(text=statistics.spreads(found), column=[column(r) for r in found.to_dict("records")])
+    found = found.assign(text=spreads(found), column=[column(r) for r in found.to_dict("records")])
     wide = found.drop_duplicates(["rule", "part", "column"]).pivot(
         index=["rule", "part"], columns="column", values="text"
     )
@@ -128,7 +129,7 @@ def relation(lines: pd.DataFrame) -> str:
         kind = {"same": "neither", "resolved": "substitutes" if line.mean < 0 else "complements"}.get(
             line.verdict, "not resolved"
         )
-        size = statistics.spread(line.mean, line.high - line.mean)
+        size = spread(line.mean, line.high - line.mean)
         inside = line.verdict == "resolved" and max(abs(line.low), abs(line.high)) < line.margin
         said[kind].append(f"{share(line.sparsity_target)} ({size}{', within the margin' * inside})")
     return "; ".join(f"{kind} at {', '.join(at)}" for kind, at in said.items() if at)

@@ -7,7 +7,7 @@ from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, SHOR
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, Regime, place
-from ovit_core.study.statistics import share
+from ovit_core.study.wording import share
 
 MARGIN = 0.01  # a point of top-1: a difference inside it is none
 UPDATE, NO_UPDATE = PAIR

@@ -19,8 +19,9 @@ from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitiv
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
-from ovit_core.study.statistics import accuracy, main, same_seeds, seeds, share, spreads, summary, under
+from ovit_core.study.statistics import accuracy, main, same_seeds, summary, under
 from ovit_core.study.tuning import decimal
+from ovit_core.study.wording import seeds, share, spreads
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results

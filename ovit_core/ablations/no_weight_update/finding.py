@@ -7,7 +7,7 @@ import pandas as pd
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, edges, level_of, levels, summed
 from ovit_core.ablations.no_weight_update.scales import ceiling, log_odds, size
 from ovit_core.study.families import effect
-from ovit_core.study.statistics import share, spread
+from ovit_core.study.wording import share, spread
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results

@@ -9,8 +9,9 @@ from ovit_core.ablations.no_weight_update.families import MARGIN
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT, sweeps
 from ovit_core.study import tuning
 from ovit_core.study.lambdas import GLOBAL, OVIT, PHASE, Regime, place
-from ovit_core.study.statistics import accuracies, contrast, same_seeds, seeds, share, spread, spreads, summary, under
+from ovit_core.study.statistics import accuracies, contrast, same_seeds, summary, under
 from ovit_core.study.tuning import decimal
+from ovit_core.study.wording import seeds, share, spread, spreads
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -106,7 +107,7 @@ def _at_once(results: "Results") -> str:
     told = []
     for method, here in tested[tested.sparsity_target > 0].groupby("method", sort=False):
         found = summary(contrast(here.assign(method=here.phase), {"recovered": 1, "gradual": -1}, on), on)
-        told += [f"`{method}` {text}".replace("-", "−") for text in spreads(found)]
+        told += [f"`{method}` {text}" for text in spreads(found)]
     if not told:
         return ""
     return (
@@ -139,9 +140,7 @@ def _line(results: "Results", at: Mapping[str, Any]) -> str:
 
     def told(weights: Mapping[str, float], form: str) -> str:
         found = summary(contrast(tested, weights, on), on)
-        return " ".join(spread(mean, half, form) for mean, half in zip(found["mean"], found.half)).replace(
-            "-", "\N{MINUS SIGN}"
-        )
+        return " ".join(spreads(found, form))
 
     simple = [[m for m in names if (tested.method == m).any() and m != best] for names in SIMPLE]
     others = [m for m in mean.sort_values(ascending=False).index if m not in (best, *simple[0], *simple[1])]
@@ -230,4 +229,4 @@ def _less(rows: pd.DataFrame, others: pd.DataFrame) -> str:
     """The accuracies of one kind of model less those of another, of the seeds that both have, in points."""
     both = pd.concat([rows.assign(method="these"), others.assign(method="others")])
     found = summary(contrast(both, {"these": 1, "others": -1}, ["phase"]), ["phase"])
-    return " ".join(spreads(found)).replace("-", "\N{MINUS SIGN}")
+    return " ".join(spreads(found))

@@ -25,7 +25,8 @@ from ovit_core.ablations.no_weight_update.attribution import (
 from ovit_core.ablations.no_weight_update.finding import in_words
 from ovit_core.study.families import effect
 from ovit_core.study.plots import COLUMN, PAGE, apart, aside, legend, look, percent, reference
-from ovit_core.study.statistics import accuracy, main, seeds, share
+from ovit_core.study.statistics import accuracy, main
+from ovit_core.study.wording import seeds, share
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results

@@ -11,17 +11,8 @@ import pandas as pd
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts, summed
 from ovit_core.study import intervals
-from ovit_core.study.statistics import (
-    accuracies,
-    contrast,
-    main,
-    one_a_seed,
-    same_seeds,
-    share,
-    spread,
-    summary,
-    under,
-)
+from ovit_core.study.statistics import accuracies, contrast, main, one_a_seed, same_seeds, summary, under
+from ovit_core.study.wording import share, spread
 
 ON = ["dataset", "sparsity_target"]
 WEIGHTS = parts(TOP)["interaction"]
@@ -95,7 +86,7 @@ def _sizes(lines: pd.DataFrame) -> str:
 def size(line: pd.Series) -> str:
     """A line of `log_odds` in words; its interval is one for itself, of no family."""
     unsure = " (not resolved)" * (not abs(line["mean"]) > line.half)
-    return f"{spread(line['mean'], line.half, '+.2f', 1)}{unsure}".replace("-", "\N{MINUS SIGN}")
+    return f"{spread(line['mean'], line.half, '+.2f', 1)}{unsure}"
 
 
 def _one_shot(rows: pd.DataFrame) -> pd.DataFrame:

@@ -25,9 +25,9 @@ from ovit_core.ablations.transfer.relations import (
 from ovit_core.ablations.transfer.telling import LENGTH, NAMES, POINT, Protocol, protocol
 from ovit_core.methods import METHODS
 from ovit_core.study import tuning
-from ovit_core.study.statistics import seeds, share, spread, spreads
 from ovit_core.study.tasks import HELD_OUT
 from ovit_core.study.tuning import LONG_ENOUGH
+from ovit_core.study.wording import seeds, share, signed, spread, spreads
 
 __all__ = ["answers", "families", "headline", "length", "not_run", "rates", "tables"]
 RATES = "lr_search"
@@ -215,7 +215,8 @@ def _rank(line) -> str:
     over = f"{line.models} models, {seeds(line.seeds)}"
     if np.isnan(line.rho):
         return over
-    return f"{line.rho:+.2f}, {'' if np.isnan(line.low) else f'{line.low:+.2f} to {line.high:+.2f}, '}{over}"
+    rho, low, high = (signed(value, "+.2f") for value in (line.rho, line.low, line.high))
+    return f"{rho}, {'' if np.isnan(line.low) else f'{low} to {high}, '}{over}"
 
 
 def _better(rows: pd.DataFrame) -> list[str]:

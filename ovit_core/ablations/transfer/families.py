@@ -12,7 +12,7 @@ from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.telling import Protocol, silence, silence_over, told, told_by
 from ovit_core.study.families import ACCURACY, MOST, SILENT, Contrast, Family
 from ovit_core.study.lambdas import OVIT
-from ovit_core.study.statistics import share
+from ovit_core.study.wording import share
 
 MARGIN, SMALL = 0.02, 0.01  # two points of accuracy, upstream one: a difference inside them is none
 # What oViT is compared with: nothing lost, its mask alone, then simpler methods.

@@ -41,7 +41,8 @@ from ovit_core.ablations.transfer.telling import (
 from ovit_core.study.ablation import Drawing, Results
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, across, aside, bare, legend, look, percent, shown
-from ovit_core.study.statistics import same_seeds, share, spreads, summary
+from ovit_core.study.statistics import same_seeds, summary
+from ovit_core.study.wording import share, signed, spreads
 
 SHORT = dict(linear="linear probe", knn="neighbours", full="finetuned")
 ACROSS = 4  # panels beside each other
@@ -185,8 +186,7 @@ def _ranks(over: pd.Series | None, within: pd.DataFrame, at: tuple[str, str]) ->
     """Rank correlations as a title tells them: over all models, and among those of one source and sparsity."""
     if over is None:
         return f"\nfewer than {FEWEST} models: no ρ"
-    told = [f"ρ {_rank(over)}"]
-    told += [f"within {_rank(within.loc[at])}"] if at in within.index else []
+    told = [f"ρ {_rank(over)}", *([f"within {_rank(within.loc[at])}"] if at in within.index else [])]
     return "".join(f"\n{one}" for one in told)
 
 
@@ -194,8 +194,8 @@ def _rank(line: pd.Series) -> str:
     """A rank correlation with its interval."""
     if line.rho != line.rho:
         return "none: nothing varies"
-    interval = "" if line.low != line.low else f" ({line.low:+.2f} to {line.high:+.2f})"
-    return f"{line.rho:+.2f}{interval}".replace("-", "−")
+    rho, low, high = (signed(value, "+.2f") for value in (line.rho, line.low, line.high))
+    return rho if line.low != line.low else f"{rho} ({low} to {high})"
 
 
 def _rows_of_methods(lines: int, columns: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:

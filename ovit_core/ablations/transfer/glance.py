@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from ovit_core.ablations.transfer.families import SOURCES
 from ovit_core.ablations.transfer.relations import MODEL, beside_upstream, transferred, upstream
 from ovit_core.ablations.transfer.telling import NAMES, Protocol, level, nothing, of, silent, telling
-from ovit_core.study.plots import PAGE, aside, bare, left, legend, look, signed
-from ovit_core.study.statistics import contrast, same_seeds, seeds, share, spread, summary
+from ovit_core.study.plots import PAGE, aside, bare, left, legend, look
+from ovit_core.study.statistics import contrast, same_seeds, summary
+from ovit_core.study.wording import seeds, share, signed, spread
 
 GREY = "0.62"  # of what tells nothing
 DRAWN = ("ovit", "ovit_mask_only", "magnitude_joint", "magnitude")  # each score with the update and without
@@ -51,7 +52,7 @@ def glance(rows: pd.DataFrame) -> Figure | None:
     axes[0].set_xticks(list(places.values()), [f"{100 * at:g}" + "\ntrained" * (s != "one_shot") for s, at in places])
     axes[0].set_ylabel("accuracy minus dense's, points")
     axes[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes[0].yaxis.set_major_formatter(lambda v, _: signed(100 * v))
+    axes[0].yaxis.set_major_formatter(lambda v, _: signed(100 * v, "+g"))
     legend(fig)
     told = [_words(name, lines, kinds) for name, lines in panels.items() if name == UPSTREAM or name in known]
     fig.set_label(f"Minus dense; downstream by {one.words}. {' '.join(told)}")
@@ -101,5 +102,5 @@ def _words(name: str, lines: pd.DataFrame, kinds: dict[str, list[float]]) -> str
     last = lines[(lines.source_phase == "one_shot") & (lines.sparsity_target == at)]
     if last.empty:
         return f"{bare(name)} at {share(at)} as pruned: not run."
-    each = ", ".join(f"{one.method} {spread(one.mean, one.half).replace('-', '−')}" for one in last.itertuples())
+    each = ", ".join(f"{one.method} {spread(one.mean, one.half)}" for one in last.itertuples())
     return f"{bare(name)} at {share(at)} as pruned ({seeds(last.seeds.max())}): {each}."

@@ -13,7 +13,8 @@ from ovit_core.ablations.transfer.telling import NAMES, POINT, Protocol, nothing
 from ovit_core.ablations.transfer.telling import undecided as not_decided
 from ovit_core.study.families import SILENT, effect
 from ovit_core.study.lambdas import OVIT
-from ovit_core.study.statistics import same_seeds, share, spreads, summary
+from ovit_core.study.statistics import same_seeds, summary
+from ovit_core.study.wording import share, signed, spreads
 
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
@@ -85,12 +86,8 @@ def _count(lines: pd.DataFrame, other: str) -> str:
     said = []
     for word, some in (("above", resolved[resolved["mean"] > 0]), ("below", resolved[resolved["mean"] < 0])):
         if len(some):
-            ends = sorted({f"{100 * mean:+.1f}" for mean in (some["mean"].min(), some["mean"].max())}, key=float)
-            said.append(
-                f"{word} `{other}` in {len(some)} of {len(lines)} comparisons ({' to '.join(ends)} points)".replace(
-                    "-", "−"
-                )
-            )
+            ends = dict.fromkeys(signed(100 * mean) for mean in (some["mean"].min(), some["mean"].max()))
+            said.append(f"{word} `{other}` in {len(some)} of {len(lines)} comparisons ({' to '.join(ends)} points)")
     said += [f"no different from `{other}` in {same} of {len(lines)}"] if same else []
     return " and ".join(said) or f"not resolved from `{other}` in any of {len(lines)}"
 

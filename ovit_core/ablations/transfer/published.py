@@ -9,7 +9,7 @@ from ovit_core.data import catalog
 from ovit_core.study import beside
 from ovit_core.study.beside import Claim
 from ovit_core.study.families import Contrast
-from ovit_core.study.statistics import share
+from ovit_core.study.wording import share
 
 SOURCE = (
     "Published: ResNet-50 of ImageNet, pruned to 90 % by WoodFisher in the course of training, less dense (Iofinova, Peste, "

@@ -5,7 +5,8 @@ import pandas as pd
 from ovit_core.ablations.transfer.families import MANY, SOURCES
 from ovit_core.ablations.transfer.relations import SPOKEN, headline, transferred
 from ovit_core.ablations.transfer.telling import protocol, told, too_few
-from ovit_core.study.statistics import same_seeds, share, spreads, summary
+from ovit_core.study.statistics import same_seeds, summary
+from ovit_core.study.wording import share, spreads
 
 
 def ranking(rows: pd.DataFrame) -> pd.DataFrame:

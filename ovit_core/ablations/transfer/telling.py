@@ -13,6 +13,7 @@ import pandas as pd
 from ovit_core.ablations.transfer.parameters import FLOORS, NOTHING
 from ovit_core.study.statistics import contrast, remembered, same_seeds, summary
 from ovit_core.study.tasks import HELD_OUT
+from ovit_core.study.wording import signed
 
 MARGIN = 0.05  # by which the dense model must beat its floor, and the lower end of the interval of that lies above 0
 NAMES = dict(linear="linear probe", knn="nearest neighbours", full="full finetuning")
@@ -141,9 +142,9 @@ def silence(rows: pd.DataFrame, one: Protocol, dataset: str, again: bool = False
         return ""
     if again:
         return "nothing is said, for the same reason"
-    sure = "one seed gives no interval" if np.isnan(line.half) else f"95 % interval from {100 * line.low:+.1f}"
+    sure = "one seed gives no interval" if np.isnan(line.half) else f"95 % interval from {signed(100 * line.low)}"
     return (
         f"nothing is said about transfer here, for on validation dense ({100 * line.dense:.1f} %) is not clearly above what "
-        f"{line.floor.replace('_', ' ')} gives ({100 * line.level:.1f} %): {100 * line['mean']:+.1f} points, {sure}; a set "
+        f"{line.floor.replace('_', ' ')} gives ({100 * line.level:.1f} %): {signed(100 * line['mean'])} points, {sure}; a set "
         f"tells something from {100 * MARGIN:g} points on, with an interval above 0"
     )
