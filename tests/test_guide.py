@@ -114,6 +114,29 @@ def test_patterns_and_training_have_lines_of_their_own():
     )
 
 
+def test_beside_the_best_at_one_length_stand_the_leads_after_the_longest_and_the_method_of_whole_rows():
+    """What is ahead where rates were chosen need not be so later, nor the best under one threshold without it."""
+    rows = both("ovit", 1e-7, 0.8, 0.5) + both("magnitude", NONE, 0, 0.4, searched=False)
+    rows += [row("obc", s, 0.6 + 0.012 * s, allocation="uniform", damp=1e-4) for s in (0, 1)]
+    rows += [
+        row(method, s, value - 0.001 * s, phase="recovered", epochs=epochs)
+        for epochs, ovit in ((1.0, 0.75), (10.0, 0.7)) for method, value in (("ovit", ovit), ("magnitude", 0.69))
+        for s in (0, 1)
+    ]  # fmt: skip
+    settings = "recovery_epochs=[1, 10]", "recovery_search_epochs=1", "recovery_images=100"
+    said = results(rows, *settings).guide()
+    assert "in points more than `ovit` (B = 64, one threshold): +10.1 ± 1.3 at 90 %." in said
+    assert (
+        "Rates were chosen at 100 images. After 1,000 `ovit` has on test, in points more: at 90 % +1.0 than `magnitude`."
+        in said
+    )
+    assert "+6.0" not in said
+    (evenly,) = [part for part in said.split("\n\n") if "need not follow" in part]
+    assert evenly not in results([one for one in rows if one["method"] != "obc"], *settings).guide()
+    same = results(rows, "recovery_epochs=[1, 10]", "recovery_search_epochs=10").guide()
+    assert "Rates were chosen at" not in same
+
+
 def test_settings_of_the_curvature_stand_with_their_own_lambda():
     rows = both("ovit", 1e-7, 0.80, 0.9) + both("ovit_mask_only", 1e-5, 0.80, 0.9)
     point = dict(experiment="sensitivity", scope_name="block_size", block_size=16.0)

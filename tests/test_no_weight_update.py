@@ -353,11 +353,16 @@ def test_comparisons_are_listed_from_parameters_alone_five_at_most_a_family():
     short = [one.short.partition(",")[0] for one in listed["score_90_trained"].contrasts]
     assert short == ["ovit_mask_only"] * len(listed["update_90_trained"].contrasts)  # the diagonal's is not run
     assert {"ovit", "diagonal_joint"} in [{*one.weights} for one in listed["diagonal"].contrasts]
+    assert "diagonal_uniform" not in listed
     assert not {"regime_uniform", "threshold"} & listed.keys()  # it is not run
     more = quick(NoWeightUpdate, "regimes=[global, uniform, 2:4]", "compute_passes=[4]", "sensitivity_gradients=[32]")
     listed = {family.name: family for family in families(more)}
     assert {"regime_uniform", "regime_2_4", "threshold", "compute", "sweep_gradients"} <= listed.keys()
     assert {"ovit@4", "ovit@1"} == {*listed["compute"].contrasts[0].weights}
+    pairs = [[{*one.weights} for one in listed[name].contrasts] for name in ("diagonal", "diagonal_uniform")]
+    assert (
+        pairs[0] == pairs[1] and {"ovit_mask_only", "diag_fisher"} in pairs[1]
+    )  # neither regime lacks what would tell
     few = {family.name for family in families(quick(NoWeightUpdate, "methods=[ovit, magnitude]"))}
     assert "interaction" not in few and "rivals" in few
 
@@ -379,6 +384,14 @@ def test_the_headline_says_what_the_interaction_is_on_another_scale():
     )
     alone = Results(results.ablation, config, points.assign(dataset="digits"))
     assert "nats" not in alone.headline()
+    # Another regime is told apart from other scales: there the parts add up in points.
+    evenly = rows(spread(values | dict(ovit=0.3)), allocation="uniform")
+    both_regimes = pd.concat([both, evenly[evenly.method != "dense"]], ignore_index=True).assign(dataset="digits")
+    told = Results(
+        results.ablation, quick(NoWeightUpdate, "upstream=digits", "regimes=[global, uniform]"), both_regimes
+    )
+    assert "both bring +20.1 ± 0.2 in points, +0.58 ± 0.01 in log-odds, " in told.headline()
+    assert "; with uniform sparsity +0.1 ± 0.2 (no difference) in points, −0.27 ± 0.01 in log-odds, " in told.headline()
     beside = {text.get_text(): text.get_position()[1] for text in results.figure("finding", save=False).axes[0].texts}
     assert beside["sum\n30.0"] == pytest.approx(0.3, abs=0.02)
     hollow = [x.get_ydata() for x in results.figure("finding", save=False).axes[0].lines if x.get_mfc() == "white"]
@@ -454,6 +467,35 @@ def test_a_setting_is_compared_between_its_values_seed_by_seed():
     found = differences(pd.concat([own, swept, other], ignore_index=True), [family]).iloc[0]
     assert found.pair == "ovit@16 - ovit_mask_only@16 - ovit@64 + ovit_mask_only@64"
     assert found["mean"] == pytest.approx(-0.1) and found.n == 2
+
+
+def test_in_another_block_the_update_alone_is_compared_with_the_score_alone_and_drawn_there_only():
+    """Each part's worth at B = 16, where the study's own block is 64: the update alone is 0.1 ahead, or 0.2 behind."""
+    value = {
+        (m, s): v + 0.01 * s for m, v in dict(ovit=0.8, ovit_mask_only=0.5, magnitude_joint=0.3).items() for s in (0, 1)
+    }
+    own = rows(value, block_size=64.0, gradients=256.0)
+    swept = rows(
+        {k: v + 0.3 * (k[0] == "magnitude_joint") for k, v in value.items()}, experiment="sensitivity", block_size=16.0
+    )
+    swept = swept.assign(scope_name="block_size", gradients=256.0)
+    other = rows(
+        {k: v for k, v in value.items() if k[0] != "magnitude_joint"}, experiment="sensitivity", gradients=32.0
+    )
+    other = other.assign(scope_name="gradients", block_size=64.0)
+    known = pd.concat([own, swept, other], ignore_index=True)
+    config = quick(NoWeightUpdate, "sensitivity_block_sizes=[16]", "block_size=64")
+    (family,) = (family for family in families(config) if family.name == "alone_block_size")
+    found = differences(known, [family]).set_index("pair")["mean"]
+    assert found["magnitude_joint@16 - ovit_mask_only@16"] == pytest.approx(0.1)
+    assert found["magnitude_joint@64 - ovit_mask_only@64"] == pytest.approx(-0.2)
+    fig = (
+        registry.get("no_weight_update")
+        .figures["sensitivity"]
+        .make(known.assign(dataset="d", upstream="d", profile="quick"))
+    )
+    drawn = [{one.get_label() for one in ax.containers} for ax in fig.axes]
+    assert ["magnitude_joint" in names for names in drawn] == [True, False] and "ovit" in drawn[1]
 
 
 def test_one_threshold_is_compared_with_uniform_sparsity_seed_by_seed():

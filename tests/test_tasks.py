@@ -229,6 +229,22 @@ def test_every_lambda_that_is_taken_is_searched():
     assert {task.columns["damp_rule"] for task in tasks if task.columns["method"] == "obert"} == {"own", "shared"}
 
 
+def test_blocks_of_another_size_are_asked_for_with_the_update_alone_at_a_lambda_of_its_own():
+    world, found = World({"glyph_letters": "x"}, {0: "y"}), []
+    settings = ["sensitivity_gradients=[100]", "sensitivity_block_sizes=[2]"]
+    for methods, wanted in (("[ovit, magnitude_joint]", {"own"}), ("[ovit]", set())):
+        config = quick(NoWeightUpdate, *settings, f"methods={methods}", "recovery_methods=[]", "gradual_methods=[]")
+        found = []
+        for stage in registry.get("no_weight_update").stages:
+            tasks = stage(config, 0, world, found)
+            found += [dict(task.columns) | dict(value=0.5) for task in tasks]
+        swept = [t.columns for t in tasks if t.columns["experiment"] == "sensitivity"]
+        alone = [c for c in swept if c["method"] == "magnitude_joint"]
+        assert {c["damp_rule"] for c in alone} == wanted and {c["scope_name"] for c in alone} <= {"block_size"}
+        searched = [r for r in found if r["phase"] == "lambda_search" and r["block_size"] == 2]
+        assert any(r["method"] == "magnitude_joint" for r in searched) == bool(wanted)
+
+
 def test_equal_values_go_to_the_larger_or_the_smaller():
     rows = search((1e-8, 0, 0.1 + 0.2), (1e-7, 0, 0.3), (1e-6, 0, 0.3 - 1e-4))
     best = lambda rows, larger, values=(1e-8, 1e-7, 1e-6): best_of(rows, "damp", values, larger)

@@ -202,6 +202,16 @@ def beside(values, others, **columns):
     return pd.DataFrame(lines)
 
 
+def test_a_correlation_that_its_ends_make_is_told_without_them():
+    """oViT above and magnitude below in both, the four between them the other way round."""
+    names = ["ovit", "m1", "m2", "m3", "m4", "magnitude"]
+    x = np.tile([9.0, 3, 4, 5, 6, 1] * 2, (3, 1))
+    y = np.tile([9.0, 6, 5, 4, 3, 1] * 2, (3, 1))
+    both = beside(x, y, method=names * 2, sparsity_target=[0.9] * 6 + [0.5] * 6)
+    rho = lambda **more: relations.correlation(both, "other", within=True, **more).rho.tolist()
+    assert rho()[0] > 0 and rho(but=relations.ENDS) == [pytest.approx(-1)]
+
+
 def test_a_correlation_is_by_rank_over_the_models_of_a_seed_with_an_interval_over_seeds():
     rng = np.random.default_rng(0)
     models = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 12).T  # (2, 12): the same in all seeds
@@ -262,6 +272,7 @@ def test_within_a_sparsity_a_relation_is_told_from_that_of_sparsity_itself():
     assert over["rho"] > 0.5 and (within["models"], within["seeds"]) == (10, 3)
     assert within["rho"] == pytest.approx(-1) and within["high"] < 0
     assert relations.correlation(both[both.sparsity_target == 0.9], "other", within=True).empty  # it is that over all
+    assert relations.correlation(both, "other", within=True, but=["m0", "m1", "m5", "m6"]).empty  # too few are left
 
 
 def test_what_does_not_vary_predicts_nothing_and_is_said_so():

@@ -5,6 +5,7 @@ from typing import Any
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, SHORT, WORDS, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
+from ovit_core.ablations.no_weight_update.tasks import ALONE
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, Regime, place
 from ovit_core.study.wording import share
@@ -98,18 +99,21 @@ def _alone(config: NoWeightUpdate) -> list[Family]:
 
 
 def _diagonal(config: NoWeightUpdate) -> list[Family]:
-    """Whether oViT's score is worth more than the best that factorizes nothing, without and with the update."""
-    c, high = config, sorted({config.sensitivity_sparsity, max(config.sparsities)})
-    places = [(update, GLOBAL, at, share(at)) for update in ("none", "joint") for at in high]
-    if "uniform" in c.regimes:
-        places.append(("joint", UNIFORM, c.sensitivity_sparsity, f"uniform {share(c.sensitivity_sparsity)}"))
-    contrasts = [
-        Contrast(f"oViT's score against the diagonal Fisher's, {UPDATES[update]} ({words})",
-                 _minus(CELLS["greedy", update], CELLS["diagonal", update]),
-                 dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"{UPDATES[update]}, {words}")
-        for update, regime, at, words in places
-    ]  # fmt: skip
-    return _family("diagonal", "oViT's score less the diagonal Fisher's, one-shot", contrasts, c.methods, later=True)
+    """Whether oViT's score is worth more than the best that factorizes nothing, without and with the update: under one
+    threshold and uniform.
+    """
+    c, high, out = config, sorted({config.sensitivity_sparsity, max(config.sparsities)}), []
+    title = "oViT's score less the diagonal Fisher's, one-shot"
+    for name, regime, words in (("diagonal", GLOBAL, ""), ("diagonal_uniform", UNIFORM, "uniform ")):
+        contrasts = [
+            Contrast(f"oViT's score against the diagonal Fisher's, {UPDATES[update]} ({words}{share(at)})",
+                     _minus(CELLS["greedy", update], CELLS["diagonal", update]),
+                     dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"{UPDATES[update]}, {share(at)}")
+            for update in UPDATES for at in high
+        ]  # fmt: skip
+        if regime == GLOBAL or "uniform" in c.regimes:
+            out += _family(name, ", ".join(filter(None, (title, words.strip()))), contrasts, c.methods, later=True)
+    return out
 
 
 def _along(config: NoWeightUpdate) -> list[Family]:
@@ -251,6 +255,14 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
             for v in values if v != own
         ]  # fmt: skip
         out += _family(f"sweep_{column}", f"The update at another {SETTING[column]}, less at its own", contrasts, PAIR)
+    sizes = sorted({*c.sensitivity_block_sizes, c.block_size} if c.sensitivity_block_sizes else ())
+    alone = [
+        Contrast(f"the update alone against the score alone (B = {B})", _minus(f"{ALONE}@{B}", f"{NO_UPDATE}@{B}"), at,
+                 by="block_size", short=f"B = {B}")
+        for B in sizes
+    ]  # fmt: skip
+    title = f"The update alone less oViT's score alone, by block size, {share(c.sensitivity_sparsity)}"
+    out += _family("alone_block_size", title, alone, c.methods, later=True)
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [

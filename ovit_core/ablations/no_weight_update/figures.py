@@ -16,6 +16,7 @@ from ovit_core.ablations.no_weight_update.families import further
 from ovit_core.ablations.no_weight_update.parameters import PAIR
 from ovit_core.ablations.no_weight_update.planes import finding, planes
 from ovit_core.ablations.no_weight_update.sweeps import SWEPT, compute, sensitivity, sweeps
+from ovit_core.ablations.no_weight_update.tasks import ALONE
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
@@ -31,6 +32,7 @@ DRAWN = {  # more would be too many to tell apart; all are in the tables
     "uniform": ("ovit", "ovit_mask_only", "obc", "wanda", "magnitude", "magnitude_joint", "diagonal_joint"),
 }
 AFTER = dict(one_shot="as pruned", recovered="trained", gradual="pruned gradually")
+VARIED = (*PAIR, ALONE)
 
 
 def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | None:
@@ -146,8 +148,8 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     """
     swept = same_seeds(sweeps(rows), ["column"], ["setting"])
     # Passes have a figure of their own.
-    swept = swept[swept.method.isin(PAIR) & swept.rule.isin(("own", "fixed")) & (swept.column != "passes")]
-    swept = swept[swept.groupby("column").setting.transform("nunique") > 1]
+    swept = swept[swept.method.isin(VARIED) & swept.rule.isin(("own", "fixed")) & (swept.column != "passes")]
+    swept = swept[swept.groupby(["column", "method"]).setting.transform("nunique") > 1]
     if swept.empty:
         return None
     levels = summary(swept, ["column", "rule", "setting", "method"])
@@ -162,7 +164,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
         reference(ax, plain, "magnitude", "magnitude", ":")
         for rule in ("fixed", "own"):
             faint = dict(alpha=0.45) if rule == "fixed" and column != "damp" else {}
-            for method in PAIR:
+            for method in VARIED:
                 f = here[(here.rule == rule) & (here.method == method)]
                 f, label = f.sort_values("setting"), f"{method}, fixed λ" if faint else method
                 if len(f):
@@ -235,7 +237,7 @@ FIGURES = {
     ),
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on",
-        "oViT's score with and without the update. Where λ itself is not varied, each point has its own; faint: "
+        "oViT's score with and without the update, by block size the update alone, too. Where λ itself is not varied, each point has its own; faint: "
         "one for all. Rows shorter than a block are one block. Bands: intervals of dense and of magnitude.",
     ),
     "planes": Drawing(

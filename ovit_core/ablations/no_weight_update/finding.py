@@ -31,8 +31,8 @@ def in_words(results: "Results") -> str:
 
 
 def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
-    """The interaction in points, and where its sign may be another one: in cross-entropy, in log-odds, with uniform
-    sparsity, which some cells may suit better. "" where it was not run.
+    """The interaction in points, and where its sign may be another one: in log-odds, in cross-entropy, and in the regime
+    that some cells may suit better, uniform sparsity. "" where it was not run.
     """
     points = _line(results, "interaction", at)
     if points is None:
@@ -40,19 +40,25 @@ def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:
     both = summed({method: line["mean"] for method, line in level.items()})
     pressed = ", more than dense has: a ceiling presses it down" * (at in ceiling(results.rows))
     would = f"{100 * both:.1f} %{pressed}"
-    told = [f"{effect(points)} in points"]
+    told = _scales(results, points, at, "global")
     nats, uniform = (_line(results, f"interaction_{name}", at) for name in ("cross_entropy", "uniform"))
-    if uniform is not None:
-        told.append(f"{effect(uniform)} in points with uniform sparsity")
-    for below, words in {"": "log-odds", "dense": "log-odds below dense"}.items():
-        odds = log_odds(results.rows, below)
-        odds = odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)]
-        told += [f"{size(line)} in {words}" for _, line in odds.iterrows()]
+    evenly = ", ".join(_scales(results, uniform, at, "uniform")) if uniform is not None else ""
     if nats is not None:
         much = spread(abs(nats["mean"]), nats.high - nats["mean"], ".2f", 1)
         unsure = " (not resolved)" * (nats.verdict != "resolved")
         told.append(f"{much} nats {'less' if nats['mean'] < 0 else 'more'} of cross-entropy{unsure}")
-    return f" Beyond the sum of the two, which would give {would}, both bring {', '.join(told)}."
+    evenly = f"; with uniform sparsity {evenly}" * bool(evenly)
+    return f" Beyond the sum of the two, which would give {would}, both bring {', '.join(told)}{evenly}."
+
+
+def _scales(results: "Results", points: pd.Series, at: float, allocation: str) -> list[str]:
+    """An interaction in points, given as a line of its family, and on both scales of log-odds where they say anything."""
+    told = [f"{effect(points)} in points"]
+    for below, words in {"": "log-odds", "dense": "log-odds below dense"}.items():
+        odds = log_odds(results.rows, below, allocation)
+        odds = odds[(odds.sparsity_target == at) & (odds.dataset == results.config.upstream)]
+        told += [f"{size(line)} in {words}" for _, line in odds.iterrows()]
+    return told
 
 
 def _line(results: "Results", family: str, at: float) -> pd.Series | None:

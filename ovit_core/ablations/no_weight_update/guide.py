@@ -95,7 +95,46 @@ def methods(results: "Results") -> str:
         "| pruned | training | seeds | best | λ | top-1, % | diagonal, Wanda | magnitude | validation cannot tell | next best |",
         f"|{'---|' * 10}",
     ]
-    return "\n".join([head, "", *table, *lines]) + _at_once(results)
+    after = filter(None, (_evenly(results), _longest(results), _at_once(results)))
+    return "\n\n".join(["\n".join([head, "", *table, *lines]), *after])
+
+
+def _evenly(results: "Results") -> str:
+    """What the method of whole rows with uniform sparsity has more than oViT under one threshold, at every sparsity."""
+    rows = accuracies(under(results.rows, "own"))
+    rows = rows[(rows.phase == "one_shot") & (rows.pattern == GLOBAL.pattern)]
+    ours = rows[(rows.method == OVIT) & (rows.allocation == "global")]
+    whole = rows[(rows.method == ROWWISE) & (rows.allocation == "uniform")]
+    told = [
+        f"{_less(whole[whole.sparsity_target == at], ours[ours.sparsity_target == at])} at {share(at)}"
+        for at in sorted({*ours.sparsity_target} & {*whole.sparsity_target})
+    ]
+    if not told:
+        return ""
+    return (
+        f"Where zeros need not follow one threshold for the model, `{ROWWISE}` (whole rows, uniform) has on test, in points "
+        f"more than `{OVIT}` (B = {results.config.block_size}, one threshold): {', '.join(told)}."
+    )
+
+
+def _longest(results: "Results") -> str:
+    """What oViT has more than others after the longest training, where rates were chosen at another length."""
+    c = results.config
+    if not c.recovery_epochs or (most := max(c.recovery_epochs)) == c.recovery_search_epochs:
+        return ""
+    tested = accuracies(under(results.rows, "own"))
+    tested = tested[(tested.phase == "recovered") & (tested.epochs == most) & (tested.sparsity_target > 0)]
+    told = []
+    for at, here in tested.groupby("sparsity_target"):
+        by = dict(iter(here.groupby("method", sort=False)))
+        leads = [f"{_less(by[OVIT], rows)} than `{m}`" for m, rows in by.items() if m != OVIT] if OVIT in by else []
+        told += [f"at {share(at)} {', '.join(leads)}"] if leads else []
+    if not told:
+        return ""
+    return (
+        f"Rates were chosen at {c.recovery_search_epochs * c.recovery_images:,} images. After {most * c.recovery_images:,} "
+        f"`{OVIT}` has on test, in points more: {'; '.join(told)}."
+    )
 
 
 def _at_once(results: "Results") -> str:
@@ -111,7 +150,7 @@ def _at_once(results: "Results") -> str:
     if not told:
         return ""
     return (
-        f"\n\nPruned at once, then trained on as many images as gradual pruning ({images * c.recovery_images:,}), on test, in "
+        f"Pruned at once, then trained on as many images as gradual pruning ({images * c.recovery_images:,}), on test, in "
         f"points more: {', '.join(told)}."
     )
 

@@ -11,25 +11,27 @@ import pandas as pd
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, PLAIN, TOP, parts, summed
 from ovit_core.study import intervals
-from ovit_core.study.statistics import accuracies, contrast, main, one_a_seed, same_seeds, summary, under
+from ovit_core.study.lambdas import GLOBAL
+from ovit_core.study.statistics import accuracies, contrast, one_a_seed, same_seeds, summary, under
 from ovit_core.study.wording import share, spread
 
 ON = ["dataset", "sparsity_target"]
 WEIGHTS = parts(TOP)["interaction"]
 
 
-def log_odds(rows: pd.DataFrame, below: str = "") -> pd.DataFrame:
+def log_odds(rows: pd.DataFrame, below: str = "", allocation: str = "global") -> pd.DataFrame:
     """The one-shot interaction of score and update in log-odds: `mean` and `half` of its interval per dataset and sparsity.
 
-    Each cell is at its own lambda, under one threshold, of the seeds that all four have; nothing is said where one has an
+    Each cell is at its own lambda, of the seeds that all four have; nothing is said where one has an
     accuracy of 0 or of the end. The mean is that of the seeds' log-odds; its interval is that of the accuracies weighted
     with the derivatives of ln(a / (end - a)) (delta method), so that it covers new models and new images, and not narrower
     than Student's of the log-odds themselves, which bend where an accuracy is near an end.
 
     Args:
         below: the method whose accuracy is the end of the scale, that of the same seed; "" for 100 %.
+        allocation: "global", one threshold for the model, or "uniform".
     """
-    known, found = _one_shot(rows), []
+    known, found = _one_shot(rows, allocation), []
     ends = known[known.method == below]
     for (dataset, at), here in known[known.method.isin(WEIGHTS)].groupby(ON, sort=False):
         if below:
@@ -89,7 +91,8 @@ def size(line: pd.Series) -> str:
     return f"{spread(line['mean'], line.half, '+.2f', 1)}{unsure}"
 
 
-def _one_shot(rows: pd.DataFrame) -> pd.DataFrame:
-    """The one-shot accuracies under one threshold, each method at its own lambda."""
-    known = accuracies(main(under(rows, "own")))
-    return known[(known.phase == "one_shot") & (known.metric == "top1")]
+def _one_shot(rows: pd.DataFrame, allocation: str = "global") -> pd.DataFrame:
+    """The one-shot accuracies of an allocation without pattern, each method at its own lambda; dense is of each."""
+    known = accuracies(under(rows, "own"))
+    known = known[(known.phase == "one_shot") & (known.metric == "top1") & (known.pattern == GLOBAL.pattern)]
+    return known[(known.allocation == allocation) | (known.sparsity_target == 0)]

@@ -11,6 +11,8 @@ from ovit_core.study.lambdas import GLOBAL
 from ovit_core.study.recovery import best_rate, models
 from ovit_core.study.tasks import TESTED, VALIDATION, Row, Task, World, task
 
+# Another block changes what each part is worth, so there the update alone is measured, too.
+ALONE = "magnitude_joint"
 MODULES = (
     *provenance.STUDY, "ovit_core.study.recovery", "ovit_core.ablations.no_weight_update.run",
     "ovit_core.ablations.no_weight_update.parameters",
@@ -32,7 +34,9 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
     for at in c.damp_checks:
         tasks += lambdas.searches(c, seed, world, c.methods, at=at)
     for column, values in c.sweeps.items() if seed in c.finetune_seeds else ():
-        tasks += [t for v in values for t in lambdas.searches(c.model_copy(update={column: v}), seed, world, PAIR)]
+        tasks += [
+            t for v in values for t in lambdas.searches(c.model_copy(update={column: v}), seed, world, swept(c, column))
+        ]
     if seed == c.seeds[0] and c.epochs > 1 and not (c.pretrained or c.checkpoint):
         tasks += [
             task(
@@ -42,6 +46,11 @@ def searches(config: NoWeightUpdate, seed: int, world: World, _: Sequence[Row]) 
             for epochs in (c.epochs, c.epochs // 2)
         ]  # fmt: skip
     return tasks
+
+
+def swept(config: NoWeightUpdate, column: str) -> tuple[str, ...]:
+    """The methods that are measured as a setting of the curvature varies."""
+    return (*PAIR, *[ALONE] * (column == "block_size" and ALONE in config.methods))
 
 
 def finer_searches(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> list[Task]:
@@ -150,23 +159,27 @@ def _gradual(
 
 
 def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]) -> Iterator[Task]:
-    """oViT with and without its update as one setting varies: with a lambda of its own at every point, and with the
-    one that oViT has at the study's own setting; against lambda itself; and with other images for the curvature.
+    """oViT with and without its update as one setting varies (with the size of blocks the update alone, too): with a
+    lambda of its own at every point, and with the one that oViT has at the study's own setting; against lambda itself;
+    and with other images for the curvature.
     """
     make = lambda varied, column, method, **more: task(
         varied, seed, world, "one_shot", TESTED, **SWEEP, method=method, scope_name=column,
         sparsity_target=config.sensitivity_sparsity, **more,
     )  # fmt: skip
     fixed = lambdas.chosen(config, found, lambdas.OVIT)["damp"]
-    swept = any(config.sweeps.values()) or config.sensitivity_draws
-    for method, rule in product(PAIR if swept else (), ("own", "shared")):  # the study's own setting is a point of each
+    varies = any(config.sweeps.values()) or config.sensitivity_draws
+    for method, rule in product(
+        PAIR if varies else (), ("own", "shared")
+    ):  # the study's own setting is a point of each
         if rule == "own" or lambdas.shares(method):
             yield lambdas.one_shot(config, seed, world, found, method, config.sensitivity_sparsity, rule=rule)
     for column, values in config.sweeps.items():
-        for value, method in product(values, PAIR):
+        for value, method in product(values, swept(config, column)):
             varied = config.model_copy(update={column: value})
             yield make(varied, column, method, **lambdas.chosen(varied, found, method))
-            yield make(varied, column, method, damp=fixed, damp_rule="shared")
+            if method in PAIR:
+                yield make(varied, column, method, damp=fixed, damp_rule="shared")
     for damp, method in product(config.sensitivity_damps, PAIR):
         yield make(config, "damp", method, damp=damp, damp_rule="shared")
     for draw, method in product(config.sensitivity_draws, PAIR):

@@ -12,6 +12,7 @@ from ovit_core.ablations.transfer.families import SOURCES, families
 from ovit_core.ablations.transfer.overview import UNDECIDED, headline, tables, undecided
 from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.ablations.transfer.relations import (
+    ENDS,
     FEWEST,
     MODEL,
     SPOKEN,
@@ -177,15 +178,17 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
         (beside_upstream(rows), "upstream_top1", "upstream top-1"),
         (beside_similarity(rows), "cka", "likeness of features to dense's (CKA)"),
     )
-    for (both, column, what), within in product(kinds, (False, True)):
-        found = correlation(both, column, within).merge(known[[*POINT, "tells"]])
+    names = " and ".join(f"`{method}`" for method in ENDS)
+    over = {"": {}, "among models of one source and sparsity, ": dict(within=True)}
+    over[f"among those other than {names}, "] = dict(within=True, but=ENDS)
+    for (both, column, what), (among, models) in product(kinds, over.items()):
+        found = correlation(both, column, **models).merge(known[[*POINT, "tells"]])
         looked_at += found.rho.notna().sum()
         said: dict[str, list[str]] = {}
         for line in found[found.tells | (found.high < 0)].itertuples():
             warned = "" if line.tells else ": damage helps here, where the set tells nothing about transfer"
             place = f"{line.dataset}, {protocol(line.phase, line.shots).words}"
             said.setdefault(relation(line, what), []).append(f"{place} ({_rank(line)}){warned}")
-        among = "among models of one source and sparsity, " * within
         out += [f"{among}{how}: {'; '.join(places)}." for how, places in said.items()]
     if out:
         out.append(

@@ -263,8 +263,8 @@ FIGURES = {
     "glance": Drawing(
         glance, "Upstream and downstream at a glance",
         "Accuracy minus that of dense, upstream with their own head, downstream with a new one on their features; hollow: "
-        "trained on, minus dense trained on as long; dotted: transfer from nothing, so that the distance to it is all there "
-        "is to lose.",
+        "trained on, minus dense trained on as long; dotted: the best transfer from nothing, which a pruned model's features "
+        "can fall below.",
     ),
     "transfer": Drawing(
         transfer, "How pruned models transfer",
@@ -289,7 +289,7 @@ FIGURES = {
         "Does upstream accuracy predict transfer?",
         "A point per model, hollow if recovered, smaller where sparser; ρ is over the pruned ones of a dense model, in the mean "
         "over seeds, with its 95 % interval. Sparsity alone makes it high: within, it is among models of one source and "
-        "sparsity. Grey: the set tells nothing, and damage helps.",
+        "sparsity, and in words below without oViT and magnitude, too. Grey: the set tells nothing, and damage helps.",
     ),
     "transfer_similarity": Drawing(
         lambda rows: beside(rows, beside_similarity, "cka", "likeness to dense (CKA)"),

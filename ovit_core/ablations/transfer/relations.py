@@ -2,6 +2,8 @@
 transfer better than the dense one.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -14,6 +16,8 @@ from ovit_core.study.statistics import accuracies, contrast, one_a_seed, same_se
 MODEL = ["source_phase", "method", "sparsity_target"]
 SPOKEN = ["phase", "shots", "source_phase"]  # each with a sparsity of its own that sentences speak of
 FEWEST = 5  # models that a correlation needs
+ENDS = ("ovit", "magnitude")  # the best and the worst of most: much of a correlation is theirs
+MIDDLE = 4  # models that one needs without them
 
 
 def transferred(rows: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +98,9 @@ def beside_similarity(rows: pd.DataFrame) -> pd.DataFrame:
     return transferred(rows[rows.phase != "full"]).merge(alike, on=["dataset", *MODEL, "seed"])
 
 
-def correlation(both: pd.DataFrame, other: str, within: bool = False) -> pd.DataFrame:
+def correlation(
+    both: pd.DataFrame, other: str, within: bool = False, but: Collection[str] = ()
+) -> pd.DataFrame:  # fmt: skip
     """Spearman's rank correlation of transfer accuracy with another column over the pruned models of a seed, in the mean
     over the seeds that all models have.
 
@@ -104,6 +110,7 @@ def correlation(both: pd.DataFrame, other: str, within: bool = False) -> pd.Data
     Args:
         within: over models of one source and sparsity, in the mean over those that have FEWEST methods at least: what is
             seen beyond that less sparsity is better for everything.
+        but: methods that are left out; then MIDDLE of the others are enough.
 
     Returns:
         Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z: Student's
@@ -112,11 +119,12 @@ def correlation(both: pd.DataFrame, other: str, within: bool = False) -> pd.Data
         does not vary counts not: NaN without any other. One seed has no interval.
     """
     both, found = one_a_seed(same_seeds(both, POINT, MODEL), [*POINT, *MODEL]), []
+    both, fewest = both[~both.method.isin(but)], MIDDLE if but else FEWEST
     kinds = [MODEL[0], MODEL[2]] if within else []
     for at, here in both[both.sparsity_target > 0].groupby(POINT, sort=False, dropna=False):
         if within and len(here[kinds].drop_duplicates()) < 2:  # then it is the same as over all
             continue
-        groups = [group for _, group in here.groupby([*kinds, "seed"]) if len(group) >= FEWEST]
+        groups = [group for _, group in here.groupby([*kinds, "seed"]) if len(group) >= fewest]
         each = pd.DataFrame([(one.seed.iloc[0], len(one), ranked(one.value, one[other])) for one in groups])
         if len(each):
             models = each[each[0] == each[0].iloc[0]][1]
