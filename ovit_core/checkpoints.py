@@ -57,18 +57,24 @@ def read(path: str | Path) -> dict[str, Tensor]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"checkpoint {path} is damaged, or holds more than tensors, which is not unpickled here"
+            f"checkpoint {path} is damaged, or holds more than tensors, which is not unpickled here: save the state dict alone"
         ) from error
     except Exception as error:  # safetensors', zipfile's, pickle's, torch's: whatever half a file makes of them
         what = disk.shown(" ".join(str(error).split()), 200)
-        raise ValueError(f"cannot read checkpoint {path}: {what or 'it is empty'}") from error
+        raise ValueError(
+            f"cannot read checkpoint {path}, as safetensors or as what torch.save writes of a state dict: "
+            f"{what or 'it is empty'}"
+        ) from error
     for _ in NESTED:  # not for ever: what was pickled may hold itself
         if isinstance(state, dict) and (key := next((k for k in NESTED if isinstance(state.get(k), dict)), None)):
             state = state[key]
     state = state if isinstance(state, dict) else {}
     state = {name: t for name, t in state.items() if isinstance(name, str) and torch.is_tensor(t)}
     if not state:
-        raise ValueError(f"checkpoint {path} holds no tensors by name")
+        raise ValueError(
+            f"checkpoint {path} holds no tensors by name, neither at its top nor under {', '.join(NESTED)}: save the state "
+            "dict alone"
+        )
     for name, tensor in state.items():
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

@@ -250,4 +250,7 @@ def _endless(loader: Iterable, count: int, like: Tensor, per_sample: bool) -> It
                     if done == count:
                         return
             if done == before:
-                raise ValueError("the loader is empty: images are needed to estimate curvature")
+                raise ValueError(
+                    f"the loader is empty, or can be gone through only once: it gave {done} of {count} gradients; give a list "
+                    "or a DataLoader"
+                )

@@ -45,7 +45,8 @@ def writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what is no folder has none, and the error above says so
+            partial.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:

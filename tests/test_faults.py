@@ -314,7 +314,23 @@ def test_leftovers_of_processes_that_are_no_more_are_removed(home):
     assert not gone.exists() and alive.exists() and elsewhere.exists()
 
 
+def test_a_home_that_is_a_file_is_named_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot write .*file/results/.*Not a directory.*OVIT_STUDY_DIR"):
+        paths.check_writable("tiny")
+
+
 # What happens on the way.
+
+
+def test_the_first_failure_is_the_first_that_came(home):
+    """Not the first by the alphabet: "2 more" were not tried for what failed before."""
+    (ablation, config), store = asked(only="no_weight_update")[0], Store("tiny")
+    for what, why in (("one_shot of ovit", "the cause"), ("2 more, one_shot", "not tried after 3 failures")):
+        store.fail(ablation.name, config, 0, what, why)
+    first, second = store.failures(ablation.name, config)
+    assert "the cause" in first and "not tried" in second
 
 
 def test_a_loss_that_is_not_finite_fails_alone_and_shows_on_the_page_and_in_the_status(copied):

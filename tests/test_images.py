@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -132,12 +133,23 @@ def test_pictures_in_folders_below_a_class_and_of_every_kind_belong_to_it(pets):
         (lambda r: shutil.rmtree(r / "train" / "dog") or shutil.rmtree(r / "test" / "dog"), "needs two class folders at least"),
         (lambda r: [(r / p / "Cat").mkdir() for p in ("train", "test")], "differ by upper and lower case only: Cat, cat"),
         (lambda r: [(r / p / "fox").mkdir() for p in ("train", "test")], "no picture in class folder .*fox"),
-        (lambda r: (r / "test" / "dog").rename(r / "test" / "fox"), "classes of train and test differ: dog, fox"),
+        (lambda r: (r / "test" / "dog").rename(r / "test" / "fox"), "classes of train and test differ: only in train: dog; only in test: fox"),
     ],
 )  # fmt: skip
 def test_folders_that_cannot_be_meant_are_refused(pets, change, message):
     change(pets)
     with pytest.raises(ValueError, match=message):
+        load(pets)
+
+
+def test_a_class_that_one_side_lacks_or_spells_otherwise_is_named_with_its_side(pets):
+    shutil.rmtree(pets / "test" / "dog")
+    with pytest.raises(ValueError, match=r"differ: only in train: dog$"):
+        load(pets)
+    for part, form in (("train", "NFC"), ("test", "NFD")):  # as a Mac's archive and a Linux one have it
+        (pets / part / normalize(form, "kätzchen")).mkdir()
+    (pets / "train" / "dog").rename(pets / "other")
+    with pytest.raises(ValueError, match=r"the same letters, composed in one and decomposed in the other: rename"):
         load(pets)
 
 

@@ -2,16 +2,20 @@
 
 import re
 import time
+from collections import Counter
 
 import nbformat
 import papermill
 import pytest
 import yaml
 from conftest import quick
+from safetensors.torch import save_file
 
+from ovit_core import models
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
 from ovit_core.ablations.transfer.parameters import Transfer
-from ovit_core.data import catalog
+from ovit_core.data import catalog, loading
+from ovit_core.methods import METHODS
 from ovit_core.study import checks, paths, profiles, registry
 from ovit_core.study.__main__ import main
 from ovit_core.study.paths import NOTEBOOKS, PROFILES
@@ -144,7 +148,20 @@ def test_a_pattern_that_matches_nothing_stops_before_training(tmp_path, monkeypa
 
 def test_a_report_without_results_says_which_command_makes_them(capsys):
     assert main(["report", "nowhere"]) == 2
-    assert "run `python -m ovit_core.study nowhere` first" in capsys.readouterr().err
+    assert "a study run with `--set profile=nowhere` makes them" in capsys.readouterr().err
+    assert main(["report", "imagenet"]) == 2  # a profile that was not run
+    assert "run `python -m ovit_core.study imagenet` first" in capsys.readouterr().err
+
+
+def test_what_is_published_is_found_from_any_home_and_its_own_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    assert paths.exported("quick") == paths.ROOT / "figures" / "quick" == paths.published("quick")
+    mine = tmp_path / "figures" / "quick"
+    mine.mkdir(parents=True)
+    (mine / "results.csv").write_text("")
+    assert paths.published("quick") == mine and paths.published("nowhere") == tmp_path / "figures" / "nowhere"
+    monkeypatch.chdir(tmp_path)
+    assert paths.told(mine) == "figures/quick" and paths.told(paths.ROOT) == str(paths.ROOT)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
@@ -182,6 +199,63 @@ def test_profiles_are_valid_and_state_cost_and_expectation(profile, tmp_path, mo
         assert len(config.seeds) >= 3
     comment = re.match(r"(#.*\n)+", (PROFILES / f"{profile}.yaml").read_text()).group()
     assert "Cost:" in comment and "Expect:" in comment
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "meant"),
+    [("score", "gredy", "greedy"), ("update", "jont", "joint"), ("curvature", "input", "inputs")],
+)
+def test_a_method_of_a_misspelt_part_does_not_run_as_another(part, given, meant, monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", METHODS["ovit"]._replace(**{part: given}))
+    with pytest.raises(ValueError, match=f"^methods: mine has no {part} '{given}'; did you mean '{meant}'"):
+        checks.check(quick(NoWeightUpdate))
+
+
+@pytest.mark.parametrize(
+    ("engine", "variable", "given", "message"),
+    [
+        ("ray", "RAY_ADDRESS", "127.0.0.1:9", "no ray at RAY_ADDRESS=127.0.0.1:9: 127.0.0.1 does not answer"),
+        (
+            "dask",
+            "DASK_SCHEDULER_ADDRESS",
+            "tcp://127.0.0.1:9",
+            "no dask at DASK_SCHEDULER_ADDRESS=tcp://127.0.0.1:9: ",
+        ),
+        ("dask", "DASK_SCHEDULER_ADDRESS", "foo:bar", "DASK_SCHEDULER_ADDRESS must be HOST:PORT, not 'foo:bar'"),
+        ("ray", "RAY_ADDRESS", "head", "RAY_ADDRESS must be HOST:PORT, not 'head'"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_named_by_its_variable(engine, variable, given, message, monkeypatch):
+    monkeypatch.setenv(variable, given)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(ValueError, match=f"^engine: {re.escape(message)}"):
+        checks.check(quick(NoWeightUpdate, f"engine={engine}"))
+
+
+def test_weights_that_are_not_finite_are_named_before_any_work(tmp_path):
+    model = "model_args={img_size: 32, patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}"
+    state = models.create("vit_tiny_patch16_224", 26, **quick(NoWeightUpdate, model).model_args).state_dict()
+    state["blocks.0.mlp.fc1.bias"][3] = float("nan")
+    save_file(state, tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"^checkpoint: .*odd.safetensors.* not finite, in blocks.0.mlp.fc1.bias"):
+        checks.check(quick(NoWeightUpdate, model, f"checkpoint={tmp_path / 'odd.safetensors'}"))
+
+
+def test_a_probe_on_more_images_a_class_than_there_are_is_none(caplog, tmp_path, monkeypatch):
+    """Of digits 130 to 140 a class are there to learn from."""
+    monkeypatch.setenv("OVIT_STUDY_DIR", str(tmp_path))
+    config = lambda *shots: quick(Transfer, "datasets=[digits]", "upstream=digits", f"few_shots={list(shots)}")
+    assert checks.read(config(5), "digits") == checks.read(config(), "digits") and not caplog.records
+    with pytest.raises(
+        ValueError, match=r"^few_shots: no class of digits has 500 images to learn from; the largest has 1\d\d"
+    ):
+        checks.read(config(5, 500), "digits")
+    assert not caplog.records  # a set that is no downstream one is not asked
+    counts = Counter(loading.load("digits").labels("train").tolist())
+    checks.read(config(max(counts.values())), "digits")
+    assert (
+        f"digits: of 10 classes {sum(n < max(counts.values()) for n in counts.values())} have fewer than" in caplog.text
+    )
 
 
 def test_mixing_in_pairs_needs_an_even_batch():

@@ -137,6 +137,10 @@ def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batc
         (dict(prunable="nothing"), "no weight matches 'nothing'"),
         (dict(loader=None), "needs a loader"),
         (dict(loader=[]), "loader is empty"),
+        (
+            dict(loader=iter([(torch.randn(2, 3, 32, 32), torch.zeros(2).long())])),
+            "only once: it gave 1 of . gradients",
+        ),
         (dict(gradients=0), "gradients must be at least 1"),
         (dict(gradients=2.5), "gradients an integer"),
         (dict(dtype=torch.float16), "dtype must be float32 or float64"),

@@ -166,6 +166,31 @@ def test_a_setting_of_another_ablation_is_refused(toy, capsys):
     assert "unknown parameter 'thro'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["tasks", "run", "analysis", "figures"])
+def test_without_a_module_nothing_is_measured(toy, capsys, part):
+    (toy / f"{part}.py").unlink()
+    assert main(["quick", "--only", "toy", "--set", "profile=tiny"]) == 2
+    assert f"ablation toy needs {part}.py in its package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda t: (t / "__init__.py").write_text("ABLATION = Ablation("), "toy cannot be imported: SyntaxError: "),
+        (lambda t: (t / "__init__.py").write_text("import nothing_of_the_kind"), "toy cannot be imported: ModuleNotFoundError"),
+        (lambda t: (t / "__init__.py").write_text("ABLATIONS = 1"), "__init__.py has no ABLATION, the record that"),
+        (lambda t: (t.parent / "__init__.py").write_text(""), "is one itself: name the folder it lies in"),
+        (lambda t: (t / "parameters.py").write_text((t / "parameters.py").read_text().replace('= "toy"', '= "transfer"')),
+         "an ablation 'transfer' is there already, in ovit_core.ablations.transfer"),
+    ],
+)  # fmt: skip
+def test_a_package_that_is_no_ablation_is_one_line_that_names_it(toy, capsys, broken, message):
+    broken(toy)
+    assert main(["plan", "quick"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and str(toy.parent) in said or "there already" in said
+
+
 def test_without_its_notebook_nothing_is_measured(toy, capsys):
     (toy / "toy.ipynb").unlink()
     assert main(["quick", "--only", "toy", "--set", "profile=tiny"]) == 2

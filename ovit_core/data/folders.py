@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -31,8 +32,11 @@ def read(name: str, data_dir: Path) -> Listing:
     test_name = "test" if _classes(root / "test") or not (root / "val").is_dir() else "val"
     classes, other = _classes(root / "train"), _classes(root / test_name)
     if classes != other:
-        odd = sorted(set(classes) ^ set(other))
-        raise ValueError(f"{name}: classes of train and {test_name} differ: {listed(odd[:5])}")
+        odd = {"train": sorted({*classes} - {*other}), test_name: sorted({*other} - {*classes})}
+        where = "; ".join(f"only in {part}: {listed(names[:5])}" for part, names in odd.items() if names)
+        alike = sorted(normalize("NFC", c) for c in odd["train"]) == sorted(normalize("NFC", c) for c in odd[test_name])
+        same = " (the same letters, composed in one and decomposed in the other: rename the folders)" * alike
+        raise ValueError(f"{name}: classes of train and {test_name} differ: {where}{same}")
     if len(classes) < 2:
         raise ValueError(f"{name}: {shown(root / 'train')} needs two class folders at least, and holds {len(classes)}")
     same = [c for c, n in Counter(c.casefold() for c in classes).items() if n > 1]

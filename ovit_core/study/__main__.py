@@ -111,7 +111,7 @@ def _study(words: list[str]) -> int:
     )
     asked = _asked(words, (__doc__ or "").partition("\n\n")[0], " ".join(WORDS))
     for ablation, config in asked:
-        ablation.check_notebook()
+        ablation.check_parts()
         checks.check(config)
 
     from ovit_core.study import grid, plan, plots  # also builds matplotlib's font cache here, not on a notebook's page
@@ -139,7 +139,7 @@ def _study(words: list[str]) -> int:
     print(f"\nPeak memory of a process {peak:.1f} GB. Figures and tables:")
     folder = paths.runs(config.profile)
     for file in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.csv"))):
-        print(f"  {file.relative_to(paths.home())}")
+        print(f"  {paths.told(file)}")
     return 0
 
 
@@ -210,7 +210,7 @@ def _publish(words: list[str]) -> int:
     else:
         copied, removed = publish.publish(profile, args.incomplete, args.dirty)
     total = [file for files in copied.values() for file in files]
-    folder = paths.figures(profile).relative_to(paths.home())
+    folder = paths.told(paths.figures(profile))
     for kind, files in copied.items():
         names = dict.fromkeys(file.stem if kind == "figures" else file.name for file in files)
         print(f"{kind}, {len(files)} files, {_size(files)}: {', '.join(names) or 'none'}")
@@ -250,7 +250,7 @@ def _report(words: list[str]) -> int:
 
     results, source = report.load(profile), paths.exported(profile)
     assert source is not None  # else nothing had been loaded
-    print(f"Results: {source.relative_to(paths.home())}", flush=True)
+    print(f"Results: {paths.told(source)}", flush=True)
     if args.markdown:
         command = shlex.join([*WORDS, "report", *words])
         print(f"Page: {report.write_markdown(results, args.markdown, command)}")
@@ -260,8 +260,8 @@ def _report(words: list[str]) -> int:
     page = report.write_html(results, paths.runs(profile) / "report.html", f"The oViT study: {profile}")
     folder = paths.runs(profile, "print")
     prints = report.write_prints(results, folder)
-    print(f"Page, in one file: {page.relative_to(paths.home())}")
-    print(f"For print, {len(prints)} figures: {folder.relative_to(paths.home())}/*.pdf")
+    print(f"Page, in one file: {paths.told(page)}")
+    print(f"For print, {len(prints)} figures: {paths.told(folder)}/*.pdf")
     return 0
 
 
@@ -282,7 +282,7 @@ def _executed(notebook: Path, parameters: dict[str, Any]) -> Path | None:
         print(f"error in {notebook.stem}: {reason}; the page as far as it came: {page}", file=sys.stderr)
         return None
     minutes = (time.monotonic() - begin) / 60
-    print(f"{notebook.stem}: done in {minutes:.1f} min -> {page.relative_to(paths.home())}", flush=True)
+    print(f"{notebook.stem}: done in {minutes:.1f} min -> {paths.told(page)}", flush=True)
     return page
 
 

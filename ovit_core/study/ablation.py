@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,8 +95,11 @@ class Ablation:
         beside = Path(str(import_module(self.package).__file__)).with_name(f"{self.name}.ipynb")
         return beside if beside.is_file() else paths.NOTEBOOKS / beside.name
 
-    def check_notebook(self) -> None:
-        """Raises FileNotFoundError if there is no notebook to show it with."""
+    def check_parts(self) -> None:
+        """Raises FileNotFoundError if a module or the notebook to show it with is missing, before anything is measured."""
+        for part in PARTS:
+            if find_spec(f"{self.package}.{part}") is None:
+                raise FileNotFoundError(f"ablation {self.name} needs {part}.py in its package, {self.package}")
         if not self.notebook.is_file():
             place = Path(str(import_module(self.package).__file__)).parent
             raise FileNotFoundError(f"ablation {self.name} needs a notebook, {self.notebook.name}, in {place}")
@@ -125,6 +129,7 @@ class Ablation:
         return import_module(f"{self.package}.run").Seed(config, seed, *world)
 
 
+PARTS = ("tasks", "run", "analysis", "figures")  # modules of an ablation's package
 Asked = tuple[Ablation, Parameters]  # an ablation, and what is asked of it
 
 

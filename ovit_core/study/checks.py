@@ -4,16 +4,23 @@ What needs neither torch nor timm is checked first, so that most mistakes are an
 """
 
 import importlib.util
+import logging
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ovit_core import disk
 from ovit_core.data import catalog
+from ovit_core.methods import DAMP, METHODS, SCORES, UPDATES
 from ovit_core.study.parameters import Parameters
 
+log = logging.getLogger(__name__)
+
+CLUSTER = dict(ray="RAY_ADDRESS", dask="DASK_SCHEDULER_ADDRESS")  # engine -> what names a cluster that exists
 EXTRA = dict(ray="ray", dask="distributed")  # engine -> the package it needs, one of this project's extras by its name
 
 
@@ -21,6 +28,8 @@ def check(config: Parameters) -> None:
     """Raises ValueError or FileNotFoundError, the parameter's name first, for what cannot be run here."""
     if (package := EXTRA.get(config.engine)) and importlib.util.find_spec(package) is None:
         raise ValueError(f"engine: {package} is not installed; pip install -e '.[{config.engine}]' brings it")
+    _check_methods()
+    _check_cluster(config)
     if os.path.exists(config.data_path) and not os.path.isdir(config.data_path):  # noqa: PTH110, PTH112 (long names)
         raise ValueError(f"data_dir must be a folder, not {config.data_dir!r}")
     for dataset in config.every_dataset:
@@ -52,12 +61,72 @@ def check(config: Parameters) -> None:
     if config.checkpoint_path:
         classes = _named("checkpoint", checkpoints.classes, config.model, config.checkpoint_path)
         given = dict(checkpoint=config.checkpoint_path) | config.model_args
-        _named("checkpoint", models.create, config.model, classes, **given)
+        loaded = _named("checkpoint", models.create, config.model, classes, **given)
+        odd = next((n for n, t in loaded.state_dict().items() if t.is_floating_point() and not t.isfinite().all()), "")
+        if odd:
+            raise ValueError(
+                f"checkpoint: {disk.shown(repr(config.checkpoint))} holds numbers that are not finite, in {odd}"
+            )
     total = sum(weight.numel() for weight in weights.values())
     for name, value in config.values().items():
         for sparsity in [value] if name.endswith("sparsity") else value if name.endswith("sparsities") else []:
             if not 0 < round(sparsity * total) < total:
                 raise ValueError(f"{name}: {sparsity:g} of {total:,} prunable weights rounds to none or all of them")
+
+
+def _check_methods() -> None:
+    """Raises ValueError for a method of the table that names no score, update or curvature: it would run as another."""
+    known = dict(score=SCORES, update=UPDATES, curvature=DAMP)
+    for name, method in METHODS.items():
+        for part, names in known.items():
+            if (given := getattr(method, part)) not in names:
+                raise ValueError(
+                    f"methods: {name} has no {part} {given!r}{disk.meant(given, names) or '.'} There are {', '.join(names)}"
+                )
+
+
+def _check_cluster(config: Parameters) -> None:
+    """Raises ValueError where the cluster that a variable names cannot be reached: engines try for minutes, or for ever."""
+    variable = CLUSTER.get(config.engine, "")
+    if not (given := os.environ.get(variable)) or given in ("auto", "local"):
+        return
+    url = urlsplit(given if "://" in given else f"tcp://{given}")
+    try:
+        where, port = url.hostname, url.port
+    except ValueError:
+        where = port = None
+    if not where or not port:
+        raise ValueError(f"engine: {variable} must be HOST:PORT, not {given!r}")
+    if url.scheme in ("tcp", "tls", "ray") and (why := catalog.unreachable(f"{url.scheme}://{where}:{port}")):
+        raise ValueError(f"engine: no {config.engine} at {variable}={given}: {why}")
+
+
+def read(config: Parameters, name: str) -> str:
+    """Reads a dataset, and holds against it what only its images can tell; its fingerprint.
+
+    Raises:
+        ValueError, FileNotFoundError: as `dense.read`; or no class has as many images to learn from as `few_shots` asks for.
+    """
+    from ovit_core.study import dense
+
+    data = dense.read(config, name)
+    if name in getattr(config, "datasets", ()):
+        _check_shots(name, getattr(config, "few_shots", ()), Counter(data.labels("train").tolist()).values())
+    return data.fingerprint
+
+
+def _check_shots(name: str, shots: Sequence[int], counts: Collection[int]) -> None:
+    """Raises ValueError if no class has so many images; where some have fewer, a line in the log."""
+    for count in shots:
+        if count > max(counts):
+            raise ValueError(
+                f"few_shots: no class of {name} has {count} images to learn from; the largest has {max(counts)}"
+            )
+        if fewer := sum(n < count for n in counts):
+            log.warning(
+                "%s: of %d classes %d have fewer than %d images to learn from, the smallest %d: a probe on so many a class "
+                "takes all of theirs", name, len(counts), fewer, count, min(counts),
+            )  # fmt: skip
 
 
 def _check_file(config: Parameters, path: Path) -> None:

@@ -78,9 +78,23 @@ def figures(profile: str = "", *below: str) -> Path:
     return _below("figures", *([check_name(profile)] if profile else []), *below)
 
 
+def published(profile: str) -> Path:
+    """The folder where a profile's published rows lie: below `home`, else the repository's, as a clone brings it; that below
+    `home` where there are none.
+    """
+    mine = figures(profile)
+    return next((f for f in (mine, ROOT / "figures" / profile) if (f / "results.csv").is_file()), mine)
+
+
 def exported(profile: str) -> Path | None:
     """The folder that has a profile's exported rows and figures: its run's, else the published one; None for neither."""
-    return next((f for f in (runs(profile), figures(profile)) if (f / "results.csv").is_file()), None)
+    return next((f for f in (runs(profile), published(profile)) if (f / "results.csv").is_file()), None)
+
+
+def told(path: Path) -> str:
+    """A path as it is printed: from the folder that one stands in, where it lies below it, else whole."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def lab() -> Path:

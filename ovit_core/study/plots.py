@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 from ovit_core import disk
 from ovit_core.methods import METHODS
 from ovit_core.study import paths
-from ovit_core.study.provenance import distinct
+from ovit_core.study.provenance import added, distinct
 
 COMMAND = "OVIT_COMMAND"  # where `study` leaves its own command line for the figures' provenance
 # Seaborn's colour-blind safe palette; one colour and one marker per method, the same in every figure; headline first.
@@ -71,9 +71,12 @@ def look(method: str, line: bool = True) -> dict[str, Any]:
 
 
 def shown(found: pd.DataFrame) -> list[str]:
-    """The methods of a figure, in STYLE's order: all, or the first six where all would be too many to tell apart."""
+    """The methods of a figure, in STYLE's order: all, or the first six where all would be too many to tell apart; and
+    always those that somebody added to the table.
+    """
     there = [m for m in STYLE if m in set(found.method)]
-    return there if len(there) <= 7 else there[:6]
+    more = [m for m in added() if m in set(found.method)]
+    return list(dict.fromkeys([*(there if len(there) <= 7 else there[:6]), *more]))
 
 
 def bare(name: str) -> str:

@@ -13,6 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from ovit_core import disk
 from ovit_core.study import parameters
 from ovit_core.study.ablation import Ablation
 from ovit_core.study.parameters import P, Parameters
@@ -26,7 +27,7 @@ def ablations() -> dict[str, Ablation]:
     """name -> ablation, in the order in which they run.
 
     Raises:
-        ValueError: OVIT_ABLATIONS names no folder.
+        ValueError: OVIT_ABLATIONS names no folder of packages, a package in it cannot be used, or two have one name.
     """
     records = [import_module(package).ABLATION for package in BUILT_IN]
     records += [point.load() for point in entry_points(group=GROUP)]
@@ -34,9 +35,20 @@ def ablations() -> dict[str, Ablation]:
         folder = Path(given).absolute()
         if not folder.is_dir():
             raise ValueError(f"{FOLDER} must be a folder of packages, not {given!r}")
+        if (folder / "__init__.py").is_file():
+            raise ValueError(
+                f"{FOLDER} must be a folder of packages, and {given!r} is one itself: name the folder it lies in"
+            )
         os.environ[FOLDER] = str(folder)  # a notebook's kernel starts in another folder
         records += [_from_folder(path.parent) for path in sorted(folder.glob("*/__init__.py"))]
-    return {ablation.name: ablation for ablation in records}
+    known: dict[str, Ablation] = {}
+    for record in records:
+        if record.name in known:
+            raise ValueError(
+                f"{record.package}: an ablation {record.name!r} is there already, in {known[record.name].package}"
+            )
+        known[record.name] = record
+    return known
 
 
 def _from_folder(folder: Path) -> Ablation:
@@ -46,8 +58,15 @@ def _from_folder(folder: Path) -> Ablation:
         spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
         assert spec is not None and spec.loader is not None  # the file is there
         sys.modules[name] = module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name].ABLATION
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except Exception as error:  # whatever somebody's own file makes of it
+            del sys.modules[name]
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{FOLDER}: {folder} cannot be imported: {disk.shown(what, 300)}") from error
+    if not isinstance(record := getattr(sys.modules[name], "ABLATION", None), Ablation):
+        raise ValueError(f"{FOLDER}: {folder / '__init__.py'} has no ABLATION, the record that CONTRIBUTING.md shows")
+    return record
 
 
 def get(name: str) -> Ablation:

@@ -69,7 +69,10 @@ def load(profile: str) -> dict[str, Results]:
     paths.check_profile(profile)
     if (folder := paths.exported(profile)) is None:
         found = {p.parent.name for where in (paths.runs(), paths.figures()) for p in where.glob("*/results.csv")}
-        there, first = ", ".join(sorted(found)) or "none", f"run `python -m ovit_core.study {profile}` first"
+        there = ", ".join(sorted(found)) or "none"
+        first = f"run `python -m ovit_core.study {profile}` first"
+        if not (paths.PROFILES / f"{profile}.yaml").is_file():
+            first = f"a study run with `--set profile={profile}` makes them"
         where = f"{paths.runs(profile)} or {paths.figures(profile)}"
         raise FileNotFoundError(f"no results of profile {profile!r} in {where} (there: {there}); {first}")
     rows = export.read(folder / "results.csv")

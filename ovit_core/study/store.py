@@ -210,7 +210,7 @@ class Store:
 
     def failures(self, experiment: str, config: Parameters) -> list[str]:
         """What could not be measured, a line each."""
-        query = "SELECT seed, what, reason FROM failures WHERE request = ? ORDER BY seed, what"
+        query = "SELECT seed, what, reason FROM failures WHERE request = ? ORDER BY rowid"  # as they came
         with self._connected() as db:
             return [failure(*found) for found in db.execute(query, (_request(experiment, config),))]
 

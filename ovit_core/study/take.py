@@ -24,7 +24,8 @@ def take(profile: str) -> int:
     Raises:
         FileNotFoundError: none were.  ValueError: what was published is damaged; names it.
     """
-    file = paths.ROOT / "figures" / profile / "results.csv"
+    paths.check_profile(profile)
+    file = paths.published(profile) / "results.csv"
     if not file.is_file():
         raise FileNotFoundError(f"no rows of profile {profile!r} were published: there is no {file}")
     rows = export.read(file)

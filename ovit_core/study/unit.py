@@ -64,9 +64,9 @@ def away(number: int, function: Callable[..., Outcome], arguments: tuple) -> tup
 
 def dataset(given: Given, name: str, grid: str) -> Outcome:
     """Reads and checks a dataset; its fingerprint."""
-    from ovit_core.study import dense
+    from ovit_core.study import checks
 
-    return _caught(name, given, lambda config: dense.read(config, name).fingerprint, grid)
+    return _caught(name, given, lambda config: checks.read(config, name), grid)
 
 
 def dense_model(given: Given, seed: int, grid: str) -> Outcome:

@@ -20,6 +20,7 @@ from ovit_core.ablations.no_weight_update.tasks import ALONE
 from ovit_core.study.ablation import Drawing
 from ovit_core.study.forest import forest
 from ovit_core.study.plots import COLUMN, PAGE, against, curves, legend, look, percent, reference, shown
+from ovit_core.study.provenance import added
 from ovit_core.study.statistics import accuracy, main, same_seeds, summary, under
 from ovit_core.study.tuning import decimal
 from ovit_core.study.wording import seeds, share, spreads
@@ -27,7 +28,7 @@ from ovit_core.study.wording import seeds, share, spreads
 if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
 
-DRAWN = {  # more would be too many to tell apart; all are in the tables
+DRAWN = {  # more would be too many to tell apart, but for methods that were added; all are in the tables
     "global": ("ovit", "ovit_mask_only", "obert", "magnitude", "magnitude_joint", "diag_fisher", "diagonal_joint"),
     "uniform": ("ovit", "ovit_mask_only", "obc", "wanda", "magnitude", "magnitude_joint", "diagonal_joint"),
 }
@@ -41,7 +42,7 @@ def accuracies(rows: pd.DataFrame, *panels: tuple[str, str, str]) -> Figure | No
     """
     found, drawn = accuracy(rows[rows.phase == "one_shot"]), []
     for title, allocation, along in panels:
-        here = found[(found.allocation == allocation) & found.method.isin(DRAWN[allocation])]
+        here = found[(found.allocation == allocation) & found.method.isin({*DRAWN[allocation], *added()})]
         here = here[(here.pattern != "unstructured") == (along == "pattern")]
         if len(here):
             drawn.append((title, here, along))
