@@ -489,6 +489,11 @@ def test_in_another_block_the_update_alone_is_compared_with_the_score_alone_and_
     found = differences(known, [family]).set_index("pair")["mean"]
     assert found["magnitude_joint@16 - ovit_mask_only@16"] == pytest.approx(0.1)
     assert found["magnitude_joint@64 - ovit_mask_only@64"] == pytest.approx(-0.2)
+    plain = rows({("magnitude", s): 0.2 + 0.01 * s for s in (0, 1)}, block_size=64.0, gradients=256.0)
+    every = pd.concat([known, plain], ignore_index=True).assign(dataset="digits")
+    told = Results(registry.get("no_weight_update"), config.replace(upstream="digits"), every).headline()
+    assert " in blocks of 64, magnitude pruning keeps " in told
+    assert " by the size of blocks, +10.0 (not resolved) at B = 16, −20.0 (not resolved) at B = 64." in told
     fig = (
         registry.get("no_weight_update")
         .figures["sensitivity"]

@@ -254,7 +254,7 @@ def test_a_probe_on_more_images_a_class_than_there_are_is_none(caplog, tmp_path,
     counts = Counter(loading.load("digits").labels("train").tolist())
     checks.read(config(max(counts.values())), "digits")
     assert (
-        f"digits: of 10 classes {sum(n < max(counts.values()) for n in counts.values())} have fewer than" in caplog.text
+        f"digits: of 10 classes {sum(n < max(counts.values()) for n in counts.values())} with fewer than" in caplog.text
     )
 
 

@@ -124,7 +124,7 @@ def _check_shots(name: str, shots: Sequence[int], counts: Collection[int]) -> No
             )
         if fewer := sum(n < count for n in counts):
             log.warning(
-                "%s: of %d classes %d have fewer than %d images to learn from, the smallest %d: a probe on so many a class "
+                "%s: of %d classes %d with fewer than %d images to learn from, the smallest of %d: a probe on so many a class "
                 "takes all of theirs", name, len(counts), fewer, count, min(counts),
             )  # fmt: skip
 

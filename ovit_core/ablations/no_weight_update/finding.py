@@ -23,11 +23,22 @@ def in_words(results: "Results") -> str:
     one = {name: effect(line) for name, line in known.items()}
     dense = f"; dense has {level_of(level['dense'])} %" if "dense" in level else ""
     return (
-        f"At {share(at)} sparsity, one-shot, under one threshold for the model, magnitude pruning keeps "
+        f"At {share(at)} sparsity, one-shot, under one threshold for the model, in blocks of {results.config.block_size}, "
+        f"magnitude pruning keeps "
         f"{level_of(level[CELLS[PLAIN, 'none']])} % top-1; oViT's score alone, at its own λ, adds {one['score']}, its update "
         f"alone {one['update']}, both {one['both']} points, to {level_of(level[CELLS[TOP, 'joint']])} %{dense}."
-        f"{_beyond(results, at, level)}"
+        f"{_by_block(results)}{_beyond(results, at, level)}"
     )
+
+
+def _by_block(results: "Results") -> str:
+    """Which part alone is worth more, by the size of blocks; "" where no other was measured."""
+    lines = results.differences()
+    lines = lines[(lines.family == "alone_block_size") & (lines.n > 0)]
+    if len(lines) < 2:
+        return ""
+    told = ", ".join(f"{effect(line)} at {line.what.partition('(')[2].rstrip(')')}" for _, line in lines.iterrows())
+    return f" The update alone less the score alone is, by the size of blocks, {told}."
 
 
 def _beyond(results: "Results", at: float, level: dict[str, pd.Series]) -> str:

@@ -82,7 +82,9 @@ def finding(results: "Results") -> Figure | None:
     ax.spines[["left", "bottom"]].set_visible(False)
     fig.suptitle("What each part is worth, in points of top-1", x=0.01, ha="left", weight="bold")
     one = "" if results.config.dense_per_seed else " of one dense model"
-    about = f"{share(at)} of the weights removed in one shot, {results.config.upstream}"
+    about = (
+        f"{share(at)} of the weights removed in one shot, B = {results.config.block_size}, {results.config.upstream}"
+    )
     ax.set_title(f"{about}\n{seeds(min(c.seeds for c in cell.values()))}{one}; each corner at its own λ", loc="left")
     fig.set_label(in_words(results))
     return fig
