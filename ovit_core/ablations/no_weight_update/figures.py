@@ -150,7 +150,7 @@ def sensitivities(rows: pd.DataFrame) -> Figure | None:
     swept = same_seeds(sweeps(rows), ["column"], ["setting"])
     # Passes have a figure of their own.
     swept = swept[swept.method.isin(VARIED) & swept.rule.isin(("own", "fixed")) & (swept.column != "passes")]
-    swept = swept[swept.groupby(["column", "method"]).setting.transform("nunique") > 1]
+    swept = swept[swept.groupby(["column", "rule", "method"]).setting.transform("nunique") > 1]
     if swept.empty:
         return None
     levels = summary(swept, ["column", "rule", "setting", "method"])
