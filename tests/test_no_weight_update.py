@@ -475,6 +475,7 @@ def test_in_another_block_the_update_alone_is_compared_with_the_score_alone_and_
         (m, s): v + 0.01 * s for m, v in dict(ovit=0.8, ovit_mask_only=0.5, magnitude_joint=0.3).items() for s in (0, 1)
     }
     own = rows(value, block_size=64.0, gradients=256.0)
+    own = pd.concat([own, own[own.method == "magnitude_joint"].assign(damp_rule="shared")])
     swept = rows(
         {k: v + 0.3 * (k[0] == "magnitude_joint") for k, v in value.items()}, experiment="sensitivity", block_size=16.0
     )
@@ -501,6 +502,7 @@ def test_in_another_block_the_update_alone_is_compared_with_the_score_alone_and_
     )
     drawn = [{one.get_label() for one in ax.containers} for ax in fig.axes]
     assert ["magnitude_joint" in names for names in drawn] == [True, False] and "ovit" in drawn[1]
+    assert "magnitude_joint, fixed λ" not in drawn[0]  # a single point, at the study's own setting
 
 
 def test_one_threshold_is_compared_with_uniform_sparsity_seed_by_seed():
