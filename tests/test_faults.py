@@ -461,7 +461,7 @@ def pictures(folder, shade=0):
 
 def test_a_dataset_that_vanishes_is_named_and_the_others_go_on(copied):
     pictures(copied / "data" / "mine")
-    more = ["datasets=[digits, 'folder:mine']", f"data_dir={copied / 'data'}"]
+    more = ["datasets=[digits, 'folder:mine']", "few_shots=[]", f"data_dir={copied / 'data'}"]
     assert grid.measure(asked(*more, only="transfer")) == []
     shutil.rmtree(copied / "data" / "mine" / "test")
     (failure,) = grid.measure(asked(*more, "transfer_methods=[ovit, magnitude]", only="transfer"))
@@ -473,7 +473,7 @@ def test_a_dataset_that_vanishes_is_named_and_the_others_go_on(copied):
 
 def test_images_replaced_by_others_of_the_same_names_and_sizes_are_measured_anew(home):
     pictures(home / "data" / "mine")
-    more = ["datasets=['folder:mine']", f"data_dir={home / 'data'}"]
+    more = ["datasets=['folder:mine']", "few_shots=[]", f"data_dir={home / 'data'}"]
     measure = lambda: grid.measure(asked(*more, only="transfer"))
     linear = lambda: [row for row in Store("tiny").rows() if row["dataset"] == "folder:mine"]
     assert measure() == [] and (before := len(linear()))
