@@ -250,6 +250,7 @@ def test_latencies(browser, tmp_path, place):
         reader = Reader(browser, address)
         print(f"panel after {reader.run_all():.2f} s")
         reader.rest(600)
+        slow = {}
         for view in ("Accuracy", "Layers", "Weights", "Mask", "Elimination", "Images"):
             reader.tab(view)
             reader.page.wait_for_timeout(300)
@@ -261,7 +262,8 @@ def test_latencies(browser, tmp_path, place):
                 f"{view}: a key press shows its picture in {statistics.median(found):.0f} ms, at most {max(found):.0f} ms"
             )
             limit = 200 if view in ("Accuracy", "Layers", "Weights") else 500
-            assert statistics.median(found) < limit * (1 if REAL else 3)  # what else runs here is not known
+            if statistics.median(found) >= limit * (1 if REAL else 3):  # what else runs here is not known
+                slow[view] = found
         assert not reader.said
         if picture := os.environ.get("OVIT_SCREENSHOT"):
             reader.tab("Accuracy")
@@ -272,3 +274,4 @@ def test_latencies(browser, tmp_path, place):
             reader.rest(600)
             reader.page.locator(".jp-OutputArea-output:has(.widget-tab)").last.screenshot(path=picture)
         reader.page.close()
+    assert not slow  # once there is a picture
