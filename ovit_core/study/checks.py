@@ -120,7 +120,8 @@ def _check_shots(name: str, shots: Sequence[int], counts: Collection[int]) -> No
     for count in shots:
         if count > max(counts):
             raise ValueError(
-                f"few_shots: no class of {name} has {count} images to learn from; the largest has {max(counts)} (few_shots=[] asks for none)"
+                f"few_shots: no class of {name} has {count} images to learn from; the largest has {max(counts)} "
+                "(few_shots=[] asks for none)"
             )
         if fewer := sum(n < count for n in counts):
             log.warning(

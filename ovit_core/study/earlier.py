@@ -24,10 +24,10 @@ def own(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
 
 
 def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str, Any]]:
-    """The rows of a profile that lie beside its figures, in the repository; their seconds as they would be with other
+    """The rows of a profile that were published, where `take` finds them; their seconds as they would be with other
     parameters, of the ablations that `configs` are of.
     """
-    folder: Path = paths.ROOT / "figures" / profile
+    folder = paths.published(profile)
     if not (folder / "results.csv").is_file():
         return []
     both = [(config, _told(folder / f"{config.experiment}.parameters.json")) for config in configs]
@@ -46,7 +46,7 @@ def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str
 def dense_seconds(config: Parameters) -> list[float]:
     """Seconds that dense models of a profile took to train, of those that were published: with these parameters."""
     found = []
-    for file in (paths.ROOT / "figures" / config.profile).glob("*.parameters.json"):
+    for file in paths.published(config.profile).glob("*.parameters.json"):
         if theirs := _told(file):
             models = [model for model in theirs.dense if model["epochs"]]
             found += [_size(theirs, config) * one["seconds"] * config.epochs / one["epochs"] for one in models]

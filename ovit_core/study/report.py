@@ -70,9 +70,9 @@ def load(profile: str) -> dict[str, Results]:
     if (folder := paths.exported(profile)) is None:
         found = {p.parent.name for where in (paths.runs(), paths.figures()) for p in where.glob("*/results.csv")}
         there = ", ".join(sorted(found)) or "none"
-        first = f"run `python -m ovit_core.study {profile}` first"
-        if not (paths.PROFILES / f"{profile}.yaml").is_file():
-            first = f"a study run with `--set profile={profile}` makes them"
+        listed = (paths.PROFILES / f"{profile}.yaml").is_file()
+        made = f"a study run with `--set profile={profile}` makes them"
+        first = f"run `python -m ovit_core.study {profile}` first" if listed else made
         where = f"{paths.runs(profile)} or {paths.figures(profile)}"
         raise FileNotFoundError(f"no results of profile {profile!r} in {where} (there: {there}); {first}")
     rows = export.read(folder / "results.csv")

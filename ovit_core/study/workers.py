@@ -15,7 +15,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
-from ovit_core.study import machine
+from ovit_core.study import checks, machine
 from ovit_core.study.parameters import Parameters
 
 Call = tuple[Callable, tuple]  # a function that can be pickled, and its arguments
@@ -63,7 +63,7 @@ def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[
     """A function that spreads calls over a cluster and returns what they return, as it comes. That the engine's package
     is installed is one of the `checks`.
 
-    The cluster is the one that RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names; without, one is started on this machine.
+    The cluster is the one that a variable of `checks.CLUSTER` names; without, one is started on this machine.
     """
     if config.engine == "ray":
         import ray
@@ -71,7 +71,7 @@ def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[
 
         register_ray()
         own = not ray.is_initialized()
-        here = {} if "RAY_ADDRESS" in os.environ else dict(num_cpus=config.workers or machine.cores())
+        here = {} if checks.CLUSTER["ray"] in os.environ else dict(num_cpus=config.workers or machine.cores())
         if own:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **here)
         there = ray.cluster_resources()
@@ -93,7 +93,7 @@ def cluster(config: Parameters) -> Iterator[Callable[[Sequence[Call]], Iterator[
     else:
         from distributed import Client
 
-        there = os.environ.get("DASK_SCHEDULER_ADDRESS")
+        there = os.environ.get(checks.CLUSTER["dask"])
         here = dict(n_workers=config.workers or machine.cores(), threads_per_worker=1, dashboard_address=None)
         with Client(there) if there else Client(**here) as client:
             workers = config.workers or sum(client.nthreads().values())

@@ -5,7 +5,6 @@ from typing import Any
 
 from ovit_core.ablations.no_weight_update.attribution import CELLS, SCORES, SHORT, WORDS, parts, relation
 from ovit_core.ablations.no_weight_update.parameters import COMPUTE, PAIR, NoWeightUpdate, regime_of
-from ovit_core.ablations.no_weight_update.tasks import ALONE
 from ovit_core.study.families import MOST, Contrast, Family
 from ovit_core.study.lambdas import GLOBAL, Regime, place
 from ovit_core.study.wording import share
@@ -18,6 +17,7 @@ ONE_SHOT = dict(phase="one_shot", **GLOBAL._asdict())
 RECOVERED = dict(phase="recovered", **GLOBAL._asdict())
 UNIFORM = Regime("uniform")
 UPDATES = dict(none="no update", joint="with it")
+ALONE = {CELLS["magnitude", "joint"]: 1, CELLS["greedy", "none"]: -1}  # the update alone less oViT's score alone
 SETTING = dict(block_size="block size", gradients="number of gradients", gradient_batch="gradient batch")
 
 
@@ -89,9 +89,8 @@ def _alone(config: NoWeightUpdate) -> list[Family]:
         if (regime := regime_of(name)) != GLOBAL:
             at = place(c, UPDATE, regime, c.sensitivity_sparsity)["sparsity_target"]
             places.append((regime, at, name if regime.pattern != GLOBAL.pattern else f"{name} {share(at)}"))
-    weights = _minus(CELLS["magnitude", "joint"], CELLS["greedy", "none"])
     contrasts = [
-        Contrast(f"the update alone against the score alone ({words})", weights,
+        Contrast(f"the update alone against the score alone ({words})", ALONE,
                  dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"at {words}")
         for regime, at, words in places
     ]  # fmt: skip
@@ -104,15 +103,16 @@ def _diagonal(config: NoWeightUpdate) -> list[Family]:
     """
     c, high, out = config, sorted({config.sensitivity_sparsity, max(config.sparsities)}), []
     title = "oViT's score less the diagonal Fisher's, one-shot"
-    for name, regime, words in (("diagonal", GLOBAL, ""), ("diagonal_uniform", UNIFORM, "uniform ")):
+    places = [("diagonal", GLOBAL, title, "")]
+    places += [("diagonal_uniform", UNIFORM, f"{title}, uniform", "uniform ")] if "uniform" in c.regimes else []
+    for name, regime, title, where in places:
         contrasts = [
-            Contrast(f"oViT's score against the diagonal Fisher's, {UPDATES[update]} ({words}{share(at)})",
+            Contrast(f"oViT's score against the diagonal Fisher's, {UPDATES[update]} ({where}{share(at)})",
                      _minus(CELLS["greedy", update], CELLS["diagonal", update]),
                      dict(phase="one_shot", **regime._asdict(), sparsity_target=at), short=f"{UPDATES[update]}, {share(at)}")
             for update in UPDATES for at in high
         ]  # fmt: skip
-        if regime == GLOBAL or "uniform" in c.regimes:
-            out += _family(name, ", ".join(filter(None, (title, words.strip()))), contrasts, c.methods, later=True)
+        out += _family(name, title, contrasts, c.methods, later=True)
     return out
 
 
@@ -255,14 +255,14 @@ def _settings(config: NoWeightUpdate) -> list[Family]:
             for v in values if v != own
         ]  # fmt: skip
         out += _family(f"sweep_{column}", f"The update at another {SETTING[column]}, less at its own", contrasts, PAIR)
-    sizes = sorted({*c.sensitivity_block_sizes, c.block_size} if c.sensitivity_block_sizes else ())
-    alone = [
-        Contrast(f"the update alone against the score alone (B = {B})", _minus(f"{ALONE}@{B}", f"{NO_UPDATE}@{B}"), at,
-                 by="block_size", short=f"B = {B}")
-        for B in sizes
-    ]  # fmt: skip
-    title = f"The update alone less oViT's score alone, by block size, {share(c.sensitivity_sparsity)}"
-    out += _family("alone_block_size", title, alone, c.methods, later=True)
+    if c.sensitivity_block_sizes:
+        alone = [
+            Contrast(f"the update alone against the score alone (B = {B})", {f"{m}@{B}": w for m, w in ALONE.items()}, at,
+                     by="block_size", short=f"B = {B}")
+            for B in sorted({*c.sensitivity_block_sizes, c.block_size})
+        ]  # fmt: skip
+        title = f"The update alone less oViT's score alone, by block size, {share(c.sensitivity_sparsity)}"
+        out += _family("alone_block_size", title, alone, c.methods, later=True)
     if c.compute_passes:
         most = max(c.compute_passes)
         more = [

@@ -238,8 +238,9 @@ FIGURES = {
     ),
     "sensitivity": Drawing(
         sensitivities, "What the update's worth depends on",
-        "oViT's score with and without the update, by block size the update alone, too. Where λ itself is not varied, each point has its own; faint: "
-        "one for all. Rows shorter than a block are one block. Bands: intervals of dense and of magnitude.",
+        "oViT's score with and without the update, by block size the update alone, too. Where λ itself is not varied, each "
+        "point has its own; faint: one for all. Rows shorter than a block are one block. Bands: intervals of dense and of "
+        "magnitude.",
     ),
     "planes": Drawing(
         planes, "Every score, with and without the update",

@@ -37,7 +37,8 @@ def _by_block(results: "Results") -> str:
     lines = lines[(lines.family == "alone_block_size") & (lines.n > 0)]
     if len(lines) < 2:
         return ""
-    told = ", ".join(f"{effect(line)} at {line.what.partition('(')[2].rstrip(')')}" for _, line in lines.iterrows())
+    place = {one.what: one.short for family in results.families for one in family.contrasts}
+    told = ", ".join(f"{effect(line)} at {place[line.what]}" for _, line in lines.iterrows())
     return f" The update alone less the score alone is, by the size of blocks, {told}."
 
 

@@ -22,8 +22,8 @@ WEIGHTS = parts(TOP)["interaction"]
 def log_odds(rows: pd.DataFrame, below: str = "", allocation: str = "global") -> pd.DataFrame:
     """The one-shot interaction of score and update in log-odds: `mean` and `half` of its interval per dataset and sparsity.
 
-    Each cell is at its own lambda, of the seeds that all four have; nothing is said where one has an
-    accuracy of 0 or of the end. The mean is that of the seeds' log-odds; its interval is that of the accuracies weighted
+    Each cell is at its own lambda, of the seeds that all four have; nothing is said where one has an accuracy of 0 or of
+    the end. The mean is that of the seeds' log-odds; its interval is that of the accuracies weighted
     with the derivatives of ln(a / (end - a)) (delta method), so that it covers new models and new images, and not narrower
     than Student's of the log-odds themselves, which bend where an accuracy is near an end.
 

@@ -169,9 +169,8 @@ def _swept(config: NoWeightUpdate, seed: int, world: World, found: Sequence[Row]
     )  # fmt: skip
     fixed = lambdas.chosen(config, found, lambdas.OVIT)["damp"]
     varies = any(config.sweeps.values()) or config.sensitivity_draws
-    for method, rule in product(
-        PAIR if varies else (), ("own", "shared")
-    ):  # the study's own setting is a point of each
+    # The study's own setting is a point of each.
+    for method, rule in product(PAIR if varies else (), ("own", "shared")):
         if rule == "own" or lambdas.shares(method):
             yield lambdas.one_shot(config, seed, world, found, method, config.sensitivity_sparsity, rule=rule)
     for column, values in config.sweeps.items():

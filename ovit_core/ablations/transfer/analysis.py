@@ -178,9 +178,11 @@ def _predicted(rows: pd.DataFrame) -> list[str]:
         (beside_upstream(rows), "upstream_top1", "upstream top-1"),
         (beside_similarity(rows), "cka", "likeness of features to dense's (CKA)"),
     )
-    names = " and ".join(f"`{method}`" for method in ENDS)
-    over = {"": {}, "among models of one source and sparsity, ": dict(within=True)}
-    over[f"among those other than {names}, "] = dict(within=True, but=ENDS)
+    over = {
+        "": {},
+        "among models of one source and sparsity, ": dict(within=True),
+        f"among those other than {' and '.join(f'`{m}`' for m in ENDS)}, ": dict(within=True, but=ENDS),
+    }
     for (both, column, what), (among, models) in product(kinds, over.items()):
         found = correlation(both, column, **models).merge(known[[*POINT, "tells"]])
         looked_at += found.rho.notna().sum()

@@ -98,9 +98,7 @@ def beside_similarity(rows: pd.DataFrame) -> pd.DataFrame:
     return transferred(rows[rows.phase != "full"]).merge(alike, on=["dataset", *MODEL, "seed"])
 
 
-def correlation(
-    both: pd.DataFrame, other: str, within: bool = False, but: Collection[str] = ()
-) -> pd.DataFrame:  # fmt: skip
+def correlation(both: pd.DataFrame, other: str, within: bool = False, but: Collection[str] = ()) -> pd.DataFrame:
     """Spearman's rank correlation of transfer accuracy with another column over the pruned models of a seed, in the mean
     over the seeds that all models have.
 
@@ -113,7 +111,7 @@ def correlation(
         but: methods that are left out; then MIDDLE of the others are enough.
 
     Returns:
-        Per POINT `rho`, `models` (FEWEST at least), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z: Student's
+        Per POINT `rho`, `models` (FEWEST at least, or MIDDLE), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z: Student's
         over seeds, and not narrower than by what ranks of so many models vary by chance, 1.06 / (models - 3) of Fieller,
         Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. A seed of which one of the two
         does not vary counts not: NaN without any other. One seed has no interval.
