@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovit_core import masks
+from ovit_core import masks, refuse
 from ovit_core.fisher import BlockFisher
 from ovit_core.inputs import InputHessian, Watch
 from ovit_core.methods import DAMP
@@ -92,7 +92,8 @@ def estimate(
         per_sample: a gradient for each image instead of each mini-batch (`fisher`).
 
     Raises:
-        ValueError: fewer than one gradient asked for, an empty loader, or a weight whose inputs were not seen.
+        ValueError: fewer than one gradient asked for, an empty loader, a weight whose inputs were not seen, or a loss
+            that is not one number with a gradient.
         FloatingPointError: a loss or a gradient is not finite.
     """
     options: dict[str, Any] = dict(damp=DAMP[kind] if damp is None else damp, dtype=dtype, multiple=multiple)
@@ -117,6 +118,7 @@ def estimate(
         raise ValueError(
             f"no gradient reached {', '.join(unseen)}: the loss does not depend on it; leave it out by `prunable`"
         )
+    refuse.no_gradients(fisher)
     return fisher
 
 
@@ -205,6 +207,7 @@ def _ready(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[None]
 
 
 def _finite(loss: Tensor, number: int) -> Tensor:
+    refuse.no_scalar(loss)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss of batch {number} is {loss.item()}: images, labels or weights hold numbers that are not finite"

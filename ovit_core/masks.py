@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as dump
 from torch import Tensor, nn
 
-from ovit_core import disk
+from ovit_core import disk, refuse
 
 SUFFIX = "_mask"
 WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DataParallel put before every name
@@ -90,7 +90,11 @@ def hold(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
     Gradients are masked before each step (they would count in momentum and gradient norms), weights and the
     optimizer's own moments after it. Masks are looked up at every step: those attached later are held too.
+
+    Raises:
+        ValueError: the optimizer trains nothing of the model.
     """
+    refuse.strange_optimizer(model, optimizer)
 
     @torch.no_grad()
     def before(*_):

@@ -3,11 +3,14 @@
 import re
 from dataclasses import dataclass
 
+from ovit_core import refuse
+
 ALLOCATIONS = ("global", "uniform")  # one threshold for the model, or the same sparsity in every weight
 
 
 def check_sparsity(sparsity: float) -> float:
-    """Raises ValueError unless 0 <= sparsity <= 1."""
+    """Raises ValueError unless 0 <= sparsity <= 1, and TypeError for what is no number."""
+    refuse.no_number("sparsity", sparsity)
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must lie in [0, 1], not {sparsity}")
     return sparsity

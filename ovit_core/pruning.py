@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ovit_core import masks, models
+from ovit_core import masks, models, refuse
 from ovit_core.curvature import Loss, estimate, replayable
 from ovit_core.elimination import choose_backend
 from ovit_core.fisher import chunk_size, fit_block_size
@@ -72,11 +72,19 @@ def prune(
         backend: of the elimination.
 
     Raises:
-        ValueError: an argument is out of range or unknown, no name matches `prunable`, or less is asked for than masks
-            already removed. Before any work.
+        TypeError: an argument is of another kind than its own.  ValueError: one is out of range or unknown, no name
+            matches `prunable`, or less is asked for than masks already removed. Before any work.
+        ValueError, TypeError: the first batch, or its loss, is nothing that a gradient could be taken of.
         FloatingPointError: a loss, a gradient or a weight is not finite.
         RuntimeError: the loader gave other batches to another group.
     """
+    refuse.wrong_kinds(
+        text=dict(method=method, pattern=pattern, allocation=allocation, backend=backend),
+        numbers=dict(damp=damp, memory=memory),
+        integers=dict(block_size=(block_size, 1), recomputations=(recomputations, 0), seed=(seed, None)),
+        switches=dict(per_sample=per_sample),
+        functions=dict(loss=loss),
+    )
     chosen, shape = get_method(method), Pattern.parse(pattern)
     final = shape.target(sparsity)
     check_allocation(allocation)

@@ -144,3 +144,41 @@ def test_parts_that_are_frozen_in_eval_mode_stay_so(tiny, tiny_batches):
     modes = [module.training for module in tiny.modules()]
     prune(tiny, "ovit", 0.5, tiny_batches, gradients=2, block_size=12, damp=1e-4)
     assert [module.training for module in tiny.modules()] == modes
+
+
+@pytest.mark.parametrize("method", ["ovit", "obc"])
+@pytest.mark.parametrize(
+    "loss, error, message",
+    [
+        (
+            lambda model, batch: model(batch[0]).mean(1),
+            ValueError,
+            "one number, not a tensor of shape .*: take its mean",
+        ),
+        (lambda model, batch: model(batch[0]).sum().item(), TypeError, "a tensor of one number, not float"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_named(tiny, tiny_batches, method, loss, error, message):
+    before = copy.deepcopy(tiny)
+    with pytest.raises(error, match=message):
+        prune(tiny, method, 0.5, tiny_batches, loss=loss, allocation="uniform", **OPTIONS)
+    assert same(tiny, before)
+
+
+def test_a_loss_without_a_gradient_is_named(tiny, tiny_batches):
+    with pytest.raises(ValueError, match="no gradient: it is detached"):
+        prune(tiny, "ovit", 0.5, tiny_batches, loss=lambda model, batch: model(batch[0]).sum().detach(), **OPTIONS)
+
+
+def test_a_fisher_that_is_nothing_beside_damp_is_said_to_rank_by_size(tiny, tiny_batches, caplog):
+    """A student compared with itself: the mistake that `output_sketch` is there to avoid."""
+    plain, itself = copy.deepcopy(tiny), lambda model, batch: F.mse_loss(model(batch[0]), model(batch[0]).detach())
+    prune(tiny, "ovit", loader=tiny_batches, loss=itself, pattern="2:4", **OPTIONS)
+    assert "gradients are nothing beside damp=0.0001" in caplog.text
+    prune(plain, "magnitude", pattern="2:4")
+    assert same(tiny, plain)
+
+
+def test_a_fisher_beside_damp_says_nothing(tiny, tiny_batches, caplog):
+    prune(tiny, "ovit", 0.5, tiny_batches, **OPTIONS)
+    assert "nothing beside" not in caplog.text

@@ -112,3 +112,10 @@ def test_a_file_that_does_not_fit_leaves_the_model_as_it_was(pruned, tmp_path):
         masks.load(pruned, tmp_path / "other.safetensors")
     after = pruned.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_an_optimizer_of_another_copy_is_refused(pruned):
+    """Made before the model was copied: it would train the copy's twin, and nothing would hold."""
+    optimizer = torch.optim.SGD(copy.deepcopy(pruned).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="trains no parameter of this model: make it of"):
+        masks.hold(pruned, optimizer)

@@ -1,5 +1,6 @@
 """Which changes of the code orphan rows: those that change numbers, in whichever kernel, and no others."""
 
+import ast
 import shutil
 import sys
 
@@ -38,6 +39,8 @@ def edited(tmp_path, monkeypatch):
         ("kernels/__init__.py", "LOST = 1e-4", "LOST = 1e-3"),
         ("methods.py", '"fisher": 1e-8', '"fisher": 1e-7'),
         ("fisher.py", "WORK = 2**23", "WORK = 2**22"),
+        ("curvature.py", "refuse.no_scalar(loss)", "refuse.no_scalar(loss.mul_(2))"),
+        ("curvature.py", "refuse.no_scalar(loss)", "loss = refuse.no_scalar(loss)"),
     ],
 )
 def test_a_changed_kernel_or_constant_orphans_rows(edited, file, old, new):
@@ -56,6 +59,8 @@ def test_a_changed_kernel_or_constant_orphans_rows(edited, file, old, new):
         ("curvature.py", 'desc="images for curvature"', 'desc="batches"'),
         ("masks.py", "def sparsity(model: nn.Module) -> float:", "def sparsity(model):"),
         ("masks.py", 'SUFFIX = "_mask"', 'SUFFIX = "_mask"  # of the buffer'),
+        ("curvature.py", "refuse.no_scalar(loss)", "refuse.no_number('loss', loss)"),
+        ("pattern.py", 'refuse.no_number("sparsity", sparsity)', ""),
     ],
 )
 def test_imports_comments_docstrings_annotations_and_messages_do_not(edited, file, old, new):
@@ -67,3 +72,20 @@ def test_a_new_kernel_counts(edited, tmp_path):
     before = edited()
     (tmp_path / "copied_core" / "kernels" / "new.py").write_text("X = 1\n")
     assert edited() != before
+
+
+def test_functions_that_refuse_only_read():
+    """Why statements `refuse.NAME(...)` are no code that rows are known by."""
+    body = ast.parse((ROOT / "ovit_core" / "refuse.py").read_text()).body
+    public = [part for part in body if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
+    assert len(public) > 3
+    for node in (node for part in public for node in ast.walk(part)):
+        assert not isinstance(node, ast.Return | ast.Global | ast.Nonlocal | ast.Delete | ast.Yield | ast.With), (
+            ast.dump(node)
+        )
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            assert isinstance(target, ast.Name), ast.unparse(node)  # a local name, nothing of what was given
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.endswith("_") or node.attr == "__name__", ast.unparse(
+                node
+            )  # torch's way of changing in place

@@ -3,6 +3,7 @@
 import copy
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from conftest import WEIGHTS, random_batches, tiny_model
@@ -152,16 +153,44 @@ def test_every_gradient_counts_as_one_and_needs_no_training_mode(tiny, tiny_batc
         (dict(pattern="1:5"), "no block size of at most 8 that is a multiple of 5"),
         (dict(recomputations=1, pattern="2:4"), "recomputations must be 0 with an N:M pattern"),
         (dict(memory=1e-6), "memory=1e-06 GB is too little: blocks.0.attn.qkv.weight alone needs"),
+        (dict(block_size=0), "block_size must be at least 1, not 0"),
+        (dict(recomputations=-1), "recomputations must be at least 0, not -1"),
     ],
 )
-def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, message):
+def test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, message, error=ValueError):
     before = copy.deepcopy(tiny.state_dict())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         prune(
             tiny,
             **(dict(method="ovit", sparsity=0.5, loader=tiny_batches, gradients=2, block_size=8, damp=1e-3) | change),
         )
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(sparsity="0.9"), "sparsity must be a number, not '0.9'"),
+        (dict(sparsity=None), "sparsity must be a number, not None"),
+        (dict(sparsity=True), "sparsity must be a number, not True"),
+        (dict(damp="1e-7"), "damp must be a number, not '1e-7'"),  # as YAML reads 1e-7
+        (dict(memory="8"), "memory must be a number, not '8'"),
+        (dict(block_size=16.5), "block_size must be an integer, not 16.5"),
+        (dict(seed=1.5), "seed must be an integer, not 1.5"),
+        (dict(recomputations="1"), "recomputations must be an integer, not '1'"),
+        (dict(method=METHODS["ovit"]), "method must be text, not Method"),
+        (dict(pattern=(2, 4)), r"pattern must be text, not \(2, 4\)"),
+        (dict(per_sample="no"), "per_sample must be True or False, not 'no'"),
+        (dict(loss="cross_entropy"), "loss must be a function, not 'cross_entropy'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named_before_any_work(tiny, tiny_batches, change, message):
+    test_bad_arguments_are_named_and_change_nothing(tiny, tiny_batches, change, message, TypeError)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tiny, tiny_batches):
+    options = dict(sparsity=np.float32(0.5), block_size=np.int64(8), damp=torch.tensor(1e-3))
+    assert prune(tiny, "ovit", loader=tiny_batches, gradients=2, **options).sparsity == pytest.approx(0.5, abs=1e-3)
 
 
 def test_every_method_is_score_times_update():

@@ -43,8 +43,8 @@ _TEXTS = {path: path.read_text() for path in sorted((ROOT / "ovit_core").rglob("
 def code(*modules: str) -> str:
     """A hash of the code of modules and packages, so that numbers are never mistaken for those of other code.
 
-    Files are read, not imported. Imports, comments, docstrings, annotations and the wording of messages do not count; nor
-    do methods that were added, which change no number of the others (`added`).
+    Files are read, not imported. Imports, comments, docstrings, annotations, the wording of messages and what is refused
+    (`ovit_core.refuse`) do not count; nor do methods that were added, which change no number of the others (`added`).
     """
     return digest([[name, [_normal_of(path) for path in _files(name)]] for name in sorted(set(modules))])
 
@@ -88,9 +88,19 @@ def normal(text: str | ast.Module) -> str:
 
 
 def _silent(part: object) -> bool:
-    """Whether it is an import or a docstring."""
-    docstring = isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)
-    return docstring or isinstance(part, ast.Import | ast.ImportFrom)
+    """Whether it is an import, a docstring, or a statement that refuses."""
+    if isinstance(part, ast.Expr):
+        return isinstance(part.value, ast.Constant) or _refuses(part.value)
+    return isinstance(part, ast.Import | ast.ImportFrom)
+
+
+def _refuses(call: ast.expr) -> bool:
+    """Whether it is `refuse.NAME(...)` of values that are there: whatever else it calls could do something."""
+    if not (isinstance(call, ast.Call) and ast.unparse(call.func).startswith("refuse.")):
+        return False
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    calls = [node for value in given for node in ast.walk(value) if isinstance(node, ast.Call | ast.NamedExpr)]
+    return all(ast.unparse(node).startswith("dict(") for node in calls)
 
 
 def _adds_methods(part: ast.stmt) -> bool:
