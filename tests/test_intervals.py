@@ -154,3 +154,17 @@ def test_p_is_that_of_the_more_careful_way():
     assert found.p == pytest.approx(
         max(alone, 2 * stats.t.sf(found.mean / (found.half / stats.t.ppf(0.975, found.df)), found.df))
     )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_seeds_that_tie_by_chance_have_the_interval_of_their_images(n):
+    """As many images won as lost in every seed, others each time: the two-way estimate takes off more than there is."""
+    x = np.zeros((n, 600))
+    for seed in range(n):
+        x[seed, 100 * seed : 100 * seed + 20], x[seed, 100 * seed + 20 : 100 * seed + 40] = 1, -1
+    found = interval(x.mean(1), x)
+    assert found.mean == 0 and found.s == 0 and found.sigma < found.sigma_e
+    images = x.mean(0).var(ddof=1) / 600
+    assert found.half == pytest.approx(stats.t.ppf(0.975, n - 1) * np.sqrt(images)) and found.p == 1
+    tied = interval((x + 0.25).mean(1), x + 0.25)
+    assert tied.half == pytest.approx(found.half) and tied.p < 0.5

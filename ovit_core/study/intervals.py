@@ -81,6 +81,8 @@ def interval(
         sigma, sigma_e, both = np.sqrt(N * images), np.sqrt(n * N * rest), seeds + images - rest
         if images > rest and both > NOTHING**2:
             ways.append((both, max(n - 1.0, both**2 / (seeds**2 / (n - 1) + spread))))
+        elif seeds <= NOTHING**2 < images:  # all seeds tie, by chance: the rest, which made them tie, is not taken off
+            ways.append((images, n - 1.0))
     halves = stats.t.ppf((1 + LEVEL) / 2, [df for _, df in ways]) * np.sqrt([squared for squared, _ in ways])
     half, (squared, df) = halves.max(), ways[halves.argmax()]
     if squared > NOTHING**2:  # Holm works at stricter levels, where the other way may be the wider one
