@@ -1,7 +1,8 @@
 """What cannot be meant: one clear error, or a warning, instead of a traceback or of numbers that mean nothing.
 
-Functions here read their arguments and raise or warn, and do nothing else. A statement `refuse.NAME(...)` is therefore
-no part of the code that rows are known by (`study.provenance.normal`): whatever is refused one day, no number moves.
+Functions here read their arguments and raise or warn, and change nothing that is computed. A statement `refuse.NAME(...)`
+of values that are there is therefore no part of the code that rows are known by (`study.provenance.normal`): whatever
+is refused one day, no number moves.
 """
 
 import logging
@@ -110,4 +111,6 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     """Whether it is a real number, also numpy's or a tensor of no dimensions; no text, no truth value."""
-    return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
+    kind = str(getattr(value, "dtype", type(value).__name__))
+    other = isinstance(value, str) or kind in ("bool", "torch.bool")
+    return hasattr(value, "__float__") and not other and getattr(value, "ndim", 0) == 0

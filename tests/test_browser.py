@@ -245,7 +245,7 @@ def test_errors_can_be_read_in_both_themes(reader):
 
 def test_latencies(browser, tmp_path, place):
     """A key press shows its picture: measured in the browser, with whatever else the machine does."""
-    home, more = (Path(REAL), profile(os.environ.get("OVIT_PROFILE", ""))) if REAL else (place, TINY)
+    home, more = (Path(REAL).resolve(), profile(os.environ.get("OVIT_PROFILE", ""))) if REAL else (place, TINY)
     with lab(tmp_path, home, more) as address:
         reader = Reader(browser, address)
         print(f"panel after {reader.run_all():.2f} s")

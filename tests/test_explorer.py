@@ -29,7 +29,7 @@ from ovit_core.explorer.solve import Explorer
 from ovit_core.explorer.stopping import Stoppable
 from ovit_core.explorer.worker import Worker
 from ovit_core.progress import progress, told_to
-from ovit_core.study import paths, registry
+from ovit_core.study import paths, plots, registry
 from ovit_core.study.surgeon import Surgeon
 
 TINY = dict(
@@ -431,6 +431,41 @@ def test_stop_ends_the_work_at_its_next_step_and_the_panel_goes_on():
     assert ended[1] == "ZeroDivisionError: division by zero"
     with told_to(lambda *words: None):
         assert list(progress("ab", desc="next")) == ["a", "b"]  # the bar that was stopped holds none up
+
+
+def test_a_worker_without_helpers_ends_nobody_elses():
+    """The panel's price is worked out again with every key, while its measurements open images."""
+    pricing, busy = Worker(lambda *words: None, lambda why: None, helpers=False), threading.Event()
+    pricing.start(lambda: busy.wait(10))
+    while not pricing.turn.locked():
+        time.sleep(0.01)
+    loader = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)  # another worker's
+    loader.start()
+    pricing.replace()
+    busy.set()
+    pricing.join()
+    assert multiprocessing.active_children() == [loader]
+    loader.kill()
+    loader.join()
+
+
+def test_a_lambda_that_cannot_be_inverted_is_not_chosen(monkeypatch):
+    """As in a study: it is right on no image, and the others are tried."""
+    real = Surgeon.pruned
+
+    def pruned(self, method, sparsity, damp, regime):
+        if damp == 1e-5:
+            raise torch.linalg.LinAlgError("not positive definite")
+        return real(self, method, sparsity, damp, regime)
+
+    monkeypatch.setattr(Surgeon, "pruned", pruned)
+    assert Explorer(explore()).damp("ovit") == 1e-4
+
+
+def test_a_method_without_a_look_of_its_own_is_drawn_in_black(x, monkeypatch):
+    monkeypatch.delitem(plots.STYLE, "ovit")
+    for view in (views.layers(x, 0.9), views.weights(x, 0.9, next(iter(x.surgeon.weights)), "ovit")):
+        assert "#000000" in page.html(view)
 
 
 class Slow(torch.utils.data.Dataset):

@@ -684,3 +684,17 @@ def test_a_pattern_that_does_not_divide_the_blocks_leaves_the_others_as_they_are
     assert set(surgeon.curvature("fisher").block_sizes.values()) == {6}
     assert set(surgeon.curvature("fisher", Pattern(2, 4)).block_sizes.values()) == {4}
     assert surgeon.curvature("fisher") is surgeon.curvature("fisher", Pattern(1, 3))  # 6 is a multiple of 3
+
+
+def test_masks_that_are_all_the_same_are_no_figure():
+    """Two methods at one lambda: an empty heat map would say "share nan to nan %"."""
+    same = rows({("ovit", 0): 1.0}, metric="mask_overlap", scope="method").assign(scope_name="ovit_mask_only")
+    assert overlap(same) is None
+
+
+def test_the_longest_training_is_the_longest_in_whatever_order_lengths_are_listed():
+    listed = lambda *lengths: {
+        family.name: family.contrasts for family in families(quick(NoWeightUpdate).replace(recovery_epochs=lengths))
+    }
+    for name in ("score_90_trained", "update_90_trained"):
+        assert listed(10, 3, 1)[name] == listed(1, 3, 10)[name], name

@@ -15,6 +15,7 @@ from conftest import quick
 
 from ovit_core import models
 from ovit_core.ablations.no_weight_update.parameters import NoWeightUpdate
+from ovit_core.ablations.transfer.parameters import Transfer
 from ovit_core.data import catalog, manifest
 from ovit_core.study import cost, earlier, grid, machine, paths, plan, profiles, registry
 from ovit_core.study.cost import Costs, Estimate
@@ -148,6 +149,27 @@ def test_published_seconds_are_for_the_size_and_the_budget_that_is_asked_for(tmp
     other = theirs.replace(epochs=5, recovery_images=1000, model_args=deep | dict(depth=2))
     assert seconds(other) == [4.0, 10.0, 5.0] and seconds(other, what="told") == [8.0, 60.0, 5.0]
     assert earlier.dense_seconds(other) == [25.0]
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("results.csv", "<<<<<<< HEAD\nexperiment,seconds,sparsity_target\n"),
+        ("results.csv", "experiment,phase,seconds,sparsity_target\na,b,Intel(R) Xeon,0.9\n"),
+        ("transfer.parameters.json", '{"model": "m", "model_args": {}, "dense": null}'),
+        ("transfer.parameters.json", '{"model": "m", "model_args": {}, "dense": [{}]}'),
+        ("transfer.parameters.json", '{"model": "m", "model_args": {}, "dense": [{"epochs": 1, "seconds": "x"}]}'),
+    ],
+)
+def test_published_seconds_that_are_damaged_are_done_without(tmp_path, monkeypatch, caplog, file, text):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    folder = tmp_path / "figures" / "quick"
+    folder.mkdir(parents=True)
+    (folder / "results.csv").write_text("experiment,seconds,sparsity_target\n")
+    (folder / file).write_text(text)
+    config = quick(Transfer)
+    assert earlier.published("quick", [config]) == [] and earlier.dense_seconds(config) == []
+    assert f"no time is estimated by {folder}" in caplog.text and "is damaged (" in caplog.text
 
 
 def test_seconds_that_were_taken_with_their_rows_are_not_this_machine_s():

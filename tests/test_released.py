@@ -162,6 +162,25 @@ def test_a_model_that_was_trained_again_is_not_published_as_that_of_the_rows(clo
         publish.publish("tiny", incomplete=True, dirty=True)
 
 
+def test_notes_without_their_model_are_no_model_and_damaged_ones_are_named(clone):
+    """A damaged model is set aside, and what is noted of it stays until it is trained again."""
+    _, config = clone
+    measured(config)
+    first, second = sorted(paths.cache().glob("dense-*.safetensors"))
+    first.unlink()
+    assert [about["file"] for about in identity.about_dense(config)] == [second.name]
+    second.with_suffix(".json").write_text("{")
+    with pytest.raises(ValueError, match=f"{second.with_suffix('.json')} is damaged"):
+        identity.about_dense(config)
+
+
+def test_a_model_published_below_the_study_s_own_folder_is_taken_too(clone, monkeypatch):
+    _, config = clone
+    shutil.move(paths.ROOT / "figures", paths.home() / "figures")
+    monkeypatch.setattr(dense, "train", lambda *_: pytest.fail("trained"))
+    assert dense.upstream(config, 0).identity
+
+
 def test_of_two_profiles_the_own_one_s_model_is_taken_and_a_damaged_cache_has_it_again(clone, monkeypatch):
     _, config = clone
     figures = paths.ROOT / "figures"

@@ -1,5 +1,6 @@
 """What every benchmark shares: time and memory of a run, seeded tensors, a table with where it was taken."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from ovit_core.study import export, provenance
 def resident() -> float:
     """Gigabytes of memory this process holds, files that are mapped aside."""
     pages = Path("/proc/self/statm").read_text().split()
-    return (int(pages[1]) - int(pages[2])) * 4096 / 1e9
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 class Cost(NamedTuple):
@@ -44,20 +45,23 @@ def measure(run: Callable[[], Any], device: torch.device) -> tuple[Cost, Any]:
     threading.Thread(target=watch, daemon=True).start()
     start = time.perf_counter()
     try:
-        out = run()
-        return Cost(time.perf_counter() - start, max(held) - held[0]), out
+        out, seconds = run(), time.perf_counter() - start
+        held.append(resident())  # of a run that was over before anybody looked
+        return Cost(seconds, max(held) - held[0]), out
     finally:
         done.set()
 
 
 def fastest(run: Callable, device: torch.device, prepare: Callable = tuple, repeat: int = 5) -> tuple[Cost, Any]:
-    """The fastest of some runs on arguments that `prepare` makes anew; and a result."""
+    """The time of the fastest of some runs on arguments that `prepare` makes anew, the memory of that which took most (a
+    later one may use again what an earlier one left); and a result.
+    """
     costs = []
     for _ in range(repeat):
         arguments, out = prepare(), None  # the last result must not count as this run's memory
         cost, out = measure(lambda: run(*arguments), device)
         costs.append(cost)
-    return min(costs), out
+    return Cost(min(cost.seconds for cost in costs), max(cost.gigabytes for cost in costs)), out
 
 
 def problem(d: int, B: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ STYLE = """<style>
 .ovit-wrong{font-weight:700;color:#b71c1c}body[data-jp-theme-light=false] .ovit-wrong{color:#ef9a9a}
 .ovit-faint{opacity:.6}
 </style>"""
-POINT, ROUND = 12.0, 9  # pixels: across a marker of matplotlib's unit path; what can be pointed at
+ROUND = 9  # pixels: what can be pointed at
 
 
 def html(drawing: Drawing) -> str:

@@ -51,7 +51,7 @@ class Panel:
         self.preparing: Explore | None = None
         self.worker, self.told = Worker(self._tell, self._end), 0.0
         self.bars: dict[str, tuple[int, int, float | None]] = {}  # what is being done, the whole before its parts
-        self.pricing = Worker(lambda *words: None, self._say_price)
+        self.pricing = Worker(lambda *words: None, self._say_price, helpers=False)
         self.settings = Settings(config)
         self.apply = button("Apply", self._apply, "Prune anew with these", button_style="primary")
         self.takes, self.head, self.doing, self.note, self.status, self.numbers = (w.HTML() for _ in range(6))

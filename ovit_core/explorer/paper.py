@@ -19,10 +19,10 @@ PITCH, NAMES, LINE = 1.3, 1.4, 0.125  # inches of a gallery: from picture to pic
 SIZE = 7  # points, of its letters
 
 
-def png(drawing: Drawing, dpi: int = 160) -> bytes:
+def png(drawing: Drawing) -> bytes:
     """The bytes of a PNG file."""
     with plots.style():
-        figure(drawing).savefig(buffer := io.BytesIO(), format="png", dpi=dpi)
+        figure(drawing).savefig(buffer := io.BytesIO(), format="png", dpi=160)
     return buffer.getvalue()
 
 

@@ -126,10 +126,16 @@ class Explorer:
         if key not in self._damps:
             at, regime = self.config.damp_sparsity, (self.config.allocation, self.pattern)
             damps = progress(lambdas.values(self.config, method), desc=f"lambda of {method}")
-            judge = lambda model: self.surgeon.judge(model, self.config.search_images)
-            found = {damp: judge(self.surgeon.pruned(method, at, damp, regime)) for damp in damps}
+            found = {damp: self._judged(method, at, damp, regime) for damp in damps}
             self._damps[key] = max(found, key=lambda damp: (found[damp], damp))
         return self._damps[key]
+
+    def _judged(self, method: str, sparsity: float, damp: float, regime: tuple[str, Pattern]) -> float:
+        """Validation top-1; as in a study, a lambda with which a block cannot be inverted is right on no image."""
+        try:
+            return self.surgeon.judge(self.surgeon.pruned(method, sparsity, damp, regime), self.config.search_images)
+        except (FloatingPointError, torch.linalg.LinAlgError):
+            return 0.0
 
     def _key(self, method: str) -> tuple:
         return method, self.damp(method), self.config.pattern

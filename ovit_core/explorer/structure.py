@@ -23,8 +23,7 @@ class Parts(NamedTuple):
 
 def parts(model: nn.Module, name: str) -> Parts:
     """The parts of a weight; none where its layer is no fused attention of timm's."""
-    path, _, _ = name.removesuffix(".weight").rpartition(".")
-    last = name.removesuffix(".weight").rpartition(".")[2]
+    path, _, last = name.removesuffix(".weight").rpartition(".")
     attention = model.get_submodule(path) if path else model
     heads, rows = getattr(attention, "num_heads", None), model.get_parameter(name).shape[0]
     columns = model.get_parameter(name)[0].numel()

@@ -11,7 +11,7 @@ from ovit_core.explorer.picture import Picture
 from ovit_core.explorer.pins import Pin
 from ovit_core.explorer.solve import Explorer
 from ovit_core.explorer.structure import parts
-from ovit_core.study.plots import STYLE
+from ovit_core.study.plots import mark
 
 SPARSITIES = (
     0,
@@ -82,7 +82,7 @@ def accuracy(x: Explorer, sparsity: float, zoom: tuple[float, ...] = (), pinned:
         laid += [(method, curve, f"{method}, {then}", True) for method, curve in pins.others(other, x).items()]
     laid += [(m, curve, f"{m}, {now}" if now else m, False) for m, curve in curves.items() if curve]
     for method, curve, label, old in laid:
-        (colour, marker), u = STYLE[method], [left(s) for s in curve]
+        (colour, marker), u = mark(method), [left(s) for s in curve]
         found = [answers.accuracy for answers in curve.values()]
         marks.append(Line(u, [one.value for one in found], colour, 1.3 if old else 1.8, old, 0.8 if old else 1))
         if not old:
@@ -120,14 +120,14 @@ def layers(x: Explorer, sparsity: float) -> Picture:
         gone = [1 - float(point.masks[name].float().mean()) for name in names]
         rows = [row + (number + 0.5) / count * 0.7 + 0.15 for row in range(len(names))]
         says = [f"{method}: {100 * share:.1f} % of {short(name)}" for share, name in zip(gone, names)]
-        marks.append(Points(gone, rows, *STYLE[method], says=says))
+        marks.append(Points(gone, rows, *mark(method), says=says))
     marks += [Line([0, 1], [row, row], alpha=0.1, width=1) for row in range(len(names))]
     first = min(min(mark.x) for mark in marks if isinstance(mark, Points))
     label = f"sparsity of each layer; dashed: of all, {100 * total:.1f} %"
     scale = _fitted(max(0.0, first - 0.04), 1.0, "{:.3g} %", 100)._replace(label=label)
     rows = Scale(len(names), 0, [(row + 0.5, short(name)) for row, name in enumerate(names)])
     axes = Axes(scale, rows, "", marks, max(60, len(names) * max(15, 8 * count)), margin=118, grid=False)
-    return Picture([axes], [Key(method, *STYLE[method], lined=False) for method in points])
+    return Picture([axes], [Key(method, *mark(method), lined=False) for method in points])
 
 
 def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
@@ -156,7 +156,7 @@ def mask(x: Explorer, sparsity: float, layer: str) -> Picture:
 
 def weights(x: Explorer, sparsity: float, layer: str, method: str) -> Picture:
     """The kept weights of one layer, left alone and corrected, over all of them before."""
-    point, colour = x.at(sparsity)[method], STYLE[method][0]
+    point, colour = x.at(sparsity)[method], mark(method)[0]
     tensors = x.surgeon.weights[layer], point.weights[layer], point.masks[layer]
     before, after, kept = (t.detach().cpu().flatten().numpy() for t in tensors)
     width = max(np.abs(before).max(), np.abs(after).max()) * 1.02
@@ -189,7 +189,7 @@ def elimination(x: Explorer, layer: str, method: str, block: int = 0, step: int 
         found = x.steps(method, layer, block)
     except ValueError as error:  # nothing here has a Fisher
         return Picture([], note=str(error))
-    B, colour = len(found.order), STYLE[method][0]
+    B, colour = len(found.order), mark(method)[0]
     step = B // 2 if step is None else step
     order, gone = found.order.numpy(), found.order[:step].numpy()
     least = float(found.loss["joint"][1:].min().clamp(min=1e-30))

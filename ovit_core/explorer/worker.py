@@ -21,11 +21,12 @@ class Worker:
     """One piece of work at a time, in the background; the next one stops the one before, and waits for it there.
 
     `tell` is told (what, done, total, seconds left) by the work's progress bars, and `end` how it ended, "" or why,
-    unless another piece has replaced it. Processes that are started meanwhile are the work's and end with it.
+    unless another piece has replaced it. Processes that are started meanwhile are the work's and end with it, unless
+    `helpers` says that it starts none: beside another worker it would end that one's.
     """
 
-    def __init__(self, tell: Callable, end: Callable[[str], None]):
-        self.tell, self.end = tell, end
+    def __init__(self, tell: Callable, end: Callable[[str], None], helpers: bool = True):
+        self.tell, self.end, self.helpers = tell, end, helpers
         self.thread: threading.Thread | None = None
         self.turn, self.stopped = threading.Lock(), threading.Event()
         self.others: set[BaseProcess] | None = None  # who was there before the work began; None while there is none
@@ -76,7 +77,7 @@ class Worker:
     @contextmanager
     def _helped(self) -> Iterator[None]:
         """Inside, processes that are started are the work's."""
-        self.others = set(active_children())
+        self.others = set(active_children()) if self.helpers else None
         try:
             yield
         finally:

@@ -2,16 +2,22 @@
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ovit_core import disk
 from ovit_core.study import paths
 from ovit_core.study.cost import shape
 from ovit_core.study.parameters import Parameters
 from ovit_core.study.tasks import Row
+
+log = logging.getLogger(__name__)
+# What half a file, or two versions of one in each other, make of reading it. It helps to plan, and nothing rests on it.
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 def own(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
@@ -25,11 +31,19 @@ def own(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
 
 def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str, Any]]:
     """The rows of a profile that were published, where `take` finds them; their seconds as they would be with other
-    parameters, of the ablations that `configs` are of.
+    parameters, of the ablations that `configs` are of. None where they cannot be read, which is logged.
     """
     folder = paths.published(profile)
     if not (folder / "results.csv").is_file():
         return []
+    try:
+        return _published(folder, configs)
+    except DAMAGED as error:
+        log.warning("no time is estimated by %s, which is damaged (%s)", folder, disk.first_line(error))
+        return []
+
+
+def _published(folder: Path, configs: Iterable[Parameters]) -> list[dict[str, Any]]:
     both = [(config, _told(folder / f"{config.experiment}.parameters.json")) for config in configs]
     pairs = {config.experiment: (theirs, config) for config, theirs in both if theirs}
     with (folder / "results.csv").open(newline="") as file:
@@ -48,8 +62,11 @@ def dense_seconds(config: Parameters) -> list[float]:
     found = []
     for file in paths.published(config.profile).glob("*.parameters.json"):
         if theirs := _told(file):
-            models = [model for model in theirs.dense if model["epochs"]]
-            found += [_size(theirs, config) * one["seconds"] * config.epochs / one["epochs"] for one in models]
+            try:
+                models = [model for model in theirs.dense if model["epochs"]]
+                found += [_size(theirs, config) * one["seconds"] * config.epochs / one["epochs"] for one in models]
+            except DAMAGED as error:
+                log.warning("no time is estimated by %s, which is damaged (%s)", file, disk.first_line(error))
     return found
 
 
@@ -78,5 +95,5 @@ def _told(file: Path) -> Any:
     try:
         told = json.loads(file.read_bytes())
         return SimpleNamespace(**dict(dense=[]) | told) if {"model", "model_args"} <= told.keys() else None
-    except (OSError, ValueError, TypeError, AttributeError):  # it helps to plan, and nothing rests on it
+    except DAMAGED:
         return None

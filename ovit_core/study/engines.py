@@ -182,7 +182,7 @@ class Cluster(Engine):
                     fail(batch.ablation, batch.seed, what, reason)
                 try:
                     self.store.add(outcome.value or ())
-                except ValueError as error:  # a value that is none to keep
+                except (OSError, ValueError) as error:  # the store cannot be written to, or the value is none to keep
                     fail(batch.ablation, batch.seed, str(task), str(error))
                 if outcome.value is None and not outcome.failures:
                     config, seed = batch.config, batch.config.dense_seed(batch.seed)

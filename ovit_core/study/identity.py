@@ -81,6 +81,9 @@ def curve(path: Path) -> dict[int, float]:
 def about_dense(config: Parameters) -> list[dict]:
     """What is noted of the training of the dense models that there are, if they were trained here: file, its SHA-256,
     seconds, epochs, device, commit, curve.
+
+    Raises:
+        ValueError: a file of notes is damaged; names it.
     """
     if config.pretrained or config.checkpoint:
         return []
@@ -88,11 +91,19 @@ def about_dense(config: Parameters) -> list[dict]:
     seeds = dict.fromkeys(map(config.dense_seed, config.seeds)) if record else ()
     files = [dense_path(config, seed, record.fingerprint) for seed in seeds]
     return [
-        json.loads(file.with_suffix(".json").read_text())
-        | dict(curve=curve(file), file=file.name, sha256=_sha256(file))
+        _notes(file.with_suffix(".json")) | dict(curve=curve(file), file=file.name, sha256=_sha256(file))
         for file in files
-        if file.with_suffix(".json").is_file()
+        if file.is_file() and file.with_suffix(".json").is_file()
     ]
+
+
+def _notes(file: Path) -> dict:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({disk.first_line(error)}): remove it with the model it tells of"
+        ) from None
 
 
 def _digest(task: Task) -> str:

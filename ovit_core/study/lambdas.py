@@ -99,11 +99,15 @@ def beyond(
 
 
 def best_damp(
-    config: Parameters, found: Sequence[Row], method: str, regime: Regime = GLOBAL, at: float | None = None,
-    passes: int = 1, within: float = 1e-9,
-) -> float | None:  # fmt: skip
+    config: Parameters,
+    found: Sequence[Row],
+    method: str,
+    regime: Regime = GLOBAL,
+    passes: int = 1,
+    within: float = 1e-9,
+) -> float | None:
     """The lambda with the best mean over seeds, the larger of those `within` so much of it; None before all were tried."""
-    same = place(config, method, regime, at, passes).items()
+    same = place(config, method, regime, passes=passes).items()
     listed = values(config, method)
     if passes > 1:
         listed = near(config, found, method, regime) + beyond(config, found, method, passes, regime)

@@ -28,7 +28,7 @@ def threads(count: int) -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    if before != count:  # needless calls are not harmless: see kernels/cpu.py
+    if before != count:  # needless calls are not harmless: see kernels/compiled.py
         torch.set_num_threads(count)
     try:
         with threadpool_limits(count, user_api="blas"):

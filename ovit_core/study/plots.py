@@ -63,9 +63,14 @@ def style(**changes: Any) -> Iterator[None]:
         yield
 
 
+def mark(method: str) -> tuple[Any, str]:
+    """A method's colour and marker; black stars for dense, floors and methods that somebody added."""
+    return STYLE.get(method, ("black", "*"))
+
+
 def look(method: str, line: bool = True) -> dict[str, Any]:
     """How a method is drawn: colour, marker, and the dashes of its line, or none; dense and floors are black."""
-    colour, marker = STYLE.get(method, ("black", "*"))
+    colour, marker = mark(method)
     dashes = DASHES[METHODS[method].update] if method in METHODS else "-"
     return dict(color=colour, marker=marker, ls=dashes if line else "", capsize=1.6, elinewidth=0.8, capthick=0.8)
 
@@ -74,9 +79,14 @@ def shown(found: pd.DataFrame) -> list[str]:
     """The methods of a figure, in STYLE's order: all, or the first six where all would be too many to tell apart; and
     always those that somebody added to the table.
     """
-    there = [m for m in STYLE if m in set(found.method)]
-    more = [m for m in added() if m in set(found.method)]
-    return list(dict.fromkeys([*(there if len(there) <= 7 else there[:6]), *more]))
+    there, more = in_order(found.method), [m for m in added() if m in set(found.method)]
+    own = [m for m in there if m in STYLE]
+    return list(dict.fromkeys([*(own if len(own) <= 7 else own[:6]), *more]))
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Those of some methods that are in the table, in STYLE's order; after them such as were added."""
+    return [m for m in dict.fromkeys([*STYLE, *added()]) if m in set(methods)]
 
 
 def bare(name: str) -> str:
@@ -94,9 +104,9 @@ def aside(i: int, n: int, width: float) -> float:
     return width * ((i + 0.5) / n - 0.5)
 
 
-def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target", colour: str | None = None) -> None:
+def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target") -> None:
     """Each method's mean and interval: curves over sparsities on the axis of `left`, marks over patterns or one point;
-    labelled are the points that were measured. A colour stands for every method's own, and for its name in the legend.
+    labelled are the points that were measured.
     """
     methods, groups = shown(found), sorted(set(found[along]))
     curve = along == "sparsity_target" and len(groups) > 1
@@ -106,8 +116,7 @@ def against(ax: Axes, found: pd.DataFrame, along: str = "sparsity_target", colou
     for i, method in enumerate(methods):
         f = found[found.method == method].sort_values(along)
         x = f[along].map(places) + aside(i, len(methods), room)
-        drawn = look(method, curve) | (dict(color=colour) if colour else {})
-        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=None if colour else method, **drawn)
+        ax.errorbar(x, f["mean"], yerr=f.half.fillna(0), label=method, **look(method, curve))
     for edge in range(1, 0 if curve else len(groups)):
         ax.axvline(edge - 0.5, color="0.85", lw=0.6)
     ax.set_xticks(list(places.values()), [f"{100 * g:g}" if along == "sparsity_target" else str(g) for g in groups])

@@ -43,8 +43,9 @@ _TEXTS = {path: path.read_text() for path in sorted((ROOT / "ovit_core").rglob("
 def code(*modules: str) -> str:
     """A hash of the code of modules and packages, so that numbers are never mistaken for those of other code.
 
-    Files are read, not imported. Imports, comments, docstrings, annotations, the wording of messages and what is refused
-    (`ovit_core.refuse`) do not count; nor do methods that were added, which change no number of the others (`added`).
+    Files are read, not imported. Imports, comments, docstrings, annotations of arguments and of what functions return, the
+    wording of messages and what is refused (`ovit_core.refuse`) do not count; nor do methods that were added, which change
+    no number of the others (`added`).
     """
     return digest([[name, [_normal_of(path) for path in _files(name)]] for name in sorted(set(modules))])
 

@@ -29,10 +29,13 @@ def curve_path(path: Path) -> Path:
 
 
 def find(path: Path, profile: str) -> Path | None:
-    """The file in figures/ of the repository that has the dense model that belongs at `path` in the cache: the profile's
-    own, else that of the first in the alphabet, for another machine may have made another one.
+    """The file that has the dense model that belongs at `path` in the cache, among those published below `paths.home` or
+    in the repository: the profile's own, else that of the first in the alphabet, for another machine may have made
+    another one.
     """
-    folders = [paths.ROOT / "figures" / profile / FOLDER, *sorted((paths.ROOT / "figures").glob(f"*/{FOLDER}"))]
+    places = (paths.figures(), paths.ROOT / "figures")
+    folders = [place / profile / FOLDER for place in places]
+    folders += [folder for place in places for folder in sorted(place.glob(f"*/{FOLDER}"))]
     return next((file for folder in folders if (file := folder / f"{path.name}{ENDING}").is_file()), None)
 
 

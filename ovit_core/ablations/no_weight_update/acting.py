@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ovit_core.ablations.no_weight_update.analysis import chosen_at
 from ovit_core.ablations.no_weight_update.parameters import PAIR
-from ovit_core.study.plots import COLUMN, PAGE, STYLE, curves, legend
+from ovit_core.study.plots import COLUMN, PAGE, curves, in_order, legend
 from ovit_core.study.statistics import summary
 from ovit_core.study.wording import share
 
@@ -69,17 +69,19 @@ def place(name: str) -> tuple[int, str]:
 
 def overlap(rows: pd.DataFrame) -> Figure | None:
     """Half a heat map, masks by masks, means over seeds: intersection over union of what two methods keep. Methods that
-    always have the same mask share a line.
+    always have the same mask share a line; no figure where all have.
     """
     rows = rows[rows.metric == "mask_overlap"]
     if rows.empty:
         return None
     both = pd.concat([rows, rows.assign(method=rows.scope_name, scope_name=rows.method)])
-    names = [m for m in STYLE if m in set(both.method)]
+    names = in_order(both.method)
     table = both.pivot_table(index="method", columns="scope_name", values="value").reindex(index=names, columns=names)
     first = {name: next((n for n in names if table.loc[n, name] == 1), name) for name in names}
     kept = [name for name in names if first[name] == name or names.index(first[name]) > names.index(name)]
     twins = {name: ", ".join(n for n in names if n == name or (n not in kept and first[n] == name)) for name in kept}
+    if len(kept) < 2:
+        return None
     table = 100 * table.loc[kept, kept].rename(index=twins)
     hidden = np.triu(np.ones(table.shape, bool))
     fig, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.21 * len(kept)))

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ovit_core.methods import METHODS
 from ovit_core.study import statistics
+from ovit_core.study.families import within
 from ovit_core.study.statistics import accuracies, accuracy, contrast, main, pair, summary, under
 from ovit_core.study.wording import share, spread, spreads
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ovit_core.study.ablation import Results
 
 SCORES = ("magnitude", "diagonal", "static", "greedy_frozen", "greedy")
-UPDATES = ("none", "independent", "joint")
-# (score, update) -> method, of those that look at gradients or at none
 WORDS = dict(
     magnitude="of magnitude", diagonal="of the diagonal Fisher", static="that is static (oBERT's)",
     greedy_frozen="that is greedy but never corrected", greedy="that is greedy (oViT's)",
@@ -35,6 +34,7 @@ SHORT = dict(
     magnitude="magnitude", diagonal="diagonal Fisher", static="static (oBERT)", greedy_frozen="greedy, not corrected",
     greedy="greedy (oViT)",
 )  # fmt: skip
+# (score, update) -> method, of those that look at gradients or at none
 CELLS = {(m.score, m.update): name for name, m in METHODS.items() if m.score in SCORES and m.curvature == "fisher"}
 PARTS = {
     "total": "ovit minus magnitude",
@@ -130,7 +130,7 @@ def relation(lines: pd.DataFrame) -> str:
             line.verdict, "not resolved"
         )
         size = spread(line.mean, line.high - line.mean)
-        inside = line.verdict == "resolved" and max(abs(line.low), abs(line.high)) < line.margin
+        inside = line.verdict == "resolved" and within(line._asdict())
         said[kind].append(f"{share(line.sparsity_target)} ({size}{', within the margin' * inside})")
     return "; ".join(f"{kind} at {', '.join(at)}" for kind, at in said.items() if at)
 

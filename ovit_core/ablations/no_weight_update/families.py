@@ -195,7 +195,7 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
             contrasts = [_rival(other, where) for other in TRAINED]
             title = f"oViT, pruned to {share(at)}, trained for {epochs} × {c.recovery_images:,} images"
             out += _family(f"recovered_{100 * at:g}_{epochs}", title, contrasts, c.recovery_methods)
-        lengths = c.recovery_epochs[-MOST:]
+        lengths = sorted(c.recovery_epochs)[-MOST:]
         update = [
             Contrast("the update on oViT's own mask, after training", _minus(UPDATE, NO_UPDATE),
                      RECOVERED | dict(sparsity_target=at, epochs=epochs), "shared",
@@ -232,8 +232,9 @@ def _trained(config: NoWeightUpdate) -> list[Family]:
 
 def _scores(config: NoWeightUpdate, at: float) -> list[Contrast]:
     """What a score is worth after training, without the update: for each length oViT's, for the longest the diagonal's."""
-    asked = [(NO_UPDATE, epochs) for epochs in config.recovery_epochs[-MOST + 1 :]]
-    asked += [("diag_fisher", epochs) for epochs in config.recovery_epochs[-1:]]
+    lengths = sorted(config.recovery_epochs)
+    asked = [(NO_UPDATE, epochs) for epochs in lengths[-MOST + 1 :]]
+    asked += [("diag_fisher", epochs) for epochs in lengths[-1:]]
     return [
         Contrast(f"the score of {method} after training", _minus(method, "magnitude"),
                  RECOVERED | dict(sparsity_target=at, epochs=epochs),

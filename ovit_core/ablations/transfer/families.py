@@ -153,7 +153,7 @@ def _by_training(config: Transfer) -> list[Family]:
     methods, sparsities = found["recovered"]
     if not (there := tuple(at for at in sparsities if at in found["one_shot"][1])):
         return []
-    at = max(there)
+    at = headline(config, there)
     where = dict(phase="linear", source_phase=(*SOURCES,), sparsity_target=at, shots=float("nan"), dataset=names)
     contrasts = [
         Contrast(
