@@ -70,21 +70,11 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
     """Those of a protocol for a dataset, or for the mean over those of several that tell something."""
     out: list[Family] = []
     for source, methods, sparsities in config.sources[one.phase]:
-        rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
         if OVIT not in methods or not sparsities:
             continue
         at = headline(config, sparsities)
         where = dict(phase=one.phase, source_phase=source, sparsity_target=at, shots=one.shots or float("nan"))
-        contrasts = [
-            Contrast(
-                f"oViT against {r}",
-                {OVIT: 1, r: -1},
-                where | dict(dataset=datasets),
-                metric=ACCURACY,
-                short=f"against {r}",
-            )
-            for r in rivals
-        ]
+        contrasts = _rivals(methods, where | dict(dataset=datasets))
         how = f"{one.words}, {SOURCES[source]} at {share(at)}"
         known = f"{one.phase}{one.shots or ''}_{source}"
         if len(datasets) > 1:
@@ -93,8 +83,16 @@ def _families(config: Transfer, one: Protocol, datasets: tuple[str, ...]) -> lis
         else:
             title, name, among = f"{datasets[0]}, {how}", datasets[0].replace(":", "_"), None
             quiet = partial(silence, one=one, dataset=datasets[0], again=len(out) > 0)
-        out.append(Family(f"{known}_{name}", title, tuple(contrasts[:MOST]), MARGIN, silent=quiet, among=among))
+        out.append(Family(f"{known}_{name}", title, contrasts, MARGIN, silent=quiet, among=among))
     return out
+
+
+def _rivals(methods: Sequence[str], where: dict) -> tuple[Contrast, ...]:
+    """oViT against dense, and against those of RIVALS that are among some methods."""
+    rivals = [rival for rival in RIVALS if rival in ("dense", *methods)][:MOST]
+    return tuple(
+        Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY, short=f"against {r}") for r in rivals
+    )
 
 
 def _by_protocol(config: Transfer) -> list[Family]:
@@ -177,15 +175,10 @@ def _upstream(config: Transfer) -> list[Family]:
     out, every = [], {source: one for asked in config.sources.values() for source, *one in asked}
     every |= {source: one for source, *one in config.sources.get("linear", ())}
     for source, (methods, sparsities) in every.items():
-        rivals = [rival for rival in RIVALS if rival in ("dense", *methods)]
         if OVIT not in methods or not sparsities:
             continue
         at = headline(config, sparsities)
-        where = dict(phase=source, dataset=config.upstream, sparsity_target=at)
-        contrasts = [
-            Contrast(f"oViT against {r}", {OVIT: 1, r: -1}, where, metric=ACCURACY, short=f"against {r}")
-            for r in rivals
-        ]
+        contrasts = _rivals(methods, dict(phase=source, dataset=config.upstream, sparsity_target=at))
         title = f"Upstream, {SOURCES[source]} at {share(at)}"
-        out.append(Family(f"{UPSTREAM}{source}", title, tuple(contrasts[:MOST]), SMALL, later=True))
+        out.append(Family(f"{UPSTREAM}{source}", title, contrasts, SMALL, later=True))
     return out
