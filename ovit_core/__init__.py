@@ -1,7 +1,7 @@
 """Second-order pruning of Vision Transformers, and the study that takes it apart.
 
-What lies in this folder is the pruner; `data`, `study`, `ablations`, `explorer` and
-`benchmark` are the study around it.
+What lies in this folder is the pruner; `data`, `study`, `ablations`, `explorer` and `benchmark`
+are the study around it.
 
     from ovit_core import METHODS, masks, prune
 """

@@ -366,7 +366,7 @@ def test_pictures_are_sharp_fill_the_page_and_are_read_aloud(x):
     cursor = [
         mark for mark in axes.marks if isinstance(mark, chart.Line) and mark.x[0] == mark.x[-1] == views.left(0.9)
     ]
-    assert chart.INK in {line.colour for line in cursor} and chart.INK not in {look[0] for look in views.STYLE.values()}
+    assert chart.INK in {line.colour for line in cursor} and chart.INK not in {look[0] for look in plots.STYLE.values()}
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -463,7 +463,7 @@ def test_a_lambda_that_cannot_be_inverted_is_not_chosen(monkeypatch):
 
 
 def test_a_method_without_a_look_of_its_own_is_drawn_in_black(x, monkeypatch):
-    monkeypatch.delitem(plots.STYLE, "ovit")
+    monkeypatch.setattr(plots, "STYLE", {name: its for name, its in plots.STYLE.items() if name != "ovit"})
     for view in (views.layers(x, 0.9), views.weights(x, 0.9, next(iter(x.surgeon.weights)), "ovit")):
         assert "#000000" in page.html(view)
 

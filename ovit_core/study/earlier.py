@@ -4,7 +4,8 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,16 +32,14 @@ def own(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
 
 def published(profile: str, configs: Iterable[Parameters] = ()) -> list[dict[str, Any]]:
     """The rows of a profile that were published, where `take` finds them; their seconds as they would be with other
-    parameters, of the ablations that `configs` are of. None where they cannot be read, which is logged.
+    parameters, of the ablations that `configs` are of. No rows where they cannot be read, which is logged.
     """
     folder = paths.published(profile)
     if not (folder / "results.csv").is_file():
         return []
-    try:
+    with _unless_damaged(folder):
         return _published(folder, configs)
-    except DAMAGED as error:
-        log.warning("no time is estimated by %s, which is damaged (%s)", folder, disk.first_line(error))
-        return []
+    return []
 
 
 def _published(folder: Path, configs: Iterable[Parameters]) -> list[dict[str, Any]]:
@@ -62,12 +61,19 @@ def dense_seconds(config: Parameters) -> list[float]:
     found = []
     for file in paths.published(config.profile).glob("*.parameters.json"):
         if theirs := _told(file):
-            try:
+            with _unless_damaged(file):
                 models = [model for model in theirs.dense if model["epochs"]]
                 found += [_size(theirs, config) * one["seconds"] * config.epochs / one["epochs"] for one in models]
-            except DAMAGED as error:
-                log.warning("no time is estimated by %s, which is damaged (%s)", file, disk.first_line(error))
     return found
+
+
+@contextmanager
+def _unless_damaged(file: Path) -> Iterator[None]:
+    """Inside, what a damaged file raises is logged, and ends the block."""
+    try:
+        yield
+    except DAMAGED as error:
+        log.warning("no time is estimated by %s, which is damaged (%s)", file, disk.first_line(error))
 
 
 def longer(row: Row, theirs: Any, config: Parameters) -> float:

@@ -78,12 +78,15 @@ def figures(profile: str = "", *below: str) -> Path:
     return _below("figures", *([check_name(profile)] if profile else []), *below)
 
 
+def publications() -> tuple[Path, ...]:
+    """The folders that have one of each published profile: that below `home`, then the repository's, as a clone brings it."""
+    return tuple(dict.fromkeys((figures(), ROOT / "figures")))
+
+
 def published(profile: str) -> Path:
-    """The folder where a profile's published rows lie: below `home`, else the repository's, as a clone brings it; that below
-    `home` where there are none.
-    """
-    mine = figures(profile)
-    return next((f for f in (mine, ROOT / "figures" / profile) if (f / "results.csv").is_file()), mine)
+    """The folder where a profile's published rows lie, among the `publications`; that below `home` where there are none."""
+    mine, folders = figures(profile), [place / profile for place in publications()]
+    return next((folder for folder in folders if (folder / "results.csv").is_file()), mine)
 
 
 def exported(profile: str) -> Path | None:

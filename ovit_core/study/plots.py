@@ -79,9 +79,10 @@ def shown(found: pd.DataFrame) -> list[str]:
     """The methods of a figure, in STYLE's order: all, or the first six where all would be too many to tell apart; and
     always those that somebody added to the table.
     """
-    there, more = in_order(found.method), [m for m in added() if m in set(found.method)]
+    there = in_order(found.method)
     own = [m for m in there if m in STYLE]
-    return list(dict.fromkeys([*(own if len(own) <= 7 else own[:6]), *more]))
+    some = own if len(own) <= 7 else own[:6]
+    return [m for m in there if m in some or m in added()]
 
 
 def in_order(methods: Iterable[str]) -> list[str]:

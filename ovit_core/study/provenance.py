@@ -101,7 +101,7 @@ def _refuses(call: ast.expr) -> bool:
         return False
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
     calls = [node for value in given for node in ast.walk(value) if isinstance(node, ast.Call | ast.NamedExpr)]
-    return all(ast.unparse(node).startswith("dict(") for node in calls)
+    return all(isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" for node in calls)
 
 
 def _adds_methods(part: ast.stmt) -> bool:

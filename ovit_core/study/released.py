@@ -29,11 +29,10 @@ def curve_path(path: Path) -> Path:
 
 
 def find(path: Path, profile: str) -> Path | None:
-    """The file that has the dense model that belongs at `path` in the cache, among those published below `paths.home` or
-    in the repository: the profile's own, else that of the first in the alphabet, for another machine may have made
-    another one.
+    """The file that has the dense model that belongs at `path` in the cache, among the publications: the profile's own,
+    else that of the first in the alphabet, for another machine may have made another one.
     """
-    places = (paths.figures(), paths.ROOT / "figures")
+    places = paths.publications()
     folders = [place / profile / FOLDER for place in places]
     folders += [folder for place in places for folder in sorted(place.glob(f"*/{FOLDER}"))]
     return next((file for folder in folders if (file := folder / f"{path.name}{ENDING}").is_file()), None)

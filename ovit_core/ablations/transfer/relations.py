@@ -111,9 +111,9 @@ def correlation(both: pd.DataFrame, other: str, within: bool = False, but: Colle
         but: methods that are left out; then MIDDLE of the others are enough.
 
     Returns:
-        Per POINT `rho`, `models` (FEWEST at least, or MIDDLE), `seeds`, and `low` and `high` of its 95 % interval by Fisher's z: Student's
-        over seeds, and not narrower than by what ranks of so many models vary by chance, 1.06 / (models - 3) of Fieller,
-        Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. A seed of which one of the two
+        Per POINT `rho`, `models` (FEWEST at least, or MIDDLE), `seeds`, and `low` and `high` of its 95 % interval by Fisher's
+        z: Student's over seeds, and not narrower than by what ranks of so many models vary by chance, 1.06 / (models - 3)
+        of Fieller, Hartley and Pearson (Biometrika 44, 1957). Not corrected for how many are looked at. A seed of which one of the two
         does not vary counts not: NaN without any other. One seed has no interval.
     """
     both, found = one_a_seed(same_seeds(both, POINT, MODEL), [*POINT, *MODEL]), []
