@@ -65,6 +65,9 @@ def test_what_is_done_is_not_planned_again(tmp_path, monkeypatch):
     more = left(asked("methods=[ovit, magnitude]"))  # a copy, its layers, and what it has in common with oViT's, a seed
     assert more["no_weight_update, one_shot"] == (before["no_weight_update, one_shot"][0] + 6, 6)
     assert "left" in plan.of(asked(), "command") and "missing: nothing\nnext: command" in plan.of(asked(), "command")
+    assert "all is measured" in plan.short(asked())
+    monkeypatch.setattr(plan.manifest, "known", lambda *_: None)  # as in a clone that took published rows
+    assert plan.short(asked()).endswith("by earlier rows; which of these are done shows once digits has been read")
 
 
 def test_seconds_of_earlier_rows_are_the_estimate():

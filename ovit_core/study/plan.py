@@ -82,6 +82,9 @@ def _now(asked: Sequence[Asked]) -> tuple[Plan, str]:
     there = Store(config.profile).rows() if Store.exists(config.profile) else []
     published = earlier.published(config.profile, [c for _, c in asked])
     rows = "earlier rows" if there else f"the rows of figures/{config.profile}" if published else ""
+    unread = [name for name in dict.fromkeys(n for _, c in asked for n in c.every_dataset) if not _record(config, name)]
+    if there and unread:  # rows are of images: after `take` in a fresh clone none is found before those have been read
+        rows += f"; which of these are done shows once {', '.join(unread)} {'have' if unread[1:] else 'has'} been read"
     return made(asked, there, published), rows or "a model of the cost alone"
 
 

@@ -118,7 +118,7 @@ def errors(rows: pd.DataFrame) -> Figure | None:
         ax.axvline(0, color="black", lw=0.8)
         _marks(ax, here, methods, models)
         count = len(here.datasets.iloc[0].split(", "))
-        ax.set_title(f"{short(one)}, {count} sets")
+        ax.set_title(f"{short(one)}\n{count} sets")
         percent(ax, accuracy=False, axes="x")
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     _sources(fig, models, "Errors more than dense of the same source makes")
