@@ -24,6 +24,8 @@ def test_benchmark_runs_and_both_forms_agree(tmp_path, capsys):
         assert benchmark.main(["--d", "4096", "--m", "32", "--sizes", "16", "32", "--device", "cpu"]) == 0
     rows = pd.read_csv(tmp_path / "runs/benchmark/side_by_side.csv")
     assert (rows.largest_difference.dropna() < 1e-3).all() and (rows.same_order.dropna() > 0.9).all()
+    # Memory is told of the Fisher alone: of shorter stages, in memory that was left over, 4 kB were once published.
+    assert list(rows.ours_gb.notna()) == list(rows.stage == "Fisher and inverse") == [True, False, False] * 2
     assert (tmp_path / "runs/benchmark/scaling.png").exists()
 
 

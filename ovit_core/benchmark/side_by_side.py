@@ -4,8 +4,6 @@ The plain form is ours, written from the paper: one Sherman-Morrison update of e
 explicit downdate of every inverse block per removed weight, and the weights stored after each removal.
 """
 
-import math
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -58,24 +56,27 @@ def fisher_of(gradients: Tensor) -> BlockFisher:
 
 
 def side_by_side(d: int, sizes: list[int], m: int, device: torch.device) -> list[dict]:
-    """One row per stage and B: seconds and peak gigabytes of the plain form and of ours, and how far they differ."""
+    """One row per stage and B: seconds of the plain form and of ours, and how far they differ; of the Fisher, which is most
+    of both, the peak gigabytes too. (What the others take, a process may have left over from before, and nobody sees it.)
+    """
     rows = []
 
-    def add(stage: str, ours: Cost, plain: Cost | None = None, **differences: float) -> None:
-        row = dict(stage=stage, d=d, B=B, m=m, ours_s=ours.seconds, ours_gb=ours.gigabytes)
+    def add(stage: str, ours: Cost, plain: Cost | None = None, **more: float) -> None:
+        row = dict(stage=stage, d=d, B=B, m=m, ours_s=ours.seconds)
         if plain:
-            row |= dict(plain_s=plain.seconds, plain_gb=plain.gigabytes, ratio=plain.seconds / ours.seconds)
-        rows.append(row | differences)
+            row |= dict(plain_s=plain.seconds, ratio=plain.seconds / ours.seconds)
+        rows.append(row | more)
 
     for B in sizes:
         w, gradients = problem(d, B, m, device)
         eliminate(w[:8], fisher_of(gradients[:, :8]).inverse("w"))  # compiles
         ours, H = fastest(lambda: fisher_of(gradients).inverse("w", consume=True), device)
-        plain, differences = None, {}
+        plain, more = None, dict(ours_gb=ours.gigabytes)
         if B == min(sizes):  # one pass over d * B numbers per gradient: minutes for the larger blocks
             plain, reference = fastest(lambda: plain_inverse(gradients), device, repeat=1)
-            differences = dict(largest_difference=float((H - reference).abs().max() / reference.abs().max()))
-        add("Fisher and inverse", ours, plain, **differences)
+            more["plain_gb"] = plain.gigabytes
+            more["largest_difference"] = float((H - reference).abs().max() / reference.abs().max())
+        add("Fisher and inverse", ours, plain, **more)
         gradients = reference = None  # a gigabyte
         ours, e = fastest(lambda h: eliminate(w, h), device, lambda: (H.clone(),))
         plain, (loss, trace) = fastest(lambda h: plain_eliminate(w, h), device, lambda: (H.clone(),), repeat=3)
@@ -86,7 +87,7 @@ def side_by_side(d: int, sizes: list[int], m: int, device: torch.device) -> list
         add("elimination", ours, plain, same_order=float(same.float().mean()), **differences)
         counts = (B * torch.arange(1, COUNTS + 1, device=device) // COUNTS).unsqueeze(1).repeat(1, len(w))
         read, _ = fastest(lambda: e.weights_at(counts), device)
-        add(f"weights at {COUNTS} sparsities", read, plain._replace(gigabytes=math.nan))
+        add(f"weights at {COUNTS} sparsities", read, plain)
     return rows
 
 
