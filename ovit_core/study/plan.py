@@ -42,6 +42,7 @@ class Plan(NamedTuple):
     stages: dict[str, list[list[float]]]  # then, by ablation, of each stage each seed's
     costs: dict[str, Costs]
     workers: int
+    unread: list[str]  # datasets that were not read here yet: no row of theirs is found before
 
     @property
     def left(self) -> int:
@@ -82,10 +83,11 @@ def _now(asked: Sequence[Asked]) -> tuple[Plan, str]:
     there = Store(config.profile).rows() if Store.exists(config.profile) else []
     published = earlier.published(config.profile, [c for _, c in asked])
     rows = "earlier rows" if there else f"the rows of figures/{config.profile}" if published else ""
-    unread = [name for name in dict.fromkeys(n for _, c in asked for n in c.every_dataset) if not _record(config, name)]
-    if there and unread:  # rows are of images: after `take` in a fresh clone none is found before those have been read
-        rows += f"; which of these are done shows once {', '.join(unread)} {'have' if unread[1:] else 'has'} been read"
-    return made(asked, there, published), rows or "a model of the cost alone"
+    plan = made(asked, there, published)
+    if there and plan.unread:  # as after `take` in a fresh clone
+        have = "have" if plan.unread[1:] else "has"
+        rows += f"; which of these are done shows once {', '.join(plan.unread)} {have} been read"
+    return plan, rows or "a model of the cost alone"
 
 
 def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row]) -> Plan:
@@ -118,7 +120,8 @@ def made(asked: Sequence[Asked], there: Sequence[Row], published: Sequence[Row])
         for phase, all_of_it in kinds.items():
             left = [estimate for estimate in all_of_it if estimate]
             lines.append(Line(f"{ablation.name}, {phase}", len(all_of_it), len(all_of_it) - len(left), left))
-    return Plan(lines, [one.seconds for one in untrained], stages, costs, _workers(config))
+    unread = [name for name, record in known.items() if not record]
+    return Plan(lines, [one.seconds for one in untrained], stages, costs, _workers(config), unread)
 
 
 def short(asked: Sequence[Asked]) -> str:
