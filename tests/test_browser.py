@@ -194,17 +194,18 @@ def test_stop_ends_a_step_of_training_within_two_seconds(reader):
     reader.settings()
     reader.field("model").fill("deit_tiny_patch16_224")
     reader.field("model").press("Tab")
-    reader.button("Apply").click()
-    reader.waits_for("dense model, digits, seed 0: 0 of", 60)
-    reader.page.wait_for_timeout(10_000)  # into the first step
-    begin = time.perf_counter()
-    reader.button("Stop").click()
-    reader.waits_for("stopping…", 1)
-    told = time.perf_counter() - begin
-    reader.waits_for("stopped; what was measured stays", 10)
-    stopped = time.perf_counter() - begin
-    print(f"stop, inside a step of DeiT-Tiny: told in {told:.2f} s, stopped in {stopped:.2f} s")
-    assert stopped < 2 and not reader.said
+    for where, milliseconds in {"while images are opened": 100, "inside a step": 10_000}.items():
+        reader.button("Apply").click()
+        reader.waits_for("dense model, digits, seed 0: 0 of", 60)
+        reader.page.wait_for_timeout(milliseconds)
+        begin = time.perf_counter()
+        reader.button("Stop").click()
+        reader.waits_for("stopping…", 1)
+        told = time.perf_counter() - begin
+        reader.waits_for("stopped; what was measured stays", 10)
+        stopped = time.perf_counter() - begin
+        print(f"stop, {where}, DeiT-Tiny: told in {told:.2f} s, stopped in {stopped:.2f} s")
+        assert stopped < 2 and not reader.said
     reader.page.locator(".noUi-handle").first.press("ArrowLeft")
     reader.waits_for("89.50 % sparse")  # the model before is still there
 

@@ -482,10 +482,10 @@ class Slow(torch.utils.data.Dataset):
         return torch.zeros(3, 8, 8), 0
 
 
-@pytest.mark.parametrize("in_a_step", [True, False], ids=["in a step", "between two"])
-def test_stop_waits_for_no_image_that_is_being_opened(in_a_step):
+@pytest.mark.parametrize("where", ["in a step", "between two", "before they are opened"])
+def test_stop_waits_for_no_image_that_is_being_opened(where):
     """A loader that is left in the middle waits up to 5 s for each of its processes; one that waits for images itself
-    looks every 5 s whether they are still being opened.
+    looks every 5 s whether they are still being opened, and if they are, waits on.
     """
     ended, busy, mine = [], threading.Event(), multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
     mine.start()  # the reader's own
@@ -494,18 +494,34 @@ def test_stop_waits_for_no_image_that_is_being_opened(in_a_step):
     def job():
         for _ in batches(Slow(8), 8, workers=2):
             busy.set()
-            while in_a_step:
+            while where == "in a step":
                 torch.zeros(1).add(1)
 
     worker.start(job)
     assert busy.wait(60)
     begin = time.perf_counter()
-    worker.stop()
+    if where == "before they are opened":  # by processes that were not there yet when Stop ended all there were
+        worker.stopped.set()
+    else:
+        worker.stop()
     worker.join()
-    assert time.perf_counter() - begin < (2 if in_a_step else 8) and ended == ["stopped; what was measured stays"]
+    assert time.perf_counter() - begin < 2 and ended == ["stopped; what was measured stays"]
     assert multiprocessing.active_children() == [mine]
     mine.kill()
     mine.join()
+
+
+def test_a_loader_outside_of_work_that_can_be_stopped_looks_as_torch_does():
+    asked = []
+    with Stoppable(lambda: asked.append(1)):
+        assert len(list(batches(Slow(64), 8, workers=1))) == 8
+    inside = len(asked)
+    assert inside >= 8
+    assert len(list(batches(Slow(64), 8, workers=1))) == 8
+    slow = torch.utils.data.DataLoader(Slow(0), 8, num_workers=1, timeout=1)  # its own patience is kept
+    with Stoppable(lambda: None), pytest.raises(RuntimeError, match="timed out after 1"):
+        next(iter(slow))
+    assert len(asked) == inside
 
 
 def test_work_is_stopped_inside_a_step_and_on_the_way_back():

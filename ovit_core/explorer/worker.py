@@ -68,8 +68,8 @@ class Worker:
         self.stopped = threading.Event()
 
     def stop(self) -> None:
-        """Asks the work to end: it does at its next call of torch, or step of its progress bar; where it waits for
-        images, which nobody opens from now on, when its loader next looks (torch: within 5 s).
+        """Asks the work to end: it does at its next call of torch, look for the next images, or step of its progress
+        bar.
         """
         self.stopped.set()
         self._end_helpers()
