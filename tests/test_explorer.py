@@ -1,6 +1,7 @@
 """The explorer: the same numbers as the pruner's, a slider that answers in time, work that stops, a static page."""
 
 import inspect
+import json
 import multiprocessing
 import os
 import re
@@ -222,6 +223,54 @@ def test_apply_is_priced_from_measured_speed(x):
         "Apply will take about 5.3 min: training 5.0 min, measuring 20 s."
     )
     assert "the dataset has to be read first" in price.worded(dict(training=None, measuring=20.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("vit_tiny_patch16_224", MODEL),
+        (
+            "vit_tiny_patch16_224",
+            MODEL | dict(drop_rate=0.1, attn_drop_rate=0.1, proj_drop_rate=0.1, drop_path_rate=0.1),
+        ),
+        ("vit_tiny_patch16_224", MODEL | dict(patch_drop_rate=0.5, pos_drop_rate=0.5)),
+        ("levit_128s", {}),
+        ("swin_tiny_patch4_window7_224", dict(img_size=64, window_size=2, depths=(1, 1, 1, 1))),
+        ("xcit_nano_12_p8_224", dict(img_size=32)),
+        ("resnet18", {}),
+    ],
+    ids=["vit", "dropout", "patches dropped", "levit", "swin", "xcit", "resnet"],
+)
+def test_a_price_draws_no_random_number_that_a_dense_model_is_made_of(model, args):
+    """Torch has one stream for all threads. A model that is trained meanwhile would be another, under the same name."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert price.speed.__wrapped__(model, json.dumps(args), "cpu", 8, 1, "") > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_price_holds_up_no_process_that_opens_images():
+    """Where one was forked while a price drew random numbers, their lock stayed locked in it: it never gave an image."""
+    enough, opened, ended = threading.Event(), [], []
+    pricing = Worker(lambda *words: None, ended.append, helpers=False)
+    work = Worker(lambda *words: None, ended.append)
+
+    def priced():
+        while not enough.is_set():
+            price.speed.__wrapped__("deit_tiny_patch16_224", "{}", "cpu", 8, 1, "")
+
+    def job():
+        for _ in range(20):
+            opened.extend(batches(Slow(64), 32, workers=2))
+
+    pricing.start(priced)
+    work.start(job)
+    work.thread.join(60)
+    enough.set()
+    work.stop()
+    work.join()
+    pricing.join()
+    assert len(opened) == 40 and ended == ["", ""]
 
 
 def test_settings_are_priced_or_refused_before_they_are_applied(x):

@@ -2,10 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from ovit_core import models, training
 from ovit_core.data import manifest
@@ -16,6 +19,31 @@ from ovit_core.study import identity, lambdas, machine, paths
 
 FORWARD = 3  # a step of training takes as long as so many forward passes
 ENOUGH = 0.3  # seconds of steps that tell a speed
+DRAWS = {"bernoulli", "multinomial", "normal", "rand", "randint", "randn", "randperm"}
+DRAWS |= {f"{name}_" for name in ("bernoulli", "exponential", "normal", "random", "trunc_normal", "uniform")}
+
+
+class OwnStream(TorchFunctionMode):
+    """Inside, functions of torch that this thread calls draw from a stream of random numbers of its own; dropout, which
+    takes none, leaves all as it is.
+
+    Torch has one for all threads. Another thread may be making the dense model of a seed from it, which would become
+    another one, or starting processes that open images, in which its lock, held here just then, would never be opened.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator()
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
+        if "dropout" in name:
+            return args[0]
+        if name in DRAWS or "generator" in kwargs:
+            kwargs["generator"] = self.generator
+        if "dropout_p" in kwargs:  # of attention
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
 
 
 def price(config: Explore, x: Explorer | None) -> dict[str, float | None]:
@@ -70,16 +98,14 @@ def clock(seconds: float) -> str:
 @cache
 def speed(model: str, model_args: str, device: str, batch: int, threads: int, amp_dtype: str) -> float:
     """Seconds an image in training, of some steps on noise: first of two images, then of a batch if those are few."""
-    net = models.create(model, 10, **json.loads(model_args))
-    where = models.pick_device(device)
-    net.to(where).train()
-    size = models.input_config(net)["input_size"]
-    taken = 0.0
-    with machine.threads(threads):
+    taken, where = 0.0, models.pick_device(device)
+    with machine.threads(threads), OwnStream():
+        net = models.create(model, 10, **json.loads(model_args)).to(where).train()
+        size = models.input_config(net)["input_size"]
         for count in (2, 2, min(batch, 64)):
             if taken * count > 2 * ENOUGH:
                 break
-            images, labels = torch.randn(count, *size, device=where), torch.zeros(count, dtype=torch.long, device=where)
+            images, labels = torch.randn(count, *size).to(where), torch.zeros(count, dtype=torch.long, device=where)
             begin = time.perf_counter()
             with training.mixed_precision(where, amp_dtype):
                 logits = net(images).float()
