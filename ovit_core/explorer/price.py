@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ovit_core import models, training
@@ -33,14 +34,16 @@ class OwnStream(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self.generator = torch.Generator()
+        self.stream = cache(torch.Generator)  # of a device
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
         if "dropout" in name:
             return args[0]
         if name in DRAWS or "generator" in kwargs:
-            kwargs["generator"] = self.generator
+            first = args[0] if args else kwargs.get("tensor")
+            where = first.device if isinstance(first, Tensor) else torch.device(kwargs.get("device") or "cpu")
+            kwargs["generator"] = self.stream(where)
         if "dropout_p" in kwargs:  # of attention
             kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
