@@ -108,7 +108,7 @@ def speed(model: str, model_args: str, device: str, batch: int, threads: int, am
         for count in (2, 2, min(batch, 64)):
             if taken * count > 2 * ENOUGH:
                 break
-            images, labels = torch.randn(count, *size).to(where), torch.zeros(count, dtype=torch.long, device=where)
+            images, labels = torch.randn(count, *size, device=where), torch.zeros(count, dtype=torch.long, device=where)
             begin = time.perf_counter()
             with training.mixed_precision(where, amp_dtype):
                 logits = net(images).float()
